@@ -1,0 +1,50 @@
+"""The most a chat request can use: what a node holds before it serves, and what a client must bring.
+
+A byte-level tokenizer never makes more tokens than the text has UTF-8 bytes, so the size of the request is a safe bound
+without knowing the model's tokenizer; the context window and `max_tokens` tighten it (RIP-05's max_cost, per request).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from relays.pricing import ModelPrice, Usage
+
+TEMPLATE_TOKENS = 64
+"""Room for what a chat template adds by itself, such as a default system prompt."""
+
+PROMPT_FIELDS = ("messages", "tools", "functions", "tool_choice", "response_format")
+"""The parts of a chat request that a model reads."""
+
+
+class ModelLimits(msgspec.Struct, frozen=True):
+    """Context window and longest answer of a model, in tokens."""
+
+    context_length: int
+    max_output_tokens: int
+
+
+def prompt_bound(body: Mapping[str, Any]) -> int:
+    """At most this many tokens are read: bytes of everything the model sees, plus what a template adds."""
+    seen = {field: body[field] for field in PROMPT_FIELDS if field in body}
+    return len(msgspec.json.encode(seen)) + TEMPLATE_TOKENS
+
+
+def completion_bound(body: Mapping[str, Any], limits: ModelLimits) -> int:
+    """At most this many tokens are written per choice."""
+    asked = body.get("max_completion_tokens") or body.get("max_tokens") or limits.max_output_tokens
+    return min(int(asked), limits.max_output_tokens, limits.context_length)
+
+
+def most_usage(body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice) -> Usage:
+    """The dearest usage the request can reach: prompt and answer share one context window."""
+    prompt, completion = prompt_bound(body), completion_bound(body, limits)
+    if price.completion_msat_per_mtok >= price.prompt_msat_per_mtok:
+        prompt = min(prompt, max(0, limits.context_length - completion))
+    else:
+        prompt = min(prompt, limits.context_length)
+        completion = min(completion, limits.context_length - prompt)
+    return Usage(prompt, completion * int(body.get("n") or 1))

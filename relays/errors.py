@@ -1,0 +1,38 @@
+"""Errors of the common language.
+
+RelaysError
+├── MoneyError           an amount that is no amount: negative, fractional, too large
+├── InvalidEvent         not a Nostr event, or its id or signature is wrong
+│   ├── InvalidAnnouncement
+│   └── InvalidReceipt
+├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
+└── RelayUnavailable     no relay took or answered the request in time
+"""
+
+
+class RelaysError(Exception):
+    """Base of everything `relays` raises on purpose."""
+
+
+class MoneyError(RelaysError, ValueError):
+    """An amount that cannot be money: negative, fractional or beyond all bitcoin."""
+
+
+class InvalidEvent(RelaysError, ValueError):
+    """Not a well-formed Nostr event, or its id or signature does not match (NIP-01)."""
+
+
+class InvalidAnnouncement(InvalidEvent):
+    """A valid event that does not announce a provider (RIP-02)."""
+
+
+class InvalidReceipt(InvalidEvent):
+    """A receipt that cannot be read, or that its signer or sums contradict."""
+
+
+class InvalidKey(RelaysError, ValueError):
+    """Not a Nostr key in any form we read (NIP-19 or 64 hex digits)."""
+
+
+class RelayUnavailable(RelaysError):
+    """No relay took or answered the request before its deadline."""

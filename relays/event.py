@@ -1,0 +1,158 @@
+"""Nostr events (NIP-01): parse, check id and signature, sign. Keys in their NIP-19 forms.
+
+The only module that imports pynostr, which is used for keys and Schnorr signatures; ids are computed here, since
+pynostr ignores the id it receives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from pynostr.key import PrivateKey, PublicKey
+
+from relays.errors import InvalidEvent, InvalidKey
+
+MAX_EVENT_BYTES = 128 * 1024
+"""Larger events are refused before they are parsed: ours are a few KiB."""
+
+MAX_KIND = 65535
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A signed event, as relays carry it. Only `parse_event` and `Signer.sign` make verified ones."""
+
+    id: str
+    pubkey: str
+    created_at: int
+    kind: int
+    tags: tuple[tuple[str, ...], ...]
+    content: str
+    sig: str
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """The first value of every tag called `name`, in order."""
+        return tuple(tag[1] for tag in self.tags if len(tag) > 1 and tag[0] == name)
+
+    def value(self, name: str) -> str | None:
+        """The first value of the first tag called `name`, if there is one."""
+        return next(iter(self.values(name)), None)
+
+    def address(self) -> str:
+        """`kind:pubkey:d`, the address under which an addressable event replaces its elder (NIP-01)."""
+        return f"{self.kind}:{self.pubkey}:{self.value('d') or ''}"
+
+
+def event_id(pubkey: str, created_at: int, kind: int, tags: Sequence[Sequence[str]], content: str) -> str:
+    """The id: SHA-256 over the canonical JSON array, in hex (NIP-01). Raises InvalidEvent on unencodable text."""
+    form = [0, pubkey, created_at, kind, tags, content]
+    try:
+        canonical = json.dumps(form, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEvent("the event holds text that is not Unicode") from error
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def verify_event(event: Event) -> None:
+    """Raise InvalidEvent unless the id is the hash of the event and the signature is its author's."""
+    if not 0 <= event.kind <= MAX_KIND or event.created_at < 0:
+        raise InvalidEvent("kind or date out of range")
+    if event_id(event.pubkey, event.created_at, event.kind, event.tags, event.content) != event.id:
+        raise InvalidEvent("the id is not the hash of the event")
+    if len(event.pubkey) != 64 or len(event.sig) != 128 or event.pubkey != event.pubkey.lower():
+        raise InvalidEvent("key or signature has the wrong form")
+    try:
+        genuine = PublicKey.from_hex(event.pubkey).verify(bytes.fromhex(event.sig), bytes.fromhex(event.id))
+    except ValueError as error:  # not hex, or not a point on the curve
+        raise InvalidEvent("key or signature is malformed") from error
+    if not genuine:
+        raise InvalidEvent("the signature is not the author's")
+
+
+def parse_event(raw: object) -> Event:
+    """An event from JSON text, bytes or a decoded object, with id and signature checked. Raises InvalidEvent."""
+    try:
+        if isinstance(raw, (str, bytes)):
+            if len(raw) > MAX_EVENT_BYTES:
+                raise InvalidEvent(f"the event is larger than {MAX_EVENT_BYTES} bytes")
+            event = msgspec.json.decode(raw, type=Event)
+        else:
+            event = msgspec.convert(raw, type=Event)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidEvent("not a Nostr event") from error
+    verify_event(event)
+    return event
+
+
+def to_json(event: Event) -> str:
+    """The event as compact JSON."""
+    return msgspec.json.encode(event).decode()
+
+
+class Signer:
+    """A private key that signs events. Never shows itself: `repr` has the public key only."""
+
+    def __init__(self, secret: bytes) -> None:
+        try:
+            self._key = PrivateKey(secret)
+        except ValueError as error:
+            raise InvalidKey("not a private key") from error
+        self.pubkey: str = self._key.public_key.hex()
+
+    @classmethod
+    def generate(cls) -> Signer:
+        """A new random key."""
+        return cls(PrivateKey().raw_secret)
+
+    @classmethod
+    def parse(cls, text: str) -> Signer:
+        """From `nsec1…` (NIP-19) or 64 hex digits. Raises InvalidKey without repeating the text."""
+        text = text.strip()
+        try:
+            secret = PrivateKey.from_nsec(text).raw_secret if text.startswith("nsec1") else bytes.fromhex(text)
+        except (ValueError, TypeError) as error:
+            raise InvalidKey("not a private key: expected nsec1… or 64 hex digits") from error
+        if len(secret) != 32:
+            raise InvalidKey("not a private key: expected nsec1… or 64 hex digits")
+        return cls(secret)
+
+    @property
+    def npub(self) -> str:
+        return npub(self.pubkey)
+
+    def nsec(self) -> str:
+        """The secret itself, for the one who keeps it."""
+        return str(self._key.nsec)
+
+    def sign(self, *, kind: int, content: str, created_at: int, tags: Iterable[Sequence[str]] = ()) -> Event:
+        """A new signed event; `created_at` in Unix seconds."""
+        frozen = tuple(tuple(tag) for tag in tags)
+        identity = event_id(self.pubkey, created_at, kind, frozen, content)
+        signature = self._key.sign(bytes.fromhex(identity))
+        sig = signature.hex() if isinstance(signature, bytes) else str(signature)
+        return Event(identity, self.pubkey, created_at, kind, frozen, content, sig)
+
+    def __repr__(self) -> str:
+        return f"Signer({self.npub})"
+
+
+def npub(pubkey_hex: str) -> str:
+    """A public key in its NIP-19 form. Raises InvalidKey."""
+    try:
+        return str(PublicKey.from_hex(pubkey_hex).bech32())
+    except (ValueError, TypeError) as error:
+        raise InvalidKey("not a public key: expected 64 hex digits") from error
+
+
+def pubkey_of(text: str) -> str:
+    """Hex of a public key given as `npub1…` or 64 hex digits. Raises InvalidKey."""
+    text = text.strip()
+    try:
+        raw = PublicKey.from_npub(text).raw_bytes if text.startswith("npub1") else bytes.fromhex(text)
+    except (ValueError, TypeError) as error:
+        raise InvalidKey("not a public key: expected npub1… or 64 hex digits") from error
+    if len(raw) != 32:
+        raise InvalidKey("not a public key: expected npub1… or 64 hex digits")
+    return raw.hex()

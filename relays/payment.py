@@ -1,0 +1,32 @@
+"""What both sides must agree on about paying over HTTP: header names, error types and codes.
+
+Errors have OpenAI's shape, `{"error": {"message", "type", "code"}, "request_id"}`, so that its SDKs raise their own
+exception classes.
+"""
+
+from typing import Final
+
+REQUEST_ID_HEADER: Final = "x-satroute-request-id"
+RECEIPT_HEADER: Final = "x-satroute-receipt"
+COST_HEADER: Final = "x-satroute-cost-msat"
+BALANCE_HEADER: Final = "x-satroute-balance-msat"
+
+# Codes a client acts on. They are part of the wire format and never change their meaning.
+INVALID_REQUEST: Final = "invalid_request"
+UNKNOWN_MODEL: Final = "model_not_found"
+MISSING_CREDENTIAL: Final = "missing_credential"
+UNKNOWN_CREDENTIAL: Final = "unknown_credential"
+INSUFFICIENT_BALANCE: Final = "insufficient_balance"
+NOT_REFUNDABLE: Final = "not_refundable"
+UNREADABLE_TOKEN: Final = "unreadable_token"
+FOREIGN_MINT: Final = "foreign_mint"
+WRONG_UNIT: Final = "wrong_unit"
+REFUSED_TOKEN: Final = "refused_token"
+TOKEN_SPENT: Final = "token_already_spent"
+MINT_UNAVAILABLE: Final = "mint_unavailable"
+UPSTREAM_UNAVAILABLE: Final = "upstream_unavailable"
+UPSTREAM_TIMEOUT: Final = "upstream_timeout"
+UPSTREAM_REFUSED: Final = "upstream_refused"
+RATE_LIMITED: Final = "rate_limited"
+NOT_FOUND: Final = "not_found"
+INTERNAL: Final = "internal_error"

@@ -1,0 +1,161 @@
+"""Several relays as one: publish to all and read their answers, query all and merge what is genuine, follow live.
+
+With `relay.py` the only Nostr socket code. Every event that leaves the pool has a checked id and signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from typing import Self
+
+import aiohttp
+import msgspec
+
+from relays.errors import InvalidEvent, RelayUnavailable
+from relays.event import Event, Signer, parse_event
+from relays.relay import Filter, Relay
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 8.0
+MAX_EVENTS_PER_RELAY = 20_000
+RECONNECT_MIN_S, RECONNECT_MAX_S = 1.0, 60.0
+INFO_MAX_BYTES = 64 * 1024
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What one relay said of an event."""
+
+    accepted: bool
+    words: str
+
+
+class QueryResult(msgspec.Struct, frozen=True):
+    """Genuine events of all relays, one per id, and why a relay gave none or not all."""
+
+    events: tuple[Event, ...]
+    failures: dict[str, str]
+
+
+class RelayPool:
+    """Relays by URL. Use as an async context manager; a `signer` answers NIP-42 challenges."""
+
+    def __init__(self, urls: Iterable[str], signer: Signer | None = None) -> None:
+        self.urls = tuple(dict.fromkeys(urls))
+        self._signer = signer
+        self._relays: dict[str, Relay] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession()
+        self._relays = {url: Relay(url, self._session, self._signer) for url in self.urls}
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(relay.close() for relay in self._relays.values()))
+        if self._session is not None:
+            await self._session.close()
+
+    async def publish(self, event: Event, deadline_s: float = DEADLINE_S) -> dict[str, Published]:
+        """Offer the event to every relay at once; each one's answer, never an exception for a relay that is down."""
+
+        async def one(relay: Relay) -> Published:
+            try:
+                return Published(*await relay.publish(event, deadline_s))
+            except RelayUnavailable as error:
+                return Published(False, str(error))
+
+        answers = await asyncio.gather(*(one(relay) for relay in self._relays.values()))
+        return dict(zip(self._relays, answers, strict=True))
+
+    async def query(self, *filters: Filter, deadline_s: float = DEADLINE_S) -> QueryResult:
+        """What the relays have stored. A relay that is silent past the deadline costs its answer, not the others'."""
+        found: dict[str, Event] = {}
+        failures: dict[str, str] = {}
+
+        async def one(relay: Relay) -> None:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    async for event in _stored(relay, list(filters), deadline_s):
+                        found.setdefault(event.id, event)
+            except RelayUnavailable as error:
+                failures[relay.url] = str(error)
+            except TimeoutError:
+                failures[relay.url] = f"{relay.url} did not finish within {deadline_s:g} s"
+
+        await asyncio.gather(*(one(relay) for relay in self._relays.values()))
+        return QueryResult(tuple(found.values()), failures)
+
+    async def follow(self, *filters: Filter) -> AsyncIterator[Event]:
+        """Stored events, then new ones as they come, from all relays, until the caller stops. Relays that go away are
+        called again with growing pauses. An event that several relays send comes several times."""
+        merged: asyncio.Queue[Event] = asyncio.Queue(1000)
+        tasks = [asyncio.create_task(_follow(relay, list(filters), merged)) for relay in self._relays.values()]
+        try:
+            while True:
+                yield await merged.get()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def information(self, url: str, deadline_s: float = DEADLINE_S) -> dict[str, object] | None:
+        """A relay's own description (NIP-11), or None when it serves none."""
+        assert self._session is not None
+        http_url = url.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
+        timeout = aiohttp.ClientTimeout(total=deadline_s)
+        try:
+            async with self._session.get(
+                http_url, headers={"Accept": "application/nostr+json"}, timeout=timeout
+            ) as reply:
+                raw = await reply.content.read(INFO_MAX_BYTES)
+                return msgspec.json.decode(raw, type=dict[str, object]) if reply.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
+            return None
+
+
+async def _stored(relay: Relay, filters: list[Filter], deadline_s: float) -> AsyncIterator[Event]:
+    """Events up to EOSE. A relay that wants NIP-42 first is asked again once it has it."""
+    for attempt in range(2):
+        async with relay.feed(filters, deadline_s) as queue:
+            for _ in range(MAX_EVENTS_PER_RELAY):
+                match await queue.get():
+                    case ["EVENT", _, raw]:
+                        with suppress(InvalidEvent):
+                            yield parse_event(raw)
+                    case ["EOSE", *_]:
+                        return
+                    case ["CLOSED", _, str(words), *_]:
+                        if not (attempt == 0 and words.startswith("auth-required")):
+                            raise RelayUnavailable(f"{relay.url} refused the query: {words[:200]}")
+                        break
+                    case None:
+                        raise RelayUnavailable(f"{relay.url} closed the connection")
+            else:
+                raise RelayUnavailable(f"{relay.url} sent more than {MAX_EVENTS_PER_RELAY} events")
+        if not await relay.wait_authenticated():
+            raise RelayUnavailable(f"{relay.url} wants a Nostr key (NIP-42)")
+
+
+async def _follow(relay: Relay, filters: list[Filter], merged: asyncio.Queue[Event]) -> None:
+    pause_s = RECONNECT_MIN_S
+    while True:
+        try:
+            async with relay.feed(filters, DEADLINE_S) as queue:
+                while (message := await queue.get()) is not None:
+                    match message:
+                        case ["EVENT", _, raw]:
+                            pause_s = RECONNECT_MIN_S
+                            with suppress(InvalidEvent):
+                                await merged.put(parse_event(raw))
+                        case ["CLOSED", _, str(words), *_]:
+                            log.info("relay %s closed the subscription: %s", relay.url, words[:200])
+                            break
+        except RelayUnavailable as error:
+            log.info("%s; next try in %.0f s", error, pause_s)
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+        pause_s = min(pause_s * 2, RECONNECT_MAX_S)

@@ -1,0 +1,178 @@
+"""One connection to one relay (NIP-01, NIP-42): opened when needed, answers matched to questions, all with deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from relays import kinds
+from relays.errors import RelayUnavailable
+from relays.event import MAX_EVENT_BYTES, Event, Signer
+
+log = logging.getLogger(__name__)
+
+Filter = dict[str, Any]
+"""A NIP-01 filter, such as `{"kinds": [38421], "#m": ["gpt-4o"]}`."""
+
+MAX_MESSAGE_BYTES = MAX_EVENT_BYTES + 4096
+MAX_QUEUED_EVENTS = 10_000
+"""A relay that sends more than a reader takes is cut off, so that a flood cannot fill memory."""
+HEARTBEAT_S = 30
+
+
+class Relay:
+    """A relay by its URL. Methods open the connection when it is not open; none waits past its deadline."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, signer: Signer | None = None) -> None:
+        self.url = url
+        self._session = session
+        self._signer = signer
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
+        self._acks: dict[str, asyncio.Future[tuple[bool, str]]] = {}
+        self._feeds: dict[str, asyncio.Queue[object]] = {}
+        self._names = itertools.count(1)
+        self._authenticated = asyncio.Event()
+        self._authenticating: asyncio.Task[None] | None = None
+
+    async def publish(self, event: Event, deadline_s: float) -> tuple[bool, str]:
+        """Send the event and wait for the relay's OK: (accepted, its words). Raises RelayUnavailable."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                accepted, words = await self._send_for_ok(["EVENT", msgspec.to_builtins(event)], event.id)
+                if not accepted and words.startswith("auth-required") and self._signer is not None:
+                    await self._authenticated.wait()
+                    accepted, words = await self._send_for_ok(["EVENT", msgspec.to_builtins(event)], event.id)
+                return accepted, words
+        except TimeoutError as error:
+            raise RelayUnavailable(f"{self.url} did not answer within {deadline_s:g} s") from error
+
+    @asynccontextmanager
+    async def feed(self, filters: list[Filter], deadline_s: float) -> AsyncIterator[asyncio.Queue[object]]:
+        """A subscription as a queue of raw messages `["EVENT", …]`, `["EOSE", …]`, `["CLOSED", …]`; `None` ends it."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._open()
+                name = f"s{next(self._names)}"
+                queue: asyncio.Queue[object] = asyncio.Queue(MAX_QUEUED_EVENTS)
+                self._feeds[name] = queue
+                await self._send(["REQ", name, *filters])
+        except TimeoutError as error:
+            raise RelayUnavailable(f"{self.url} did not answer within {deadline_s:g} s") from error
+        try:
+            yield queue
+        finally:
+            self._feeds.pop(name, None)
+            with suppress(RelayUnavailable):
+                await self._send(["CLOSE", name])
+
+    async def wait_authenticated(self) -> bool:
+        """True once the relay took our NIP-42 answer; False at once when we have no key to answer with."""
+        if self._signer is None:
+            return False
+        await self._authenticated.wait()
+        return True
+
+    async def close(self) -> None:
+        """Close the connection and end every feed."""
+        tasks = [task for task in (self._reader, self._authenticating) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def _open(self) -> aiohttp.ClientWebSocketResponse:
+        async with self._opening:
+            if self._socket is not None and not self._socket.closed:
+                return self._socket
+            try:
+                self._socket = await self._session.ws_connect(
+                    self.url, heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES
+                )
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise RelayUnavailable(f"{self.url} cannot be reached: {error}") from error
+            self._authenticated.clear()
+            self._reader = asyncio.create_task(self._read(self._socket), name=f"relay {self.url}")
+            return self._socket
+
+    async def _send(self, message: list[Any]) -> None:
+        socket = await self._open()
+        try:
+            await socket.send_str(msgspec.json.encode(message).decode())
+        except (aiohttp.ClientError, OSError) as error:
+            raise RelayUnavailable(f"{self.url} closed the connection") from error
+
+    async def _send_for_ok(self, message: list[Any], event_id: str) -> tuple[bool, str]:
+        ack = self._acks.setdefault(event_id, asyncio.get_running_loop().create_future())
+        try:
+            await self._send(message)
+            return await asyncio.shield(ack)
+        finally:
+            self._acks.pop(event_id, None)
+            ack.cancel()
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Hand each message to whom it belongs until the connection ends, then tell all who wait."""
+        try:
+            async for frame in socket:
+                if frame.type is aiohttp.WSMsgType.TEXT:
+                    await self._receive(frame.data)
+        finally:
+            for ack in self._acks.values():
+                if not ack.done():
+                    ack.set_exception(RelayUnavailable(f"{self.url} closed the connection"))
+            for queue in self._feeds.values():
+                _put_last(queue)
+            self._feeds.clear()
+
+    async def _receive(self, text: str) -> None:
+        try:
+            message = msgspec.json.decode(text)
+        except msgspec.MsgspecError:
+            return
+        match message:
+            case ["OK", str(event_id), bool(accepted), *rest] if event_id in self._acks:
+                if not self._acks[event_id].done():
+                    self._acks[event_id].set_result((accepted, str(rest[0]) if rest else ""))
+            case ["EVENT" | "EOSE" | "CLOSED", str(name), *_] if name in self._feeds:
+                try:
+                    self._feeds[name].put_nowait(message)
+                except asyncio.QueueFull:
+                    log.warning("relay %s sends faster than it is read; feed dropped", self.url)
+                    _put_last(self._feeds.pop(name))
+            case ["AUTH", str(challenge)] if self._signer is not None:
+                self._authenticating = asyncio.create_task(self._authenticate(challenge, self._signer))
+            case ["NOTICE", str(words), *_]:
+                log.info("relay %s says: %s", self.url, words[:200])
+
+    async def _authenticate(self, challenge: str, signer: Signer) -> None:
+        """Answer a NIP-42 challenge; whoever was refused for want of it waits for `_authenticated`."""
+        event = signer.sign(
+            kind=kinds.RELAY_AUTH,
+            content="",
+            created_at=int(time.time()),
+            tags=[["relay", self.url], ["challenge", challenge]],
+        )
+        with suppress(RelayUnavailable):
+            accepted, words = await self._send_for_ok(["AUTH", msgspec.to_builtins(event)], event.id)
+            if accepted:
+                self._authenticated.set()
+            else:
+                log.warning("relay %s refused to authenticate us: %s", self.url, words[:200])
+
+
+def _put_last(queue: asyncio.Queue[object]) -> None:
+    """End a feed; on a full queue the oldest message makes room."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(None)
