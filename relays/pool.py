@@ -67,7 +67,7 @@ class RelayPool:
             try:
                 return Published(*await relay.publish(event, deadline_s))
             except RelayUnavailable as error:
-                return Published(False, str(error))
+                return Published(accepted=False, words=str(error))
 
         answers = await asyncio.gather(*(one(relay) for relay in self._relays.values()))
         return dict(zip(self._relays, answers, strict=True))

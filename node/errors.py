@@ -1,0 +1,97 @@
+"""Errors of the seller's side.
+
+NodeFault
+├── BadSettings      settings that cannot be served with, one line each
+├── PartFailed       a part of the local network did not start
+├── LedgerError      the ledger contradicts itself: an alarm, never an answer
+├── UpstreamError    the model's server did not deliver
+│   ├── UpstreamUnreachable
+│   ├── UpstreamTimeout
+│   └── UpstreamRefused    with the status it answered
+└── Refusal          an answer to the caller: HTTP status, code, and what to do next
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from relays import payment
+
+
+class NodeFault(Exception):
+    """Base of everything `node` raises on purpose."""
+
+
+class BadSettings(NodeFault):
+    """Settings that a node cannot run with; `problems` has one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class PartFailed(NodeFault):
+    """A part of the local network did not start."""
+
+
+class LedgerError(NodeFault):
+    """The ledger contradicts itself."""
+
+
+class UpstreamError(NodeFault):
+    """The model's server did not deliver."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection, or it broke."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """No answer within the deadline."""
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream answered with an error."""
+
+    def __init__(self, status: int, message: str, retry_after: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+
+class Refusal(NodeFault):
+    """What the caller is told. `details` join the error object; `headers` the response."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, int | str] = MappingProxyType({}),
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.headers = headers
+
+    @property
+    def type(self) -> str:
+        """OpenAI's coarse classes of errors."""
+        if self.status in (401, 403):
+            return "authentication_error"
+        if self.status == 402:
+            return "insufficient_quota"
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
+
+
+def not_found(what: str) -> Refusal:
+    """404 for a thing or path that is not here."""
+    return Refusal(404, payment.NOT_FOUND, what)

@@ -1,0 +1,1 @@
+"""Ecash: the token codec, the mint client, and a wallet whose every step is journaled. The only importer of cashu."""

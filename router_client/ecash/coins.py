@@ -1,0 +1,92 @@
+"""Which coins to spend and make: pure arithmetic over amounts in one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from relays.money import ceil_div
+from router_client.ecash.token import Proof
+from router_client.errors import InsufficientFunds
+
+PPK = 1000
+"""Input fees are given per thousand coins (NUT-02)."""
+
+Fees = Literal["on_top", "inside"]
+"""`on_top`: the receiver can redeem the full amount. `inside`: the wallet spends the amount and no more."""
+
+
+class Spend(msgspec.Struct, frozen=True):
+    """A plan: coins to give up; when they do not fit exactly, a swap into `send` and `keep` for `fee`."""
+
+    inputs: tuple[Proof, ...]
+    send: tuple[int, ...]
+    keep: tuple[int, ...]
+    fee: int
+
+    @property
+    def needs_swap(self) -> bool:
+        return bool(self.send)
+
+
+def split(amount: int) -> tuple[int, ...]:
+    """The amount as powers of two, ascending."""
+    return tuple(1 << bit for bit in range(amount.bit_length()) if amount >> bit & 1)
+
+
+def swap_fee(keyset_fees_ppk: Sequence[int]) -> int:
+    """What a mint takes for swapping coins of keysets with these fees, rounded up over all (NUT-02)."""
+    return ceil_div(sum(keyset_fees_ppk), PPK)
+
+
+def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
+    """How to hand out `amount`. `fee_ppk` has each coin's keyset; `new_fee_ppk` is the fee of newly made coins.
+
+    Raises InsufficientFunds. Coins fit exactly when that is possible, so that no swap is needed.
+    """
+    if amount <= 0:
+        raise InsufficientFunds("an amount to spend is positive")
+    ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
+    exact = _exact(ordered, amount, fees, fee_ppk)
+    if exact is not None:
+        return Spend(tuple(exact), (), (), 0)
+    face = face_for(amount, new_fee_ppk) if fees == "on_top" else amount
+    inputs: list[Proof] = []
+    for coin in ordered:
+        inputs.append(coin)
+        fee = swap_fee([fee_ppk[chosen.id] for chosen in inputs])
+        total = sum(chosen.amount for chosen in inputs)
+        sent = face if fees == "on_top" else amount - fee
+        if sent > 0 and total >= sent + fee:
+            return Spend(tuple(inputs), split(sent), split(total - fee - sent), fee)
+    held = sum(coin.amount for coin in coins)
+    raise InsufficientFunds(f"the wallet holds {held}, {amount} and the mint's fee are needed")
+
+
+def face_for(amount: int, fee_ppk: int) -> int:
+    """A face value, in coins of one keyset, of which at least `amount` is left after the receiver's swap."""
+    face = amount
+    while face < (needed := amount + swap_fee([fee_ppk] * len(split(face)))):
+        face = needed
+    return face
+
+
+def _exact(ordered: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[str, int]) -> list[Proof] | None:
+    """Coins worth exactly the amount (plus, on top, their receiver's fee). Largest first finds every exact fit among
+    powers of two; the fee depends on the choice, so it is tried until both agree."""
+    target = amount
+    for _ in range(16):
+        chosen, left = [], target
+        for coin in ordered:
+            if coin.amount <= left:
+                chosen.append(coin)
+                left -= coin.amount
+        if left:
+            return None
+        wanted = amount + (swap_fee([fee_ppk[coin.id] for coin in chosen]) if fees == "on_top" else 0)
+        if wanted == target:
+            return chosen
+        target = wanted
+    return None

@@ -1,0 +1,121 @@
+"""What is known of each mint: its keysets with checked keys, kept on disk, looked up again when they may have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import httpx
+import msgspec
+
+from router_client.ecash import store
+from router_client.ecash.mint import Keyset, MintClient
+from router_client.ecash.token import MSAT_PER_UNIT, Proof, Token, normal_mint_url
+from router_client.errors import MintMisbehaved, TokenRefused, WrongUnit
+from router_client.storage import Database
+
+KEYSETS_TTL_S = 600
+LOOKUP_PAUSE_S = 10
+"""A token with unknown keysets makes us ask the mint at most this often."""
+MAX_KEYSETS = 100
+SHORT_ID_CHARS = 16
+"""Tokens may shorten a version 01 keyset id to its first eight bytes (NUT-02)."""
+
+
+class MintKeys:
+    """A mint with its keysets."""
+
+    def __init__(self, client: MintClient, keysets: Sequence[Keyset]) -> None:
+        self.client = client
+        self._keysets = {keyset.id: keyset for keyset in keysets}
+
+    def active(self, unit: str) -> Keyset:
+        """The keyset for new coins, the cheapest if there are several. Raises WrongUnit."""
+        active = [keyset for keyset in self._keysets.values() if keyset.active and keyset.unit == unit]
+        if not active:
+            raise WrongUnit(f"the mint {self.client.url} has no active keyset for {unit}")
+        return min(active, key=lambda keyset: (keyset.input_fee_ppk, keyset.id))
+
+    def keys(self, keyset_id: str) -> dict[int, str]:
+        """Public keys by amount. Raises MintMisbehaved for a keyset that the mint no longer lists."""
+        keyset = self._keysets.get(keyset_id)
+        if keyset is None or keyset.keys is None:
+            raise MintMisbehaved(f"the mint {self.client.url} no longer has keyset {keyset_id}")
+        return keyset.keys
+
+    def fees_ppk(self) -> dict[str, int]:
+        """Input fee of every keyset, per thousand coins."""
+        return {keyset.id: keyset.input_fee_ppk for keyset in self._keysets.values()}
+
+    def knows(self, token: Token) -> bool:
+        """Whether every coin's keyset is known."""
+        return all(self._full_id(proof.id) is not None for proof in token.proofs)
+
+    def resolve(self, token: Token) -> tuple[tuple[Proof, ...], list[int]]:
+        """The token's coins under their full keyset ids, and each one's fee. Raises TokenRefused or WrongUnit."""
+        coins, fees = [], []
+        for proof in token.proofs:
+            keyset = self._keysets.get(self._full_id(proof.id) or "")
+            if keyset is None:
+                raise TokenRefused(f"the mint {self.client.url} has no keyset {proof.id[:20]}")
+            if keyset.unit != token.unit:
+                raise WrongUnit(f"the token says {token.unit[:16]!r}, its coins are {keyset.unit}")
+            coins.append(msgspec.structs.replace(proof, id=keyset.id))
+            fees.append(keyset.input_fee_ppk)
+        return tuple(coins), fees
+
+    def _full_id(self, keyset_id: str) -> str | None:
+        if keyset_id in self._keysets:
+            return keyset_id
+        if len(keyset_id) == SHORT_ID_CHARS and keyset_id.startswith("01"):
+            matches = [full for full in self._keysets if full.startswith(keyset_id)]
+            return matches[0] if len(matches) == 1 else None
+        return None
+
+
+class Keyring:
+    """Mints by URL."""
+
+    def __init__(self, db: Database, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._http = http
+        self._clock = clock
+        self._mints: dict[str, tuple[float, MintKeys]] = {}
+
+    async def mint(self, url: str) -> MintKeys:
+        """The mint, with keysets not older than their time to live. Raises MintUnavailable or MintMisbehaved."""
+        known = self._mints.get(url)
+        if known is not None and known[0] > self._clock() - KEYSETS_TTL_S:
+            return known[1]
+        return await self.refresh(url)
+
+    async def resolve(self, token: Token) -> tuple[tuple[Proof, ...], list[int]]:
+        """The token's coins under full keyset ids, with their fees; unknown keysets are looked up, but not every time.
+
+        Raises TokenRefused, WrongUnit, MintUnavailable or MintMisbehaved.
+        """
+        mint = await self.mint(token.mint)
+        if not mint.knows(token) and self._mints[token.mint][0] < self._clock() - LOOKUP_PAUSE_S:
+            mint = await self.refresh(token.mint)
+        return mint.resolve(token)
+
+    def forget(self, url: str) -> None:
+        """Look the mint up anew next time."""
+        self._mints.pop(url, None)
+
+    async def refresh(self, url: str) -> MintKeys:
+        """Look the mint's keysets up now; keys that were checked once are not fetched again."""
+        client = MintClient(normal_mint_url(url), self._http)
+        listed = [keyset for keyset in await client.keysets() if keyset.unit in MSAT_PER_UNIT]
+        if len(listed) > MAX_KEYSETS:
+            raise MintMisbehaved(f"the mint {url} lists {len(listed)} keysets")
+        stored = {keyset.id: keyset for keyset in self._db.read(lambda conn: store.keysets(conn, client.url))}
+        keysets = []
+        for keyset in listed:
+            elder = stored.get(keyset.id)
+            full = await client.with_keys(keyset) if elder is None else msgspec.structs.replace(keyset, keys=elder.keys)
+            await self._db.run(partial(store.save_keyset, mint=client.url, keyset=full))
+            keysets.append(full)
+        mint = MintKeys(client, keysets)
+        self._mints[client.url] = (self._clock(), mint)
+        return mint

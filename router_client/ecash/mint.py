@@ -1,0 +1,181 @@
+"""A mint over HTTP (NUT-01 to NUT-07, NUT-09): requests out, typed answers in, foreign errors translated here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import httpx
+import msgspec
+
+from router_client.ecash.crypto import Dleq, keyset_id_matches
+from router_client.ecash.token import Proof
+from router_client.errors import MintMisbehaved, MintUnavailable, TokenRefused, TokenSpent
+
+T = TypeVar("T")
+
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+
+CODE_SPENT = 11001
+CODE_PENDING = 11002
+CODE_QUOTE_UNPAID = 20001
+CODE_QUOTE_PENDING = 20005
+
+
+class BlindedMessage(msgspec.Struct, frozen=True):
+    """An output to be signed. Field names are the wire's."""
+
+    amount: int
+    id: str
+    B_: str
+
+
+class BlindSignature(msgspec.Struct, frozen=True):
+    """A mint's signature on an output."""
+
+    amount: int
+    id: str
+    C_: str
+    dleq: Dleq | None = None
+
+
+class Keyset(msgspec.Struct, frozen=True):
+    """A keyset as listed (NUT-02), with its keys once they were fetched and checked."""
+
+    id: str
+    unit: str
+    active: bool
+    input_fee_ppk: int = 0
+    final_expiry: int | None = None
+    keys: dict[int, str] | None = None
+
+
+class MintQuote(msgspec.Struct, frozen=True):
+    """An invoice whose payment the mint turns into ecash (NUT-04)."""
+
+    quote: str
+    request: str
+    state: Literal["UNPAID", "PAID", "ISSUED", "PENDING"] | None = None
+    expiry: int | None = None
+
+
+class _Keysets(msgspec.Struct):
+    keysets: list[Keyset]
+
+
+class _Keys(msgspec.Struct):
+    id: str
+    keys: dict[str, str]
+
+
+class _KeysAnswer(msgspec.Struct):
+    keysets: list[_Keys]
+
+
+class _Signatures(msgspec.Struct):
+    signatures: list[BlindSignature]
+
+
+class _Restored(msgspec.Struct):
+    outputs: list[BlindedMessage]
+    signatures: list[BlindSignature]
+
+
+class _Refusal(msgspec.Struct):
+    detail: Any = None
+    code: int | None = None
+
+
+class MintClient:
+    """One mint. Raises MintUnavailable when the outcome is unknown, TokenSpent or TokenRefused when it said no."""
+
+    def __init__(self, url: str, http: httpx.AsyncClient) -> None:
+        self.url = url
+        self._http = http
+
+    async def keysets(self) -> list[Keyset]:
+        """All keysets, without keys. Legacy ids that are not hex are left out."""
+        listed = (await self._call("GET", "/v1/keysets", _Keysets)).keysets
+        return [keyset for keyset in listed if keyset.id[:2] in ("00", "01")]
+
+    async def with_keys(self, keyset: Keyset) -> Keyset:
+        """The keyset with its keys. Raises MintMisbehaved unless the id is derived from them."""
+        answer = await self._call("GET", f"/v1/keys/{keyset.id}", _KeysAnswer)
+        for entry in answer.keysets:
+            if entry.id == keyset.id:
+                keys = {int(amount): key for amount, key in entry.keys.items() if amount.isdecimal()}
+                if not keyset_id_matches(keyset.id, keys, keyset.unit, keyset.input_fee_ppk, keyset.final_expiry):
+                    raise MintMisbehaved(f"{self.url} gives keys that do not belong to keyset {keyset.id}")
+                return msgspec.structs.replace(keyset, keys=keys)
+        raise MintMisbehaved(f"{self.url} lists keyset {keyset.id} but gives no keys for it")
+
+    async def swap(self, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]) -> list[BlindSignature]:
+        """Old coins for new signatures (NUT-03)."""
+        body = {"inputs": [_input(proof) for proof in inputs], "outputs": outputs}
+        return (await self._call("POST", "/v1/swap", _Signatures, body)).signatures
+
+    async def mint_quote(self, amount: int, unit: str) -> MintQuote:
+        """An invoice for `amount` of `unit`."""
+        return await self._call("POST", "/v1/mint/quote/bolt11", MintQuote, {"amount": amount, "unit": unit})
+
+    async def mint_quote_state(self, quote: str) -> MintQuote:
+        """The invoice's state."""
+        return await self._call("GET", f"/v1/mint/quote/bolt11/{quote}", MintQuote)
+
+    async def mint(self, quote: str, outputs: Sequence[BlindedMessage]) -> list[BlindSignature]:
+        """Signatures for a paid invoice."""
+        body = {"quote": quote, "outputs": outputs}
+        return (await self._call("POST", "/v1/mint/bolt11", _Signatures, body)).signatures
+
+    async def restore(self, outputs: Sequence[BlindedMessage]) -> dict[str, BlindSignature]:
+        """Signatures the mint made earlier, by blinded message (NUT-09)."""
+        answer = await self._call("POST", "/v1/restore", _Restored, {"outputs": outputs})
+        if len(answer.outputs) != len(answer.signatures):
+            raise MintMisbehaved(f"{self.url} restores signatures without their messages")
+        return {out.B_: signature for out, signature in zip(answer.outputs, answer.signatures, strict=True)}
+
+    async def spent(self, proofs: Sequence[Proof]) -> set[str]:
+        """The Ys of those proofs that are spent (NUT-07)."""
+        answer = await self._call("POST", "/v1/checkstate", dict[str, Any], {"Ys": [proof.y() for proof in proofs]})
+        states = answer.get("states")
+        if not isinstance(states, list):
+            raise MintMisbehaved(f"{self.url} answers a state check without states")
+        return {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
+
+    async def _call(self, method: str, path: str, form: type[T], body: object = None) -> T:
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"}
+        try:
+            reply = await self._http.request(method, self.url + path, content=content, headers=headers, timeout=TIMEOUT)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise MintUnavailable(f"the mint {self.url} cannot be reached") from error
+        if reply.status_code >= 500 or reply.status_code == 429:
+            raise MintUnavailable(f"the mint {self.url} is in trouble (HTTP {reply.status_code})")
+        if reply.status_code >= 400:
+            raise _refusal(self.url, reply)
+        if len(reply.content) > MAX_ANSWER_BYTES:
+            raise MintMisbehaved(f"the mint {self.url} answers with too much")
+        try:
+            return msgspec.json.decode(reply.content, type=form)
+        except msgspec.MsgspecError as error:
+            raise MintUnavailable(f"the mint {self.url} answers what is no mint's answer") from error
+
+
+def _refusal(url: str, reply: httpx.Response) -> Exception:
+    try:
+        refusal = msgspec.json.decode(reply.content, type=_Refusal)
+    except msgspec.MsgspecError:
+        return MintUnavailable(f"the mint {url} answers what is no mint's answer (HTTP {reply.status_code})")
+    words = f"the mint {url} says: {str(refusal.detail)[:200]}"
+    if refusal.code == CODE_SPENT:
+        return TokenSpent(words)
+    if refusal.code in (CODE_PENDING, CODE_QUOTE_UNPAID, CODE_QUOTE_PENDING):
+        return MintUnavailable(f"{words}; this is not done yet")
+    return TokenRefused(words)
+
+
+def _input(proof: Proof) -> dict[str, Any]:
+    """A coin as the mint wants it: without the DLEQ proof, whose blinding factor is not the mint's business."""
+    fields = {"id": proof.id, "amount": proof.amount, "secret": proof.secret, "C": proof.C}
+    return fields if proof.witness is None else {**fields, "witness": proof.witness}

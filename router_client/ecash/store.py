@@ -1,0 +1,216 @@
+"""The wallet's tables: seed, keysets with their counters, operations (the journal) and coins.
+
+Every function runs inside a transaction of `router_client.storage` and does nothing but SQL.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from router_client.ecash.mint import Keyset
+from router_client.ecash.token import Proof
+from router_client.errors import MintMisbehaved, StorageError
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE seed (id INTEGER PRIMARY KEY CHECK (id = 1), mnemonic TEXT NOT NULL);
+CREATE TABLE keysets (
+    id TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, active INTEGER NOT NULL,
+    input_fee_ppk INTEGER NOT NULL, keys TEXT NOT NULL, counter INTEGER NOT NULL DEFAULT 0 CHECK (counter >= 0)
+);
+CREATE TABLE operations (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, mint TEXT NOT NULL, unit TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'done', 'failed')),
+    journal TEXT NOT NULL, result TEXT NOT NULL DEFAULT '', created_at INTEGER NOT NULL
+);
+CREATE INDEX operations_open ON operations (created_at) WHERE state = 'open';
+CREATE TABLE coins (
+    secret TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, keyset TEXT NOT NULL REFERENCES keysets (id),
+    amount INTEGER NOT NULL CHECK (amount > 0), proof TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('unspent', 'reserved', 'sent', 'spent')),
+    made_by TEXT NOT NULL REFERENCES operations (id), used_by TEXT REFERENCES operations (id)
+);
+CREATE INDEX coins_unspent ON coins (mint, unit) WHERE state = 'unspent';
+"""
+
+Kind = Literal["receive", "send", "mint"]
+CoinState = Literal["unspent", "reserved", "sent", "spent"]
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is needed to repeat or restore an operation's request to the mint, written before it is sent."""
+
+    keyset: str = ""
+    counter: int = 0
+    amounts: tuple[int, ...] = ()
+    """Amounts of the outputs, in the order of their counters; the first `sent` of them are handed out."""
+    sent: int = 0
+    inputs: tuple[Proof, ...] = ()
+    quote: str = ""
+    invoice: str = ""
+    amount: int = 0
+    fee: int = 0
+    expires_at: int | None = None
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of the wallet. `result` is a token (send) or the reason (failed)."""
+
+    id: str
+    kind: Kind
+    mint: str
+    unit: str
+    state: Literal["open", "done", "failed"]
+    journal: Journal
+    result: str
+    created_at: int
+
+
+def migrate(conn: sqlite3.Connection) -> None:
+    """Lay the tables in a new file; refuse one of a later version."""
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        for statement in SCHEMA.split(";"):
+            conn.execute(statement)
+        conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    elif version != SCHEMA_VERSION:
+        raise StorageError(f"the wallet is of version {version}, this program knows {SCHEMA_VERSION}: upgrade it")
+
+
+def load_or_create_seed(conn: sqlite3.Connection, fresh_mnemonic: str) -> str:
+    """The stored mnemonic; in a new wallet the fresh one, now stored."""
+    conn.execute("INSERT OR IGNORE INTO seed VALUES (1, ?)", (fresh_mnemonic,))
+    return str(conn.execute("SELECT mnemonic FROM seed").fetchone()[0])
+
+
+def save_keyset(conn: sqlite3.Connection, mint: str, keyset: Keyset) -> None:
+    """Insert, or update what may change. Its keys, unit and mint never do."""
+    row = conn.execute("SELECT mint, unit FROM keysets WHERE id = ?", (keyset.id,)).fetchone()
+    if row is not None and row != (mint, keyset.unit):
+        raise MintMisbehaved(f"keyset {keyset.id} of {mint} belongs to {row[0]}")
+    conn.execute(
+        "INSERT INTO keysets (id, mint, unit, active, input_fee_ppk, keys) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET active = excluded.active, input_fee_ppk = excluded.input_fee_ppk",
+        (keyset.id, mint, keyset.unit, keyset.active, keyset.input_fee_ppk, msgspec.json.encode(keyset.keys).decode()),
+    )
+
+
+def keysets(conn: sqlite3.Connection, mint: str) -> list[Keyset]:
+    """Known keysets of a mint, with keys."""
+    rows = conn.execute("SELECT id, unit, active, input_fee_ppk, keys FROM keysets WHERE mint = ?", (mint,))
+    return [
+        Keyset(id_, unit, bool(active), fee, None, msgspec.json.decode(keys, type=dict[int, str]))
+        for id_, unit, active, fee, keys in rows
+    ]
+
+
+def take_counters(conn: sqlite3.Connection, keyset_id: str, count: int) -> int:
+    """Reserve `count` counters of a keyset for ever; returns the first."""
+    row = conn.execute(
+        "UPDATE keysets SET counter = counter + ? WHERE id = ? RETURNING counter - ?", (count, keyset_id, count)
+    ).fetchone()
+    return int(row[0])
+
+
+_COLUMNS = "id, kind, mint, unit, state, journal, result, created_at"
+
+
+def insert_operation(conn: sqlite3.Connection, operation: Operation) -> None:
+    """Open the journal entry. Raises sqlite3.IntegrityError when the id was used before."""
+    conn.execute(
+        f"INSERT INTO operations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+        (
+            operation.id,
+            operation.kind,
+            operation.mint,
+            operation.unit,
+            operation.state,
+            msgspec.json.encode(operation.journal).decode(),
+            operation.result,
+            operation.created_at,
+        ),
+    )
+
+
+def operation(conn: sqlite3.Connection, operation_id: str) -> Operation | None:
+    """The journal entry of that id."""
+    return next(iter(_operations(conn, "WHERE id = ?", (operation_id,))), None)
+
+
+def open_operations(conn: sqlite3.Connection) -> list[Operation]:
+    """What is not finished, oldest first."""
+    return _operations(conn, "WHERE state = 'open' ORDER BY created_at", ())
+
+
+def set_journal(conn: sqlite3.Connection, operation_id: str, journal: Journal) -> None:
+    """Note the request of an operation before it is sent; a failed operation is open again with it."""
+    conn.execute(
+        "UPDATE operations SET journal = ?, state = 'open', result = '' WHERE id = ? AND state != 'done'",
+        (msgspec.json.encode(journal).decode(), operation_id),
+    )
+
+
+def close_operation(
+    conn: sqlite3.Connection, operation_id: str, state: Literal["done", "failed"], result: str = ""
+) -> bool:
+    """Finish an operation once; False when it already was."""
+    changed = conn.execute(
+        "UPDATE operations SET state = ?, result = ? WHERE id = ? AND state = 'open'", (state, result, operation_id)
+    )
+    return changed.rowcount == 1
+
+
+def add_coins(conn: sqlite3.Connection, source: Operation, proofs: Iterable[Proof], state: CoinState) -> None:
+    """New coins that `source` made. Raises sqlite3.IntegrityError for a secret that is known."""
+    conn.executemany(
+        "INSERT INTO coins (secret, mint, unit, keyset, amount, proof, state, made_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (p.secret, source.mint, source.unit, p.id, p.amount, msgspec.json.encode(p).decode(), state, source.id)
+            for p in proofs
+        ],
+    )
+
+
+def unspent(conn: sqlite3.Connection, mint: str, unit: str) -> list[Proof]:
+    """Coins that can be spent."""
+    rows = conn.execute("SELECT proof FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent'", (mint, unit))
+    return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
+
+
+def move_coins(
+    conn: sqlite3.Connection, secrets: Sequence[str], before: CoinState, after: CoinState, used_by: str | None
+) -> None:
+    """Change the state of exactly these coins. Raises StorageError when one was not in the state before."""
+    for secret in secrets:
+        changed = conn.execute(
+            "UPDATE coins SET state = ?, used_by = ? WHERE secret = ? AND state = ?", (after, used_by, secret, before)
+        )
+        if changed.rowcount != 1:
+            raise StorageError(f"a coin that should be {before} is not")
+
+
+def balances(conn: sqlite3.Connection, state: CoinState = "unspent") -> dict[tuple[str, str], int]:
+    """Sums by (mint, unit), in the unit."""
+    rows = conn.execute("SELECT mint, unit, SUM(amount) FROM coins WHERE state = ? GROUP BY mint, unit", (state,))
+    return {(mint, unit): int(amount) for mint, unit, amount in rows}
+
+
+def _operations(conn: sqlite3.Connection, where: str, values: tuple[str, ...]) -> list[Operation]:
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM operations {where}", values)  # noqa: S608 - constants of this module
+    return [
+        Operation(
+            id=id_,
+            kind=kind,
+            mint=mint,
+            unit=unit,
+            state=state,
+            journal=msgspec.json.decode(journal, type=Journal),
+            result=result,
+            created_at=created_at,
+        )
+        for id_, kind, mint, unit, state, journal, result, created_at in rows
+    ]

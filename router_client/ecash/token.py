@@ -1,0 +1,128 @@
+"""Cashu tokens: `cashuA…` (JSON) and `cashuB…` (CBOR) read, `cashuB…` written (NUT-00)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+from cashu.core.base import TokenV3, TokenV4
+
+from relays.money import MSAT_PER_SAT, Msat, msat
+from router_client.ecash.crypto import Dleq, y_of
+from router_client.errors import TokenUnreadable, WrongUnit
+
+MAX_TOKEN_CHARS = 100_000
+MAX_PROOFS = 500
+
+MSAT_PER_UNIT: Final = {"msat": 1, "sat": MSAT_PER_SAT}
+"""The units we take and what one of each is worth."""
+
+
+class Proof(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One coin: an amount in the keyset's unit, its secret, and the mint's signature. Field names are the mint's."""
+
+    id: str
+    amount: int
+    secret: str
+    C: str
+    dleq: Dleq | None = None
+    witness: str | None = None
+
+    def y(self) -> str:
+        return y_of(self.secret)
+
+
+class Token(msgspec.Struct, frozen=True):
+    """Coins of one mint in one unit."""
+
+    mint: str
+    unit: str
+    proofs: tuple[Proof, ...]
+
+    @property
+    def amount(self) -> int:
+        """Face value in the token's unit."""
+        return sum(proof.amount for proof in self.proofs)
+
+    @property
+    def amount_msat(self) -> Msat:
+        """Face value in msat; a swap's fee comes off it."""
+        return to_msat(self.amount, self.unit)
+
+
+def to_msat(amount: int, unit: str) -> Msat:
+    """An amount of a mint's unit in msat. Raises WrongUnit."""
+    if unit not in MSAT_PER_UNIT:
+        raise WrongUnit(f"the unit {unit[:16]!r} is not taken: bring sat or msat")
+    return msat(amount * MSAT_PER_UNIT[unit])
+
+
+def looks_like_token(text: str) -> bool:
+    """Whether a bearer credential means to be a Cashu token."""
+    return text.startswith(("cashuA", "cashuB"))
+
+
+def token_hash(text: str) -> str:
+    """The name of a token string in databases and logs, which never hold the token itself."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def normal_mint_url(url: str) -> str:
+    """Mint URLs compare without their trailing slash."""
+    return url.strip().rstrip("/")
+
+
+def decode(text: str) -> Token:
+    """Read a token. Raises TokenUnreadable, which never repeats the token, or WrongUnit."""
+    if len(text) > MAX_TOKEN_CHARS:
+        raise TokenUnreadable(f"the token is longer than {MAX_TOKEN_CHARS} characters")
+    parsed = _parse(text)
+    mints = set(parsed.mints) if isinstance(parsed, TokenV3) else {parsed.mint}
+    if len(mints) != 1:
+        raise TokenUnreadable("the token holds coins of several mints: send one token per mint")
+    try:
+        proofs = tuple(_proof(proof) for proof in parsed.proofs)
+    except (msgspec.ValidationError, ValueError, AttributeError) as error:
+        raise TokenUnreadable("a coin in the token is malformed") from error
+    _check(proofs)
+    token = Token(normal_mint_url(str(mints.pop())), str(parsed.unit), proofs)
+    to_msat(token.amount, token.unit)
+    return token
+
+
+def encode(token: Token) -> str:
+    """Write a token as `cashuB…`, without DLEQ proofs (their blinding factors would link it to its sender)."""
+    by_keyset: dict[str, list[dict[str, Any]]] = {}
+    for proof in token.proofs:
+        coin: dict[str, Any] = {"a": proof.amount, "s": proof.secret, "c": bytes.fromhex(proof.C)}
+        if proof.witness is not None:
+            coin["w"] = proof.witness
+        by_keyset.setdefault(proof.id, []).append(coin)
+    groups = [{"i": bytes.fromhex(keyset_id), "p": coins} for keyset_id, coins in by_keyset.items()]
+    return str(TokenV4.parse_obj({"m": token.mint, "u": token.unit, "t": groups}).serialize())
+
+
+def _parse(text: str) -> TokenV3 | TokenV4:
+    if not looks_like_token(text):
+        raise TokenUnreadable("not a Cashu token: expected cashuA… or cashuB…")
+    try:
+        return TokenV3.deserialize(text) if text.startswith("cashuA") else TokenV4.deserialize(text)
+    except Exception as error:
+        raise TokenUnreadable("the Cashu token cannot be read: was it copied whole?") from error
+
+
+def _proof(raw: Any) -> Proof:
+    dleq = Dleq(raw.dleq.e, raw.dleq.s, raw.dleq.r) if raw.dleq else None
+    fields = {"id": raw.id, "amount": raw.amount, "secret": raw.secret, "C": raw.C, "witness": raw.witness or None}
+    bytes.fromhex(raw.C)
+    return msgspec.convert({**fields, "dleq": dleq}, type=Proof)
+
+
+def _check(proofs: tuple[Proof, ...]) -> None:
+    if not 0 < len(proofs) <= MAX_PROOFS:
+        raise TokenUnreadable(f"a token holds from 1 to {MAX_PROOFS} coins")
+    if any(proof.amount <= 0 for proof in proofs):
+        raise TokenUnreadable("a coin in the token has no value")
+    if len({proof.secret for proof in proofs}) != len(proofs):
+        raise TokenUnreadable("a coin is in the token twice")

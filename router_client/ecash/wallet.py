@@ -1,0 +1,408 @@
+"""The ecash wallet: receive, send and mint as journaled steps that a crash cannot lose.
+
+Each operation has an id that the caller chooses and is done once, however often it is asked for:
+
+1. one transaction writes the intent (inputs, counters, exact outputs) and takes the counters for ever;
+2. the request goes to the mint;
+3. one transaction stores the coins and closes the operation.
+
+Outputs are deterministic (NUT-13), so after a lost reply the same request is sent again, and where the mint says that it
+was done before, its signatures are restored (NUT-09). No answer means open, never failed: `recover` goes on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import httpx
+import msgspec
+from mnemonic import Mnemonic
+
+from relays.money import Msat
+from router_client.ecash import store
+from router_client.ecash.coins import Fees, plan_spend, split, swap_fee
+from router_client.ecash.crypto import BlindSecret, SecretChain, blind, unblind
+from router_client.ecash.keyring import Keyring
+from router_client.ecash.mint import BlindedMessage, BlindSignature
+from router_client.ecash.store import Journal, Operation
+from router_client.ecash.token import Proof, Token, decode, encode, to_msat
+from router_client.errors import (
+    InsufficientFunds,
+    MintMisbehaved,
+    MintUnavailable,
+    TokenRefused,
+    TokenSpent,
+    WalletError,
+)
+from router_client.storage import Database
+
+log = logging.getLogger(__name__)
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A token that is now ours: what is left of it after the mint's fee."""
+
+    mint: str
+    unit: str
+    amount_msat: Msat
+    fee_msat: Msat
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A token handed out, its face value, and what making it cost."""
+
+    token: str
+    amount_msat: Msat
+    fee_msat: Msat
+
+
+class Invoice(msgspec.Struct, frozen=True):
+    """A Lightning invoice that fills the wallet once it is paid and claimed by its operation id."""
+
+    operation: str
+    bolt11: str
+    amount_msat: Msat
+    expires_at: int | None
+
+
+class Wallet:
+    """Coins of any number of mints in one file. Open with `Wallet.open`, close when done."""
+
+    def __init__(self, db: Database, chain: SecretChain, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._chain = chain
+        self._keyring = Keyring(db, http, clock)
+        self._clock = clock
+
+    @classmethod
+    async def open(cls, path: Path, http: httpx.AsyncClient, clock: Callable[[], float] = time.time) -> Wallet:
+        """The wallet in the file at `path`, made with a new seed if there is none. Raises StorageError."""
+        db = Database(path)
+        english = Mnemonic("english")
+
+        def prepare(conn: sqlite3.Connection) -> str:
+            store.migrate(conn)
+            return store.load_or_create_seed(conn, english.generate(256))
+
+        return cls(db, SecretChain(english.to_seed(await db.run(prepare))), http, clock)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def balances(self) -> dict[tuple[str, str], int]:
+        """Spendable coins by (mint, unit), in the unit."""
+        return self._db.read(store.balances)
+
+    def balance_msat(self) -> Msat:
+        """All spendable coins together."""
+        return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))
+
+    # receive ---------------------------------------------------------------------------------------------------------
+
+    async def receive(self, token: str | Token, operation_id: str) -> Received:
+        """Swap a token for coins of our own.
+
+        Raises TokenUnreadable, WrongUnit, TokenSpent, TokenRefused, MintMisbehaved; MintUnavailable leaves the operation
+        open, and asking again with the same id goes on with it.
+        """
+        coins = decode(token) if isinstance(token, str) else token
+        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        if operation is None or (operation.state == "failed" and not _was_spent(operation)):
+            operation = await _opened(self._begin_receive(coins, operation_id))
+        return _received(await self._finish(operation))
+
+    async def _begin_receive(self, token: Token, operation_id: str) -> Operation:
+        coins, fees_ppk = await self._keyring.resolve(token)
+        mint = await self._keyring.mint(token.mint)
+        fee = swap_fee(fees_ppk)
+        net = token.amount - fee
+        if net <= 0:
+            raise TokenRefused(f"the token is worth {token.amount} {token.unit}, the mint's fee for it is {fee}")
+        keyset = mint.active(token.unit)
+        amounts = split(net)
+
+        def begin(conn: sqlite3.Connection) -> Operation:
+            counter = store.take_counters(conn, keyset.id, len(amounts))
+            journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
+            return self._open(conn, operation_id, "receive", token.mint, token.unit, journal)
+
+        return await self._db.run(begin)
+
+    # send ------------------------------------------------------------------------------------------------------------
+
+    async def send(self, amount: int, mint_url: str, unit: str, operation_id: str, fees: Fees = "on_top") -> Sent:
+        """A token of `amount` in the mint's unit; see `coins.Fees` for who bears the mint's fees.
+
+        Raises InsufficientFunds, TokenRefused, MintMisbehaved; MintUnavailable leaves the operation open.
+        """
+        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        if operation is None or operation.state == "failed":
+            operation = await _opened(self._begin_send(amount, mint_url, unit, operation_id, fees))
+        return _sent(await self._finish(operation))
+
+    async def _begin_send(self, amount: int, mint_url: str, unit: str, operation_id: str, fees: Fees) -> Operation:
+        mint = await self._keyring.mint(mint_url)
+        keyset = mint.active(unit)
+
+        def begin(conn: sqlite3.Connection) -> Operation:
+            coins = store.unspent(conn, mint_url, unit)
+            plan = plan_spend(coins, amount, fees, mint.fees_ppk(), keyset.input_fee_ppk)
+            outputs = plan.send + plan.keep
+            counter = store.take_counters(conn, keyset.id, len(outputs)) if plan.needs_swap else 0
+            journal = Journal(
+                keyset=keyset.id,
+                counter=counter,
+                amounts=outputs,
+                sent=len(plan.send),
+                inputs=plan.inputs,
+                amount=sum(plan.send) if plan.needs_swap else sum(coin.amount for coin in plan.inputs),
+                fee=plan.fee,
+            )
+            operation = self._open(conn, operation_id, "send", mint_url, unit, journal)
+            secrets = [coin.secret for coin in plan.inputs]
+            store.move_coins(conn, secrets, "unspent", "reserved", operation_id)
+            if not plan.needs_swap:
+                operation = _hand_out(conn, operation, plan.inputs, "reserved")
+            return operation
+
+        return await self._db.run(begin)
+
+    async def reclaim(self, operation_id: str) -> Received:
+        """Take back a token that was sent and not redeemed. Raises TokenSpent when it was."""
+        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        if operation is None or operation.kind != "send" or operation.state != "done":
+            raise TokenRefused("there is no sent token of that name")
+        return await self.receive(operation.result, f"reclaim:{operation_id}")
+
+    # mint ------------------------------------------------------------------------------------------------------------
+
+    async def invoice(self, amount: int, mint_url: str, unit: str, operation_id: str) -> Invoice:
+        """Ask a mint for a Lightning invoice over `amount` of `unit`; pay it, then `claim` the same operation."""
+        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        if operation is None:
+            mint = await self._keyring.mint(mint_url)
+            mint.active(unit)
+            quote = await mint.client.mint_quote(amount, unit)
+            journal = Journal(quote=quote.quote, invoice=quote.request, amount=amount, expires_at=quote.expiry)
+            opening = self._db.run(lambda conn: self._open(conn, operation_id, "mint", mint_url, unit, journal))
+            operation = await _opened(opening)
+        journal = operation.journal
+        return Invoice(operation_id, journal.invoice, to_msat(journal.amount, operation.unit), journal.expires_at)
+
+    async def claim(self, operation_id: str) -> Received | None:
+        """The ecash for a paid invoice, or None while it is unpaid."""
+        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        if operation is None or operation.kind != "mint":
+            raise TokenRefused("there is no invoice of that name")
+        if operation.state == "open" and not operation.journal.amounts:
+            mint = await self._keyring.mint(operation.mint)
+            quote = await mint.client.mint_quote_state(operation.journal.quote)
+            if quote.state not in ("PAID", "ISSUED"):
+                return None
+            keyset = mint.active(operation.unit)
+            amounts = split(operation.journal.amount)
+
+            def begin(conn: sqlite3.Connection) -> None:
+                current = store.operation(conn, operation_id)
+                if current is not None and current.state == "open" and not current.journal.amounts:
+                    counter = store.take_counters(conn, keyset.id, len(amounts))
+                    planned = msgspec.structs.replace(
+                        current.journal, keyset=keyset.id, counter=counter, amounts=amounts
+                    )
+                    store.set_journal(conn, operation_id, planned)
+
+            await self._db.run(begin)
+            operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+            assert operation is not None
+        return _received(await self._finish(operation))
+
+    # the journal -----------------------------------------------------------------------------------------------------
+
+    async def recover(self, older_than_s: float = 0) -> list[Operation]:
+        """Go on with every open operation of at least that age; returns those that are finished now.
+
+        One that still cannot be finished stays open for the next time.
+        """
+        finished = []
+        for operation in self._db.read(store.open_operations):
+            if operation.created_at > self._clock() - older_than_s:
+                continue
+            try:
+                if operation.kind == "mint":
+                    await self._recover_mint(operation)
+                else:
+                    await self._finish(operation)
+            except WalletError as error:
+                log.warning("%s %s: %s", operation.kind, operation.id, error)
+            after = self.outcome(operation.id)
+            if after is not None and after.state != "open":
+                finished.append(after)
+        return finished
+
+    def outcome(self, operation_id: str) -> Operation | None:
+        """Where an operation stands."""
+        return self._db.read(lambda conn: store.operation(conn, operation_id))
+
+    async def _recover_mint(self, operation: Operation) -> None:
+        claimed = await self.claim(operation.id)
+        expires_at = operation.journal.expires_at
+        if claimed is None and expires_at is not None and expires_at < self._clock():
+            await self._db.run(lambda conn: store.close_operation(conn, operation.id, "failed", "invoice expired"))
+
+    def _open(
+        self, conn: sqlite3.Connection, operation_id: str, kind: store.Kind, mint: str, unit: str, journal: Journal
+    ) -> Operation:
+        """Write the intent. An operation that another caller opened meanwhile is left as it is, to be gone on with."""
+        existing = store.operation(conn, operation_id)
+        if existing is None:
+            operation = Operation(
+                id=operation_id,
+                kind=kind,
+                mint=mint,
+                unit=unit,
+                state="open",
+                journal=journal,
+                result="",
+                created_at=int(self._clock()),
+            )
+            store.insert_operation(conn, operation)
+            return operation
+        if existing.state != "failed":
+            raise _AlreadyOpen(existing)
+        store.set_journal(conn, operation_id, journal)
+        return msgspec.structs.replace(existing, state="open", journal=journal, result="")
+
+    async def _finish(self, operation: Operation) -> Operation:
+        """Ask the mint for what the journal says, restore it where that was done before, and close the operation."""
+        if operation.state == "failed":
+            raise _failure(operation.result)
+        if operation.state == "done":
+            return operation
+        mint = await self._keyring.mint(operation.mint)
+        journal = operation.journal
+        secrets = [self._chain.at(journal.keyset, journal.counter + i) for i in range(len(journal.amounts))]
+        outputs = [
+            BlindedMessage(amount, journal.keyset, blind(secret))
+            for amount, secret in zip(journal.amounts, secrets, strict=True)
+        ]
+        try:
+            if operation.kind == "mint":
+                signatures = await mint.client.mint(journal.quote, outputs)
+            else:
+                signatures = await mint.client.swap(journal.inputs, outputs)
+        except (TokenSpent, TokenRefused) as refusal:
+            restored = await mint.client.restore(outputs)
+            if not all(output.B_ in restored for output in outputs):
+                await self._fail(operation, refusal)
+                raise
+            signatures = [restored[output.B_] for output in outputs]
+        proofs = _unblinded(mint.keys(journal.keyset), outputs, secrets, signatures)
+        return await self._db.run(lambda conn: _complete(conn, operation, proofs))
+
+    async def _fail(self, operation: Operation, refusal: WalletError) -> None:
+        """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""
+        spent: set[str] = set()
+        if operation.kind == "send":
+            mint = await self._keyring.mint(operation.mint)
+            spent = await mint.client.spent(operation.journal.inputs)
+
+        def fail(conn: sqlite3.Connection) -> None:
+            result = f"{type(refusal).__name__}: {refusal}"
+            if store.close_operation(conn, operation.id, "failed", result) and operation.kind == "send":
+                for coin in operation.journal.inputs:
+                    after: store.CoinState = "spent" if coin.y() in spent else "unspent"
+                    store.move_coins(conn, [coin.secret], "reserved", after, operation.id)
+
+        await self._db.run(fail)
+        self._keyring.forget(operation.mint)
+
+
+class _AlreadyOpen(Exception):
+    """Another caller opened the operation between our look and our write."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__(operation.id)
+        self.operation = operation
+
+
+async def _opened(opening: Awaitable[Operation]) -> Operation:
+    """The operation as opened by us or by whoever was faster."""
+    try:
+        return await opening
+    except _AlreadyOpen as other:
+        return other.operation
+
+
+def _complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Proof]) -> Operation:
+    """Store what the mint signed and close the operation, once."""
+    current = store.operation(conn, operation.id)
+    assert current is not None
+    if current.state != "open":
+        return current
+    sent = operation.journal.sent
+    if operation.kind == "send":
+        store.move_coins(conn, [coin.secret for coin in operation.journal.inputs], "reserved", "spent", operation.id)
+        store.add_coins(conn, operation, proofs[:sent], "sent")
+        store.add_coins(conn, operation, proofs[sent:], "unspent")
+        return _close_sent(conn, operation, proofs[:sent])
+    store.add_coins(conn, operation, proofs, "unspent")
+    store.close_operation(conn, operation.id, "done")
+    return msgspec.structs.replace(operation, state="done")
+
+
+def _hand_out(
+    conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof], before: store.CoinState
+) -> Operation:
+    """Coins that fit exactly leave as they are, without the mint."""
+    store.move_coins(conn, [coin.secret for coin in coins], before, "sent", operation.id)
+    return _close_sent(conn, operation, coins)
+
+
+def _close_sent(conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof]) -> Operation:
+    token = encode(Token(operation.mint, operation.unit, tuple(coins)))
+    store.close_operation(conn, operation.id, "done", token)
+    return msgspec.structs.replace(operation, state="done", result=token)
+
+
+def _unblinded(
+    keys: dict[int, str],
+    outputs: Sequence[BlindedMessage],
+    secrets: Sequence[BlindSecret],
+    signatures: Sequence[BlindSignature],
+) -> list[Proof]:
+    """Coins from signatures. Raises MintMisbehaved unless each fits the output it answers."""
+    if len(signatures) != len(outputs):
+        raise MintMisbehaved("the mint signed another number of outputs than it was given")
+    proofs = []
+    for output, secret, signature in zip(outputs, secrets, signatures, strict=True):
+        if signature.amount != output.amount or signature.id != output.id or output.amount not in keys:
+            raise MintMisbehaved("the mint signed other amounts than it was given")
+        point = unblind(secret, signature.C_, keys[output.amount], signature.dleq)
+        dleq = None if signature.dleq is None else msgspec.structs.replace(signature.dleq, r=secret.r)
+        proofs.append(Proof(output.id, output.amount, secret.secret, point, dleq))
+    return proofs
+
+
+def _received(operation: Operation) -> Received:
+    journal, unit = operation.journal, operation.unit
+    return Received(operation.mint, unit, to_msat(journal.amount, unit), to_msat(journal.fee, unit))
+
+
+def _sent(operation: Operation) -> Sent:
+    journal, unit = operation.journal, operation.unit
+    return Sent(operation.result, to_msat(journal.amount, unit), to_msat(journal.fee, unit))
+
+
+def _was_spent(operation: Operation) -> bool:
+    return operation.result.startswith(TokenSpent.__name__)
+
+
+def _failure(result: str) -> WalletError:
+    """The refusal that closed an operation, as it was raised then."""
+    name, _, words = result.partition(": ")
+    kinds = {kind.__name__: kind for kind in (TokenSpent, TokenRefused, InsufficientFunds, MintUnavailable)}
+    return kinds.get(name, TokenRefused)(words or result)

@@ -1,0 +1,96 @@
+"""Errors of the buyer's side.
+
+ClientError
+├── StorageError             the database on disk failed or was closed
+├── WalletError
+│   ├── TokenUnreadable      not a Cashu token, or a form we do not take
+│   ├── ForeignMint          from a mint that is not accepted here
+│   ├── WrongUnit            in a unit that is neither sat nor msat
+│   ├── TokenSpent           the mint says it was spent before
+│   ├── TokenRefused         the mint refused it for another reason, or it is worth less than its fee
+│   ├── InsufficientFunds    the wallet holds less than is to be spent
+│   ├── MintUnavailable      no answer, or not yet: the outcome is open and `recover` finishes it
+│   └── MintMisbehaved       keys, signatures or sums that do not fit: nothing of it was accepted
+├── NoProvider               no node fits the request; says which filter removed each
+├── BudgetExceeded           the request could cost more than allowed
+└── NodeError
+    ├── NodeUnavailable      no connection, a 5xx or a timeout before the first byte: another node may serve
+    ├── NodeRefused          the node's own answer, with status, code and message
+    └── ReceiptRejected      served, but the receipt does not verify
+"""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """Base of everything `router_client` raises on purpose."""
+
+
+class StorageError(ClientError):
+    """The database on disk failed, is busy beyond its bound, or was closed."""
+
+
+class WalletError(ClientError):
+    """An ecash operation did not succeed."""
+
+
+class TokenUnreadable(WalletError):
+    """Not a Cashu token in a form we take."""
+
+
+class ForeignMint(WalletError):
+    """From a mint that is not accepted here."""
+
+
+class WrongUnit(WalletError):
+    """In a unit that is neither sat nor msat."""
+
+
+class TokenSpent(WalletError):
+    """The mint says that the token was spent before."""
+
+
+class TokenRefused(WalletError):
+    """The mint refused the token, or it is worth no more than the mint's fee."""
+
+
+class InsufficientFunds(WalletError):
+    """The wallet holds less than is to be spent."""
+
+
+class MintUnavailable(WalletError):
+    """The mint did not answer, or is not done: the outcome is open, and `Wallet.recover` finishes it."""
+
+
+class MintMisbehaved(WalletError):
+    """Keys, signatures or sums of a mint that do not fit."""
+
+
+class NoProvider(ClientError):
+    """No announced node fits the request."""
+
+
+class BudgetExceeded(ClientError):
+    """The request could cost more than the caller allowed."""
+
+
+class NodeError(ClientError):
+    """A node did not deliver."""
+
+
+class NodeUnavailable(NodeError):
+    """No connection, a server error or a timeout before the first byte."""
+
+
+class NodeRefused(NodeError):
+    """The node answered with an error of its own."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{message} ({status} {code})")
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+class ReceiptRejected(NodeError):
+    """The answer came, but its receipt does not verify."""

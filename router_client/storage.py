@@ -1,0 +1,170 @@
+"""One SQLite file, written by one thread with group commit.
+
+Every write is a function of a connection. The thread takes what has queued up, runs it in one transaction and commits
+once, so that a durable commit (synchronous=FULL) is shared by all who wait for it. A function may run twice (its batch is
+rolled back and repeated alone when a neighbour fails), so it changes nothing but the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from router_client.errors import StorageError
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+MAX_BATCH = 256
+MAX_QUEUED = 20_000
+BUSY_TIMEOUT_MS = 15_000
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection with the durability that money needs; the file is readable by its owner alone."""
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # Transactions are opened by hand; the writer's connection is handed to its thread once and closed there.
+    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    conn.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    conn.execute("PRAGMA journal_mode=WAL")
+    conn.execute("PRAGMA synchronous=FULL")
+    conn.execute("PRAGMA foreign_keys=ON")
+    if read_only:
+        conn.execute("PRAGMA query_only=ON")
+    return conn
+
+
+class _Job:
+    __slots__ = ("error", "future", "loop", "result", "work")
+
+    def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def deliver(self) -> None:
+        if self.future.cancelled():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Database:
+    """The file at `path`. `run` writes, `read` reads; both raise StorageError for faults of the disk."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = connect(path)
+            self._reader = connect(path, read_only=True)
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"cannot open the database {path}: {error}") from error
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name=f"writer {path.name}", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Work[T]) -> T:
+        """The result of `work(connection)`, once it is committed. What `work` raises, rolls back its changes.
+
+        A caller that is cancelled leaves its work to be done: money moves are idempotent for that reason.
+        """
+        if self._closed:
+            raise StorageError("the database is closed")
+        if self._jobs.qsize() >= MAX_QUEUED:
+            raise StorageError("the database is busy: too many writes are waiting")
+        job = _Job(work, asyncio.get_running_loop())
+        self._jobs.put(job)
+        result: T = await job.future
+        return result
+
+    def read(self, work: Work[T]) -> T:
+        """The result of `work(connection)` on a read-only connection, at once: for short indexed queries."""
+        if self._closed:
+            raise StorageError("the database is closed")
+        try:
+            return work(self._reader)
+        except sqlite3.Error as error:
+            raise StorageError(f"the database cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Finish what is queued, then close. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+            self._thread.join()
+            self._reader.close()
+
+    def _serve(self) -> None:
+        stop = False
+        while not stop:
+            first = self._jobs.get()
+            batch: list[_Job] = []
+            job = first
+            while job is not None:
+                batch.append(job)
+                if len(batch) >= MAX_BATCH or self._jobs.empty():
+                    break
+                job = self._jobs.get()
+            stop = job is None
+            if batch:
+                self._commit(batch)
+                _deliver(batch)
+        self._writer.close()
+
+    def _commit(self, batch: list[_Job]) -> None:
+        """All in one transaction; when one fails, each in its own, so that only the guilty one does."""
+        try:
+            self._transaction(batch)
+        except BaseException as error:  # noqa: BLE001 - whatever it was, it belongs to the caller, not to this thread
+            if len(batch) == 1:
+                batch[0].error = _translated(error)
+                return
+            for job in batch:
+                self._commit([job])
+
+    def _transaction(self, batch: list[_Job]) -> None:
+        conn = self._writer
+        conn.execute("BEGIN IMMEDIATE")
+        try:
+            for job in batch:
+                job.result = job.work(conn)
+            conn.execute("COMMIT")
+        except BaseException:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+            raise
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+        return StorageError(f"the database cannot be written: {error}")
+    return error
+
+
+def _deliver(batch: list[_Job]) -> None:
+    """Wake the waiting, one call per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in batch:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, jobs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_deliver_here, jobs)
+        except RuntimeError:  # the loop ended; nobody is left to tell
+            continue
+
+
+def _deliver_here(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.deliver()
