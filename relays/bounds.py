@@ -16,6 +16,9 @@ from relays.pricing import ModelPrice, Usage
 TEMPLATE_TOKENS = 64
 """Room for what a chat template adds by itself, such as a default system prompt."""
 
+BYTES_PER_TOKEN = 4
+"""What a token of ordinary text has, on average."""
+
 PROMPT_FIELDS = ("messages", "tools", "functions", "tool_choice", "response_format")
 """The parts of a chat request that a model reads."""
 
@@ -48,3 +51,9 @@ def most_usage(body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice) 
         prompt = min(prompt, limits.context_length)
         completion = min(completion, limits.context_length - prompt)
     return Usage(prompt, completion * int(body.get("n") or 1))
+
+
+def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
+    """A guess at the tokens read, for expectations and for when nobody counts: a token is about four bytes of text."""
+    text_bytes = len(msgspec.json.encode([body.get(field) for field in PROMPT_FIELDS if body.get(field)]))
+    return min(prompt_bound(body), -(-text_bytes // BYTES_PER_TOKEN))

@@ -122,7 +122,7 @@ _COLUMNS = "id, kind, mint, unit, state, journal, result, created_at"
 def insert_operation(conn: sqlite3.Connection, operation: Operation) -> None:
     """Open the journal entry. Raises sqlite3.IntegrityError when the id was used before."""
     conn.execute(
-        f"INSERT INTO operations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+        f"INSERT INTO operations ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             operation.id,
             operation.kind,
@@ -200,7 +200,7 @@ def balances(conn: sqlite3.Connection, state: CoinState = "unspent") -> dict[tup
 
 
 def _operations(conn: sqlite3.Connection, where: str, values: tuple[str, ...]) -> list[Operation]:
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM operations {where}", values)  # noqa: S608 - constants of this module
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM operations {where}", values)
     return [
         Operation(
             id=id_,

@@ -243,6 +243,10 @@ class Wallet:
                 finished.append(after)
         return finished
 
+    async def resume(self, operation: Operation) -> Received:
+        """Go on with a receive or a claim from its journal; one that is done answers at once."""
+        return _received(await self._finish(operation))
+
     def outcome(self, operation_id: str) -> Operation | None:
         """Where an operation stands."""
         return self._db.read(lambda conn: store.operation(conn, operation_id))

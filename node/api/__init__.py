@@ -1,0 +1,1 @@
+"""The only HTTP-facing code: routes, credentials, and errors in OpenAI's shape."""

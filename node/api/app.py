@@ -1,0 +1,24 @@
+"""The HTTP application of one node."""
+
+from __future__ import annotations
+
+from litestar import Litestar
+from litestar.openapi import OpenAPIConfig
+
+from node.api.balance import balance_routes
+from node.api.chat import chat_route
+from node.api.errors import EXCEPTION_HANDLERS
+from node.api.info import info_routes
+from node.app import Node
+from node.version import VERSION
+
+
+def create_app(node: Node) -> Litestar:
+    """The ASGI application that serves `node`, which must be open."""
+    return Litestar(
+        route_handlers=[chat_route(node), *balance_routes(node), *info_routes(node)],
+        exception_handlers=EXCEPTION_HANDLERS,
+        request_max_body_size=node.settings.max_body_bytes,
+        openapi_config=OpenAPIConfig(title=node.settings.name, version=VERSION),
+        logging_config=None,
+    )

@@ -1,0 +1,99 @@
+"""Balances (RIP-01): make one from a token, look at it, add to it, take it back. `/v1/wallet` is the older name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Router, get, post
+
+from node.app import Node
+from node.deposits import new_key
+from node.errors import Refusal
+from relays import payment
+
+PATHS = ("/v1/balance", "/v1/wallet")
+
+
+class CreateBalance(msgspec.Struct):
+    """A token in the body stays out of logs that keep URLs."""
+
+    initial_balance_token: str = ""
+
+
+class TopUp(msgspec.Struct):
+    cashu_token: str
+
+
+class RefundWish(msgspec.Struct):
+    recipient: str | None = None
+
+
+def balance_routes(node: Node) -> list[Router]:
+    """The handlers for one node, under both names."""
+
+    async def account_of(request: Request[Any, Any, Any]) -> int:
+        return await node.credentials.account(request.headers.get("authorization"))
+
+    async def create(token: str) -> dict[str, Any]:
+        if not token:
+            raise Refusal(400, payment.INVALID_REQUEST, "'initial_balance_token' is missing: a Cashu token")
+        key = new_key()
+        credited = await node.deposits.open_account(token, key)
+        return {
+            "api_key": key.text,
+            "balance": node.ledger.account(credited.account).available_msat,
+            "fee_msats": credited.fee_msat,
+        }
+
+    @get("/create", cache=False)
+    async def create_from_query(initial_balance_token: str = "") -> dict[str, Any]:
+        """A new key with the token's worth. Prefer POST: a URL may be logged on its way."""
+        return await create(initial_balance_token)
+
+    @post("/create", status_code=200)
+    async def create_from_body(data: CreateBalance | None = None, initial_balance_token: str = "") -> dict[str, Any]:
+        """A new key with the token's worth, in msat after the mint's fee."""
+        return await create(data.initial_balance_token if data else initial_balance_token)
+
+    @get(["/", "/info"])
+    async def balance(request: Request[Any, Any, Any]) -> dict[str, int]:
+        """What the bearer has, in msat."""
+        id_ = await account_of(request)
+        account = node.ledger.account(id_)
+        return {
+            "balance": account.available_msat,
+            "reserved": account.held_msat,
+            "spent": account.spent_msat,
+            "refundable": node.ledger.refundable_msat(id_),
+        }
+
+    @post("/topup", status_code=200)
+    async def top_up(request: Request[Any, Any, Any], data: TopUp) -> dict[str, int]:
+        """Add a token's worth to the bearer's balance."""
+        id_ = await account_of(request)
+        credited = await node.deposits.top_up(data.cashu_token, id_)
+        return {
+            "msats": credited.amount_msat,
+            "fee_msats": credited.fee_msat,
+            "balance": node.ledger.account(id_).available_msat,
+        }
+
+    @post("/refund", status_code=200)
+    async def refund(request: Request[Any, Any, Any], data: RefundWish | None = None) -> dict[str, Any]:
+        """The bearer's unused money as a token. Asked again, it answers the same until money comes in."""
+        if data is not None and data.recipient:
+            raise Refusal(
+                400, payment.INVALID_REQUEST, "refunds to a Lightning address are not built yet: leave 'recipient' out"
+            )
+        id_ = await account_of(request)
+        refunded = await node.refunds.refund(id_)
+        return {
+            "token": refunded.token,
+            "msats": refunded.amount_msat - refunded.fee_msat,
+            "fee_msats": refunded.fee_msat,
+            "balance": node.ledger.account(id_).available_msat,
+        }
+
+    handlers = [create_from_query, create_from_body, balance, top_up, refund]
+    return [Router(path, route_handlers=handlers, tags=["balance"]) for path in PATHS]

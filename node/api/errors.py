@@ -1,0 +1,72 @@
+"""Errors to HTTP: everything that goes wrong becomes `{"error": {"message", "type", "code", "param"}, "request_id"}`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from node.errors import Refusal, not_found
+from relays import payment
+from router_client.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """Any error as the caller is told of it. What nobody foresaw is logged and says nothing of the inside."""
+    match error:
+        case Refusal():
+            return error
+        case StorageError():
+            log.error("storage: %s", error)
+            headers = {"retry-after": "5"}
+            return Refusal(503, payment.INTERNAL, "the node's books are not available: try again", headers=headers)
+        case HTTPException(status_code=404):
+            return not_found("there is nothing at this path; GET /schema lists what is")
+        case HTTPException():
+            return Refusal(error.status_code, payment.INVALID_REQUEST, _words(error))
+        case _:
+            log.error("unforeseen: %r", error, exc_info=error)
+            return Refusal(500, payment.INTERNAL, "the node failed; the request id finds it in the operator's log")
+
+
+def error_body(refusal: Refusal, request_id: str) -> bytes:
+    error = {
+        "message": refusal.message,
+        "type": refusal.type,
+        "code": refusal.code,
+        "param": None,
+        **refusal.details,
+    }
+    return msgspec.json.encode({"error": error, "request_id": request_id})
+
+
+def _respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    refusal, request_id = as_refusal(error), new_request_id()
+    return Response(
+        error_body(refusal, request_id),
+        status_code=refusal.status,
+        media_type="application/json",
+        headers={payment.REQUEST_ID_HEADER: request_id, **refusal.headers},
+    )
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {Exception: _respond, HTTPException: _respond}
+
+
+def _words(error: HTTPException) -> str:
+    """A validation error says which part of the request is wrong."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    parts = [f"{part.get('key', '')}: {part.get('message', '')}" for part in extra if isinstance(part, dict)]
+    detail = error.detail.split(" for ")[0] if parts else error.detail
+    return "; ".join([detail, *parts])

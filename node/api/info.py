@@ -1,0 +1,60 @@
+"""What anyone may know: the node, its models, a receipt of one's own, and that it is alive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+
+from node.app import Node
+from node.catalogue import model_object
+from node.errors import not_found
+from node.version import VERSION
+from relays import receipt
+
+
+def info_routes(node: Node) -> list[HTTPRouteHandler]:
+    """The handlers for one node."""
+    settings = node.settings
+
+    @get("/v1/info")
+    async def info() -> dict[str, Any]:
+        """The node (RIP-01)."""
+        return {
+            "name": settings.name,
+            "description": settings.description,
+            "version": VERSION,
+            "npub": node.signer.npub,
+            "mints": settings.cashu_mints,
+            "http_url": settings.http_url,
+            "onion_url": settings.onion_url,
+            "relays": node.announcer.relay_states(),
+        }
+
+    @get(["/v1/models", "/models"])
+    async def models() -> dict[str, Any]:
+        """Models for sale, with their prices."""
+        return {"object": "list", "data": [model_object(model, settings) for model in node.catalogue.all()]}
+
+    @get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> dict[str, Any]:
+        """One model; its name may hold slashes."""
+        return model_object(node.catalogue.get(model_id.removeprefix("/")), settings)
+
+    @get("/v1/receipts/{request_id:str}")
+    async def request_receipt(request: Request[Any, Any, Any], request_id: str) -> dict[str, Any]:
+        """The signed receipt of a request, for whoever paid it."""
+        account = await node.credentials.account(request.headers.get("authorization"))
+        posted = node.ledger.receipt(request_id, account)
+        if posted is None:
+            raise not_found("there is no receipt of that id for this key; a request that was not charged has none")
+        event = receipt.encode(posted.receipt, node.signer, posted.created_at)
+        return {"receipt": posted.receipt, "event": event}
+
+    @get("/health")
+    async def health() -> dict[str, str]:
+        """Liveness."""
+        return {"status": "ok"}
+
+    return [info, models, model, request_receipt, health]

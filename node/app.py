@@ -1,0 +1,111 @@
+"""The composition root: one node put together from its settings, and taken apart in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import msgspec
+
+from node.announcer import Announcer
+from node.catalogue import Catalogue
+from node.completions import Completions
+from node.config import Settings
+from node.credentials import Credentials
+from node.deposits import Deposits
+from node.errors import UpstreamError
+from node.jobs import schedule
+from node.ledger.ledger import Ledger
+from node.refunds import Refunds
+from node.tasks import Tasks
+from node.upstream.base import Upstream
+from node.upstream.openai import OpenAIUpstream
+from relays.event import Signer
+from relays.pool import RelayPool
+from router_client.ecash.wallet import Wallet
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 20
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one node consists of."""
+
+    settings: Settings
+    signer: Signer
+    ledger: Ledger
+    wallet: Wallet
+    upstream: Upstream
+    catalogue: Catalogue
+    deposits: Deposits
+    refunds: Refunds
+    credentials: Credentials
+    completions: Completions
+    announcer: Announcer
+
+    async def refresh_models(self) -> None:
+        """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
+        if self.catalogue.update(await self.upstream.models()):
+            log.info("%d models for sale", len(self.catalogue.all()))
+            await self.announcer.publish()
+
+
+@asynccontextmanager
+async def open_node(settings: Settings) -> AsyncIterator[Node]:
+    """A running node: what a crash left is finished first, then its jobs run until the block ends."""
+    signer, tasks = settings.signer(), Tasks()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    async with httpx.AsyncClient() as http, RelayPool(settings.relays, signer) as pool:
+        upstream = OpenAIUpstream(
+            settings.upstream_base_url,
+            settings.upstream_api_key.get_secret_value(),
+            connect_timeout_s=settings.upstream_connect_timeout_s,
+            idle_timeout_s=settings.upstream_idle_timeout_s,
+        )
+        ledger = Ledger(settings.ledger_path)
+        wallet = await Wallet.open(settings.wallet_path, http)
+        catalogue = Catalogue(settings)
+        deposits = Deposits(ledger, wallet, tasks, settings.cashu_mints)
+        node = Node(
+            settings=settings,
+            signer=signer,
+            ledger=ledger,
+            wallet=wallet,
+            upstream=upstream,
+            catalogue=catalogue,
+            deposits=deposits,
+            refunds=Refunds(ledger, wallet, tasks),
+            credentials=Credentials(ledger, deposits),
+            completions=Completions(ledger, upstream, signer, tasks, settings.request_timeout_s),
+            announcer=Announcer(settings, signer, catalogue, pool),
+        )
+        scheduler = schedule(node)
+        try:
+            await _settle_the_past(node)
+            scheduler.start()
+            yield node
+            await node.announcer.withdraw()
+        finally:
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            if late := await tasks.drain(DRAIN_S):
+                log.error("%d tasks did not end; their journals finish them at the next start", late)
+            await upstream.close()
+            wallet.close()
+            ledger.close()
+
+
+async def _settle_the_past(node: Node) -> None:
+    """Free what an earlier process held, finish its deposits and refunds, and prove the sums before serving."""
+    if orphans := await node.ledger.expire_orphans():
+        log.warning("freed %d holds that an earlier run left", orphans)
+    await node.deposits.recover()
+    await node.refunds.recover()
+    await node.ledger.audit()
+    try:
+        await node.refresh_models()
+    except UpstreamError as error:
+        log.warning("no models yet: %s", error)

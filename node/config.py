@@ -1,0 +1,240 @@
+"""Settings: read once from the environment or a settings file, checked before anything starts, secrets masked.
+
+The names are Routstr's where they mean the same. `.env.example` is written from the descriptions here.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from node.errors import BadSettings
+from relays.errors import InvalidKey
+from relays.event import Signer
+
+DEFAULT_DATA_DIR = Path("~/.satroute/node")
+
+List = Annotated[tuple[str, ...], NoDecode]
+"""Written with commas."""
+
+
+class Settings(BaseSettings):
+    """One node's settings."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # The model's server
+    upstream_base_url: str = Field(
+        description="OpenAI-compatible server to resell, with its /v1", examples=["https://api.openai.com/v1"]
+    )
+    upstream_api_key: SecretStr = Field(SecretStr(""), description="Its API key, if it wants one", examples=["sk-..."])
+    upstream_connect_timeout_s: float = Field(10, gt=0, description="Give up connecting to the upstream after this")
+    upstream_idle_timeout_s: float = Field(120, gt=0, description="Give up when the upstream is silent for this long")
+    request_timeout_s: float = Field(3600, gt=0, description="Longest a request may run, streams included")
+
+    # Money
+    cashu_mints: List = Field(
+        description="Mints whose ecash is taken, with commas; the first is the primary one",
+        examples=["https://mint.example.com"],
+    )
+    receive_ln_address: str = Field("", description="Reserved: payouts are not built yet")
+    minimum_payout: int = Field(0, ge=0, description="Reserved: payouts are not built yet (sats)")
+
+    # Prices: outright in sats, or from USD list prices
+    fixed_per_1k_input_tokens: Decimal | None = Field(
+        None, ge=0, description="Sats per 1,000 tokens read, for every model", examples=["0.05"]
+    )
+    fixed_per_1k_output_tokens: Decimal | None = Field(
+        None, ge=0, description="Sats per 1,000 tokens written, for every model", examples=["0.2"]
+    )
+    fixed_cost_per_request: Decimal = Field(Decimal(0), ge=0, description="Sats per request, on top of the tokens")
+    markup: Decimal = Field(Decimal("1.15"), gt=0, description="Factor on prices that come in USD")
+    fixed_btc_usd: Decimal | None = Field(
+        None, gt=0, description="USD per bitcoin, for prices that come in USD", examples=["100000"]
+    )
+    models_path: Path | None = Field(
+        None, description="JSON file of the models to sell, in OpenRouter's form; without it: all of the upstream's"
+    )
+    default_context_length: int = Field(
+        8192, gt=0, description="Context window of a model for which neither the upstream nor the models file has one"
+    )
+
+    # Who and where
+    name: str = Field("satroute node", description="Shown to clients")
+    description: str = Field("", description="Shown to clients")
+    nsec: SecretStr = Field(
+        SecretStr(""), description="Nostr key (nsec1... or hex); without it one is made and kept in DATA_DIR/nsec"
+    )
+    relays: List = Field((), description="Nostr relays, with commas; empty announces nothing")
+    http_url: str = Field("", description="Public URL of this node", examples=["https://node.example.com"])
+    onion_url: str = Field("", description="Onion URL of this node, if it has one")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+
+    # Storage and limits
+    data_dir: Path = Field(DEFAULT_DATA_DIR, description="Folder for the ledger, the wallet and the key")
+    database_url: str = Field("", description="Ledger, as sqlite:///PATH; without it DATA_DIR/ledger.db")
+    max_body_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Larger requests are refused")
+    admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("cashu_mints", "relays", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(dict.fromkeys(part.strip().rstrip("/") for part in value.split(",") if part.strip()))
+
+    @field_validator("upstream_base_url", "http_url", "onion_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        return _checked_url(value.rstrip("/"), "http", "https") if value else value
+
+    @field_validator("cashu_mints")
+    @classmethod
+    def _mints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one mint")
+        return tuple(_checked_url(url, "http", "https") for url in value)
+
+    @field_validator("relays")
+    @classmethod
+    def _relays(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_url(url, "ws", "wss") for url in value)
+
+    @field_validator("nsec")
+    @classmethod
+    def _key(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            try:
+                Signer.parse(value.get_secret_value())
+            except InvalidKey as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "sqlite+aiosqlite:///")):
+            raise ValueError("expected sqlite:///PATH (other databases are not built yet)")
+        return value
+
+    @field_validator("data_dir", "models_path")
+    @classmethod
+    def _home(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None else None
+
+    @field_validator("models_path")
+    @classmethod
+    def _models(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _priced(self) -> Settings:
+        outright = (self.fixed_per_1k_input_tokens, self.fixed_per_1k_output_tokens)
+        if (outright[0] is None) != (outright[1] is None):
+            raise ValueError("FIXED_PER_1K_INPUT_TOKENS and FIXED_PER_1K_OUTPUT_TOKENS belong together: set both")
+        if outright[0] is None and self.fixed_btc_usd is None and self.models_path is None:
+            raise ValueError(
+                "no price: set FIXED_PER_1K_INPUT_TOKENS and FIXED_PER_1K_OUTPUT_TOKENS in sats, "
+                "or FIXED_BTC_USD for models priced in USD"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Settings:
+        if self.relays and not (self.http_url or self.onion_url):
+            raise ValueError("HTTP_URL or ONION_URL: missing: RELAYS is set, and an announcement needs a URL to reach")
+        return self
+
+    @property
+    def ledger_path(self) -> Path:
+        _, separator, path = self.database_url.partition(":///")
+        return Path(path).expanduser() if separator else self.data_dir / "ledger.db"
+
+    @property
+    def wallet_path(self) -> Path:
+        return self.data_dir / "wallet.db"
+
+    def signer(self) -> Signer:
+        """The node's key: the setting, or the one kept in the data folder, made when there is none."""
+        if secret := self.nsec.get_secret_value():
+            return Signer.parse(secret)
+        path = self.data_dir / "nsec"
+        if not path.exists():
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(Signer.generate().nsec())
+        try:
+            return Signer.parse(path.read_text())
+        except InvalidKey as error:
+            raise BadSettings([f"NSEC: the file {path} does not hold a key"]) from error
+
+
+def load_settings(env_file: Path | None = None, **overrides: Any) -> Settings:
+    """The settings from the environment, over those of `env_file`. Raises BadSettings with one line per problem."""
+    if env_file is not None and not env_file.is_file():
+        raise BadSettings([f"there is no settings file {env_file}"])
+    try:
+        return Settings(**{"_env_file": env_file, **overrides})
+    except ValidationError as error:
+        raise BadSettings([_line(detail) for detail in error.errors(include_input=False)]) from error
+
+
+def env_example() -> str:
+    """The text of `.env.example`: every setting with its meaning and its default."""
+    lines = ["# Settings of `satroute serve`, from the environment or from a file given with --env-file.", ""]
+    for name, field in Settings.model_fields.items():
+        lines.append(f"# {field.description}")
+        if field.is_required():
+            lines.append(f"{name.upper()}={field.examples[0] if field.examples else ''}")
+        else:
+            example = field.examples[0] if field.examples else _default(field.default)
+            lines.append(f"#{name.upper()}={example}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def unused_settings(settings: Settings) -> list[str]:
+    """Settings that were set and have no effect yet: said aloud, so that nobody counts on them."""
+    return [
+        f"{name.upper()} has no effect in this version: {field.description}"
+        for name, field in Settings.model_fields.items()
+        if name in settings.model_fields_set and (field.description or "").startswith("Reserved")
+    ]
+
+
+def _default(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _checked_url(url: str, *schemes: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"{url!r} is not a {' or '.join(schemes)} URL")
+    return url
+
+
+def _line(detail: Any) -> str:
+    name = ".".join(str(part) for part in detail["loc"]).upper()
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        description = Settings.model_fields[name.lower()].description
+        message = f"missing: {description}"
+    return f"{name}: {message}" if name else message

@@ -1,0 +1,67 @@
+"""What happens by the clock: each job is one call, and its failure is logged, not swallowed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from node.errors import NodeFault, UpstreamError
+from relays.errors import RelaysError
+from router_client.errors import ClientError
+
+if TYPE_CHECKING:
+    from node.app import Node
+
+log = logging.getLogger(__name__)
+
+EXPIRE_EVERY_S = 30
+RECOVER_EVERY_S = 60
+MODELS_EVERY_S = 60
+ANNOUNCE_EVERY_S = 20 * 60
+ANNOUNCE_RETRY_S = 30
+AUDIT_EVERY_S = 600
+JITTER_S = 5
+
+
+def schedule(node: Node) -> AsyncIOScheduler:
+    """The node's scheduler, not yet started."""
+    scheduler = AsyncIOScheduler(timezone=UTC)
+
+    def every(seconds: int, work: Callable[[], Awaitable[object]], name: str) -> None:
+        scheduler.add_job(
+            _guarded(work, name),
+            "interval",
+            seconds=seconds,
+            jitter=min(JITTER_S, seconds // 5),
+            max_instances=1,
+            coalesce=True,
+            id=name,
+        )
+
+    every(EXPIRE_EVERY_S, node.ledger.expire_holds, "expire holds")
+    every(RECOVER_EVERY_S, node.deposits.recover, "recover deposits")
+    every(RECOVER_EVERY_S, node.refunds.recover, "recover refunds")
+    every(MODELS_EVERY_S, node.refresh_models, "refresh models")
+    every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce")
+    every(ANNOUNCE_RETRY_S, node.announcer.publish_where_missing, "announce where missing")
+    every(AUDIT_EVERY_S, node.ledger.audit, "audit")
+    scheduler.add_job(_guarded(node.announcer.publish, "announce"), "date", run_date=datetime.now(UTC))
+    return scheduler
+
+
+def _guarded(work: Callable[[], Awaitable[object]], name: str) -> Callable[[], Awaitable[None]]:
+    """The job with its failures in the log; anything unforeseen is logged by the scheduler with its trace."""
+
+    async def run() -> None:
+        try:
+            await work()
+        except UpstreamError as error:
+            log.warning("%s: %s", name, error)
+        except (NodeFault, ClientError, RelaysError) as error:
+            log.error("%s: %s", name, error)
+
+    return run

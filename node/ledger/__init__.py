@@ -1,0 +1,1 @@
+"""The books: accounts, holds and transfers. The sole committer of money."""

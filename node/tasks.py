@@ -1,0 +1,38 @@
+"""Background tasks with an owner: kept until they end, and heard when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Tasks:
+    """The tasks of one node that must end even when nobody waits for them any more."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run `work` as a task that is neither lost nor silent."""
+        task = asyncio.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def drain(self, deadline_s: float) -> int:
+        """Wait for what runs; returns how many did not end in time."""
+        if not self._running:
+            return 0
+        _, late = await asyncio.wait(self._running, timeout=deadline_s)
+        return len(late)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background task %s failed: %r", task.get_name(), error)

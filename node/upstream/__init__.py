@@ -1,0 +1,1 @@
+"""The servers that run the models. One file per kind of upstream."""
