@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -23,10 +23,38 @@ List = Annotated[tuple[str, ...], NoDecode]
 """Written with commas."""
 
 
-class Settings(BaseSettings):
-    """One node's settings."""
+class StorageSettings(BaseSettings):
+    """Where the ledger, the wallet and the key lie: all that tools beside a running node need."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    data_dir: Path = Field(DEFAULT_DATA_DIR, description="Folder for the ledger, the wallet and the key")
+    database_url: str = Field("", description="Ledger, as sqlite:///PATH; without it DATA_DIR/ledger.db")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _folder(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "sqlite+aiosqlite:///")):
+            raise ValueError("expected sqlite:///PATH (other databases are not built yet)")
+        return value
+
+    @property
+    def ledger_path(self) -> Path:
+        _, separator, path = self.database_url.partition(":///")
+        return Path(path).expanduser() if separator else self.data_dir / "ledger.db"
+
+    @property
+    def wallet_path(self) -> Path:
+        return self.data_dir / "wallet.db"
+
+
+class Settings(StorageSettings):
+    """One node's settings."""
 
     # The model's server
     upstream_base_url: str = Field(
@@ -76,9 +104,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
 
-    # Storage and limits
-    data_dir: Path = Field(DEFAULT_DATA_DIR, description="Folder for the ledger, the wallet and the key")
-    database_url: str = Field("", description="Ledger, as sqlite:///PATH; without it DATA_DIR/ledger.db")
+    # Limits, and what is to come
     max_body_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Larger requests are refused")
     admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
@@ -124,24 +150,12 @@ class Settings(BaseSettings):
             raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
         return value.upper()
 
-    @field_validator("database_url")
-    @classmethod
-    def _database(cls, value: str) -> str:
-        if value and not value.startswith(("sqlite:///", "sqlite+aiosqlite:///")):
-            raise ValueError("expected sqlite:///PATH (other databases are not built yet)")
-        return value
-
-    @field_validator("data_dir", "models_path")
-    @classmethod
-    def _home(cls, value: Path | None) -> Path | None:
-        return value.expanduser() if value is not None else None
-
     @field_validator("models_path")
     @classmethod
     def _models(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
+        if value is not None and not value.expanduser().is_file():
             raise ValueError(f"there is no file {value}")
-        return value
+        return None if value is None else value.expanduser()
 
     @model_validator(mode="after")
     def _priced(self) -> Settings:
@@ -161,15 +175,6 @@ class Settings(BaseSettings):
             raise ValueError("HTTP_URL or ONION_URL: missing: RELAYS is set, and an announcement needs a URL to reach")
         return self
 
-    @property
-    def ledger_path(self) -> Path:
-        _, separator, path = self.database_url.partition(":///")
-        return Path(path).expanduser() if separator else self.data_dir / "ledger.db"
-
-    @property
-    def wallet_path(self) -> Path:
-        return self.data_dir / "wallet.db"
-
     def signer(self) -> Signer:
         """The node's key: the setting, or the one kept in the data folder, made when there is none."""
         if secret := self.nsec.get_secret_value():
@@ -185,12 +190,15 @@ class Settings(BaseSettings):
             raise BadSettings([f"NSEC: the file {path} does not hold a key"]) from error
 
 
-def load_settings(env_file: Path | None = None, **overrides: Any) -> Settings:
+S = TypeVar("S", bound=StorageSettings)
+
+
+def load_settings(kind: type[S], env_file: Path | None = None, **overrides: Any) -> S:
     """The settings from the environment, over those of `env_file`. Raises BadSettings with one line per problem."""
     if env_file is not None and not env_file.is_file():
         raise BadSettings([f"there is no settings file {env_file}"])
     try:
-        return Settings(**{"_env_file": env_file, **overrides})
+        return kind(**{"_env_file": env_file, **overrides})
     except ValidationError as error:
         raise BadSettings([_line(detail) for detail in error.errors(include_input=False)]) from error
 

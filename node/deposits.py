@@ -187,7 +187,7 @@ def refusal_for(error: WalletError) -> Refusal:
             return Refusal(
                 503,
                 payment.MINT_UNAVAILABLE,
-                "the mint of this token does not answer: send the same token again later; it is credited once, or stays yours",
+                "the mint of this token does not answer: send the same token again later; it is credited once",
                 headers={"retry-after": "10"},
             )
         case _:

@@ -47,6 +47,10 @@ class MintKeys:
         """Input fee of every keyset, per thousand coins."""
         return {keyset.id: keyset.input_fee_ppk for keyset in self._keysets.values()}
 
+    def most_fee_ppk(self, unit: str) -> int:
+        """The highest input fee among the unit's keysets."""
+        return max((keyset.input_fee_ppk for keyset in self._keysets.values() if keyset.unit == unit), default=0)
+
     def knows(self, token: Token) -> bool:
         """Whether every coin's keyset is known."""
         return all(self._full_id(proof.id) is not None for proof in token.proofs)

@@ -108,6 +108,12 @@ def keysets(conn: sqlite3.Connection, mint: str) -> list[Keyset]:
     ]
 
 
+def move_mint(conn: sqlite3.Connection, old: str, new: str) -> None:
+    """Everything of one mint is another's: the same mint under a new URL."""
+    for table in ("keysets", "coins", "operations"):
+        conn.execute(f"UPDATE {table} SET mint = ? WHERE mint = ?", (new, old))
+
+
 def take_counters(conn: sqlite3.Connection, keyset_id: str, count: int) -> int:
     """Reserve `count` counters of a keyset for ever; returns the first."""
     row = conn.execute(

@@ -42,6 +42,9 @@ from router_client.storage import Database
 
 log = logging.getLogger(__name__)
 
+MOST_COINS = 128
+"""No sensible swap gives up more coins than this."""
+
 
 class Received(msgspec.Struct, frozen=True):
     """A token that is now ours: what is left of it after the mint's fee."""
@@ -58,6 +61,13 @@ class Sent(msgspec.Struct, frozen=True):
     token: str
     amount_msat: Msat
     fee_msat: Msat
+
+
+class TokenFees(msgspec.Struct, frozen=True):
+    """What a token's mint takes for swapping it, and the most it can take for a swap of as many coins as make sense."""
+
+    this_msat: Msat
+    most_msat: Msat
 
 
 class Invoice(msgspec.Struct, frozen=True):
@@ -100,6 +110,11 @@ class Wallet:
     def balance_msat(self) -> Msat:
         """All spendable coins together."""
         return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))
+
+    async def move_mint(self, old_url: str, new_url: str) -> None:
+        """A mint has moved to another URL: its keysets, coins and open operations are the new URL's."""
+        await self._db.run(lambda conn: store.move_mint(conn, old_url, new_url))
+        self._keyring.forget(old_url)
 
     # receive ---------------------------------------------------------------------------------------------------------
 
@@ -170,6 +185,15 @@ class Wallet:
             return operation
 
         return await self._db.run(begin)
+
+    async def fees(self, token: str) -> TokenFees:
+        """The swap fees of a token's mint. Raises what `receive` does."""
+        decoded = decode(token)
+        _, fees_ppk = await self._keyring.resolve(decoded)
+        most_ppk = (await self._keyring.mint(decoded.mint)).most_fee_ppk(decoded.unit)
+        return TokenFees(
+            to_msat(swap_fee(fees_ppk), decoded.unit), to_msat(swap_fee([most_ppk] * MOST_COINS), decoded.unit)
+        )
 
     async def reclaim(self, operation_id: str) -> Received:
         """Take back a token that was sent and not redeemed. Raises TokenSpent when it was."""

@@ -1,0 +1,295 @@
+"""`satroute ask`, `nodes` and `wallet`: the router client on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import httpx
+import msgspec
+from rich.table import Table
+
+from node.cli.console import CommandFailed, err, escaped, note, out, print_json
+from node.localnet.network import read_state
+from relays.money import MSAT_PER_SAT, from_sat, in_sats
+from relays.pricing import TOKENS_PER_PRICE
+from router_client.client import Answer, RouterClient
+from router_client.discovery import Provider
+from router_client.ecash.wallet import Wallet
+
+T = TypeVar("T")
+
+ROOT = Path("~/.satroute").expanduser()
+POLL_S = 1.0
+INVOICE_WAIT_S = 900
+
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SATROUTE_DATA",
+    help="Folder of the wallet, or of a running `satroute up`.",
+)
+_relays = click.option(
+    "--relay", "relays", multiple=True, envvar="SATROUTE_RELAYS", help="Nostr relay; may be given several times."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a buyer's wallet lies, and which relays and mint it starts from."""
+
+    folder: Path
+    relays: tuple[str, ...]
+    mint_url: str | None
+
+
+def place(data: Path | None, relays: tuple[str, ...] = ()) -> Place:
+    """What was named; else the network that `satroute up` runs on this machine; else the user's own folder."""
+    local = data if data is not None else ROOT / "local"
+    state = read_state(local)
+    if state is not None and state.running and not relays:
+        return Place(local / "client", (state.relay_url,), state.mint_url)
+    return Place(data if data is not None else ROOT / "client", relays, None)
+
+
+@click.command(epilog='Example: satroute ask "What is 2+2?" --max-tokens 50')
+@click.argument("question")
+@click.option("--model", default="auto", show_default=True, help="A model's name, or auto.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+@click.option("--max-sats", type=click.IntRange(min=1), help="Refuse to risk more than this on one request.")
+@_data
+@_relays
+@_json
+def ask(
+    question: str,
+    model: str,
+    max_tokens: int,
+    max_sats: int | None,
+    data: Path | None,
+    relays: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Buy one answer: find the best node, pay it, stream the answer, verify its receipt."""
+    body = {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": question}]}
+
+    async def work(client: RouterClient) -> Answer:
+        await client.recover()
+        limit_msat = None if max_sats is None else from_sat(max_sats)
+        show = None if as_json else lambda text: click.echo(text, nl=False)
+        return await client.chat(body, on_text=show, max_cost_msat=limit_msat)
+
+    answer = _with_client(data, relays, work)
+    if as_json:
+        print_json(answer_json(answer))
+    else:
+        click.echo()
+        state = "[green]receipt verified[/]" if answer.verified else f"[red]receipt not verified: {answer.problem}[/]"
+        note(
+            f"[dim]{escaped(answer.model)} at {escaped(answer.node_name)} · {answer.usage.prompt_tokens} + "
+            f"{answer.usage.completion_tokens} tokens · {in_sats(answer.cost_msat)} · [/]{state}"
+        )
+    if not answer.verified:
+        raise CommandFailed(f"the receipt does not verify: {answer.problem}")
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """An answer for programs."""
+    return {
+        "request_id": answer.request_id,
+        "node": answer.node,
+        "model": answer.model,
+        "tier": answer.tier,
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens,
+        "cost_msat": answer.cost_msat,
+        "saved_msat": answer.saved_msat,
+        "verified": answer.verified,
+        "text": answer.text,
+    }
+
+
+@click.command(epilog="Example: satroute nodes --relay wss://relay.example.com")
+@_data
+@_relays
+@_json
+def nodes(data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
+    """The announced nodes with their models and prices."""
+
+    async def work(client: RouterClient) -> tuple[Provider, ...]:
+        providers = await client.directory.providers()
+        for failure in client.directory.failures.values():
+            note(f"[yellow]note:[/] {escaped(failure)}")
+        return providers
+
+    providers = _with_client(data, relays, work)
+    if as_json:
+        print_json({"nodes": [_provider_json(provider) for provider in providers]})
+        return
+    out.print(nodes_table(providers) if providers else "no node is announced on these relays")
+
+
+def nodes_table(providers: tuple[Provider, ...]) -> Table:
+    """Nodes and prices for people: msat per 1,000 tokens."""
+    table = Table("node", "npub", "url", "model", "msat/1k in", "msat/1k out", "msat/request", "alive")
+    for provider in providers:
+        announcement = provider.announcement
+        for offer in announcement.models or (None,):
+            price = None if offer is None else offer.price
+            table.add_row(
+                escaped(announcement.name),
+                f"{provider.npub[:12]}…",
+                escaped(provider.url or announcement.urls[0]),
+                "?" if offer is None else escaped(offer.id),
+                "?" if price is None else _per_1k(price.prompt_msat_per_mtok),
+                "?" if price is None else _per_1k(price.completion_msat_per_mtok),
+                "?" if price is None else str(price.request_msat),
+                "[green]yes[/]" if provider.url else "[red]no[/]",
+            )
+    return table
+
+
+@click.group()
+def wallet() -> None:
+    """The buyer's ecash wallet."""
+
+
+@wallet.command(epilog="Example: satroute wallet balance --json")
+@_data
+@_json
+def balance(data: Path | None, as_json: bool) -> None:
+    """What the wallet holds, by mint."""
+
+    async def work(opened: Wallet) -> dict[tuple[str, str], int]:
+        return opened.balances()
+
+    balances = _with_wallet(place(data).folder, work)
+    if as_json:
+        rows = [{"mint": mint, "unit": unit, "amount": amount} for (mint, unit), amount in balances.items()]
+        print_json({"coins": rows})
+        return
+    for (mint, unit), amount in balances.items():
+        out.print(f"{amount} {unit} at {escaped(mint)}")
+    if not balances:
+        out.print("the wallet is empty; `satroute wallet fund --sats 1000 --mint URL` fills it")
+
+
+@wallet.command(epilog="Example: satroute wallet fund --sats 1000 --mint https://mint.example.com")
+@click.option("--sats", type=click.IntRange(min=1), required=True)
+@click.option("--mint", "mint_url", help="Mint to keep the money at; a local network's is known.")
+@_data
+def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
+    """Fill the wallet over Lightning: prints an invoice and waits for it to be paid."""
+    where = place(data)
+    mint = (mint_url or where.mint_url or "").rstrip("/")
+    if not mint:
+        raise click.UsageError("name a mint with --mint")
+
+    async def work(opened: Wallet) -> int:
+        operation = f"fund:{time.time_ns()}"
+        invoice = await opened.invoice(sats, mint, "sat", operation)
+        note("pay this Lightning invoice:")
+        click.echo(invoice.bolt11)
+        with err.status("waiting for the payment"):
+            until = time.monotonic() + INVOICE_WAIT_S
+            while await opened.claim(operation) is None:
+                if time.monotonic() > until:
+                    raise CommandFailed(
+                        "not paid yet; once it is, the next `satroute wallet recover` fetches the money"
+                    )
+                await asyncio.sleep(POLL_S)
+        return opened.balance_msat()
+
+    note(f"the wallet holds {in_sats(_with_wallet(where.folder, work))}")
+
+
+@wallet.command(epilog="Example: satroute wallet receive < token.txt")
+@_data
+def receive(data: Path | None) -> None:
+    """Take in a Cashu token from standard input."""
+    token = click.get_text_stream("stdin").read().strip()
+
+    async def work(opened: Wallet) -> str:
+        received = await opened.receive(token, f"receive:{time.time_ns()}")
+        return f"{in_sats(received.amount_msat)} received, the mint took {in_sats(received.fee_msat)}"
+
+    note(_with_wallet(place(data).folder, work))
+
+
+@wallet.command(epilog="Example: satroute wallet send --sats 100 --mint https://mint.example.com")
+@click.option("--sats", type=click.IntRange(min=1), required=True)
+@click.option("--mint", "mint_url", help="Whose coins; needed when there are several mints.")
+@_data
+def send(sats: int, mint_url: str | None, data: Path | None) -> None:
+    """Take money out as a Cashu token, on standard output."""
+
+    async def work(opened: Wallet) -> str:
+        fitting = [
+            (mint, unit, sats * (MSAT_PER_SAT if unit == "msat" else 1))
+            for (mint, unit), amount in opened.balances().items()
+            if mint_url in (None, mint) and amount >= sats * (MSAT_PER_SAT if unit == "msat" else 1)
+        ]
+        if not fitting:
+            raise CommandFailed(f"no mint holds {sats} sats of this wallet's")
+        mint, unit, amount = fitting[0]
+        return (await opened.send(amount, mint, unit, f"send:{time.time_ns()}")).token
+
+    click.echo(_with_wallet(place(data).folder, work))
+
+
+@wallet.command(epilog="Example: satroute wallet recover")
+@_data
+@_relays
+def recover(data: Path | None, relays: tuple[str, ...]) -> None:
+    """Fetch what interrupted requests and unclaimed invoices left at nodes and mints."""
+
+    async def work(client: RouterClient) -> str:
+        back_msat = await client.recover()
+        return f"{in_sats(back_msat)} came back from nodes; the wallet holds {in_sats(client.wallet.balance_msat())}"
+
+    where = place(data, relays)
+    note(asyncio.run(_run_client(where.folder, where.relays, work)))
+
+
+def _with_client(data: Path | None, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
+    where = place(data, relays)
+    if not where.relays:
+        raise CommandFailed("no relay: name one with --relay or SATROUTE_RELAYS, or start a local network: satroute up")
+    return asyncio.run(_run_client(where.folder, where.relays, work))
+
+
+async def _run_client(folder: Path, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
+    async with RouterClient.open(relays, folder) as client:
+        return await work(client)
+
+
+def _with_wallet(folder: Path, work: Callable[[Wallet], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with httpx.AsyncClient() as http:
+            opened = await Wallet.open(folder / "wallet.db", http)
+            try:
+                return await work(opened)
+            finally:
+                opened.close()
+
+    return asyncio.run(run())
+
+
+def _provider_json(provider: Provider) -> dict[str, Any]:
+    announcement = provider.announcement
+    return {
+        "name": announcement.name,
+        "npub": provider.npub,
+        "urls": announcement.urls,
+        "mints": announcement.mints,
+        "alive": provider.url is not None,
+        "models": msgspec.to_builtins(announcement.models),
+    }
+
+
+def _per_1k(msat_per_mtok: int) -> str:
+    whole, rest = divmod(msat_per_mtok * 1000, TOKENS_PER_PRICE)
+    return f"{whole:,}" if rest == 0 else f"{msat_per_mtok * 1000 / TOKENS_PER_PRICE:,.3f}"

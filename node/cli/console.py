@@ -1,0 +1,66 @@
+"""What a person at the terminal sees. Results go to stdout; progress, notes and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class CommandFailed(click.ClickException):
+    """One line on stderr and exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.splitlines():
+            err.print(f"[bold red]error:[/] {escaped(line)}", soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """A remark on stderr."""
+    err.print(text, soft_wrap=True)
+
+
+@contextmanager
+def steps(title: str, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """A progress bar over named steps; a line each where there is no terminal. Call the yielded function when one is done."""
+    started = time.monotonic()
+    if not err.is_terminal:
+        yield lambda name: note(f"{name} ready ({time.monotonic() - started:.1f} s)")
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        waiting = list(names)
+        bar = progress.add_task(f"{title}: {waiting[0]}", total=len(names))
+
+        def done(name: str) -> None:
+            if name in waiting:
+                waiting.remove(name)
+            progress.update(bar, advance=1, description=f"{title}: {waiting[0] if waiting else 'ready'}")
+
+        yield done
+
+
+def escaped(text: str) -> str:
+    """Text that is not ours, without effect as markup."""
+    return escape(text)

@@ -1,0 +1,230 @@
+"""`satroute up` and `satroute demo`: a paid network of real parts on this machine, with play money."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.panel import Panel
+from rich.table import Table
+
+from node.cli.buyer import ROOT, answer_json
+from node.cli.console import CommandFailed, err, escaped, note, out, print_json, steps
+from node.localnet.model import MODEL_ID
+from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
+from relays.announcement import Announcement
+from relays.event import npub
+from relays.money import in_sats
+from router_client.client import Answer, RouterClient
+
+POLL_S = 0.3
+CLIENT_SATS = 1000
+PLAY_MONEY = "This is play money: the mint's Lightning side is simulated, its sats are worth nothing."
+
+_data = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Folder that all state lies in.")
+_fresh = click.option("--fresh", is_flag=True, help="Forget what earlier runs left in that folder.")
+
+TASKS: tuple[dict[str, Any], ...] = (
+    {"max_tokens": 40, "messages": [{"role": "user", "content": "What is 2+2? Answer in one sentence."}]},
+    {
+        "max_tokens": 160,
+        "messages": [
+            {
+                "role": "user",
+                "content": "Summarise this for a newspaper, in three sentences: "
+                + "Lighthouses were built where ships were lost. Their keepers burned wood, then oil, and later "
+                "gas, and wrote down every ship, storm and bird that passed. When lamps became electric, the keepers "
+                "were sent home one by one, and a small box with a clock did their work. Some towers fell into the "
+                "sea. Others were bought by people who had never seen a storm, and who now sell tea in rooms where "
+                "somebody once stayed awake for forty years so that strangers would not drown. " * 2,
+            }
+        ],
+    },
+    {
+        "max_tokens": 400,
+        "messages": [{"role": "user", "content": "Write a short story about a lighthouse keeper who finds a letter."}],
+    },
+)
+
+
+@click.command(epilog="Example: satroute up --data ./network --fresh")
+@_data
+@_fresh
+def up(data: Path | None, fresh: bool) -> None:
+    """Start a mint, a relay, a model and two nodes here; show how to use them; stop everything at Ctrl-C."""
+    folder = (data or ROOT / "local").absolute()
+    with _stopped_by_signals(), _network(folder, fresh=fresh) as (network, announcements):
+        key = asyncio.run(network.funded_key(network.nodes[0]))
+        asyncio.run(_fund_client(network))
+        out.print(_panel(network, announcements, key))
+        _watch(network)
+
+
+@click.command(epilog="Example: satroute demo --json | python -m json.tool")
+@_data
+@_fresh
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def demo(data: Path | None, fresh: bool, as_json: bool) -> None:
+    """Start the network, buy three answers as a stranger would who knows only the relay, and stop."""
+    with _stopped_by_signals(), tempfile.TemporaryDirectory(prefix="satroute-demo-") as temporary:
+        folder = Path(temporary) if data is None else data.absolute()
+        with _network(folder, fresh=fresh) as (network, announcements):
+            answers, spent_msat = asyncio.run(_story(network, quiet=as_json))
+    result = {
+        "receipts": [_receipt_json(answer) for answer in answers],
+        "wallet_spent_msat": spent_msat,
+        "nodes": len(announcements),
+    }
+    if as_json:
+        print_json(result)
+    else:
+        out.print(_answers_table(answers))
+        total_msat = sum(answer.cost_msat for answer in answers)
+        out.print(f"receipts: {in_sats(total_msat)} · the wallet spent {in_sats(spent_msat)} · {PLAY_MONEY}")
+    if problems := [answer.problem for answer in answers if not answer.verified]:
+        raise CommandFailed(f"a receipt does not verify: {problems[0]}")
+
+
+async def _story(network: LocalNetwork, *, quiet: bool) -> tuple[list[Answer], int]:
+    """Three tasks, bought with an own wallet; returns the answers and what the wallet has less."""
+    answers = []
+    async with RouterClient.open([network.relay_url], network.client_folder) as client:
+        await fund(client.wallet, network.mint_url, CLIENT_SATS)
+        before_msat = client.wallet.balance_msat()
+        for number, task in enumerate(TASKS, start=1):
+            question = str(task["messages"][-1]["content"])
+            note(f"[bold]task {number}:[/] {escaped(question[:90])}{'…' if len(question) > 90 else ''}")
+            show = None if quiet else lambda text: out.print(escaped(text), end="", soft_wrap=True)
+            answers.append(await client.chat(task, on_text=show))
+            if not quiet:
+                out.print("\n")
+        if client.payments.open_count():
+            await client.recover()
+        return answers, before_msat - client.wallet.balance_msat()
+
+
+@contextmanager
+def _network(folder: Path, *, fresh: bool) -> Iterator[tuple[LocalNetwork, tuple[Announcement, ...]]]:
+    """The network, up and announced, with a progress bar on the way."""
+    logging.basicConfig(level=logging.WARNING)
+    started = time.monotonic()
+    with steps("starting", STEPS) as done, local_network(folder, fresh=fresh, done=done) as network:
+        announcements = asyncio.run(network.announcements())
+        done("announcements")
+        if err.is_terminal:
+            note(f"[green]network up[/] in {time.monotonic() - started:.1f} s; state and logs in {folder}")
+        yield network, announcements
+
+
+async def _fund_client(network: LocalNetwork) -> None:
+    """Some money for `satroute ask` on this network, the first time."""
+    async with RouterClient.open([], network.client_folder) as client:
+        if client.wallet.balance_msat() == 0:
+            await fund(client.wallet, network.mint_url, CLIENT_SATS)
+
+
+def _watch(network: LocalNetwork) -> None:
+    """Until Ctrl-C; a part that ends by itself is reported once, the others go on."""
+    reported: set[str] = set()
+    while True:
+        for child in network.crashed():
+            if child.name not in reported:
+                reported.add(child.name)
+                note(
+                    f"[bold red]the {escaped(child.name)} ended[/] with code {child.exit_code()}; its log {child.log} "
+                    f"ends:\n{escaped(child.last_words())}\nCtrl-C stops the rest."
+                )
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop everything as Ctrl-C does; a second signal does not cut the stopping short."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("stopped")
+        raise click.exceptions.Exit(0) from None
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _panel(network: LocalNetwork, announcements: tuple[Announcement, ...], key: str) -> Panel:
+    first = network.nodes[0]
+    lines = [f"[bold yellow]{PLAY_MONEY}[/]", ""]
+    for announcement in announcements:
+        lines.append(f"[bold]{escaped(announcement.name)}[/]  {announcement.urls[0]}/v1  {npub(announcement.pubkey)}")
+        for offer in announcement.models or ():
+            price = offer.price
+            lines.append(
+                f"  {offer.id}: {in_sats(price.prompt_msat_per_mtok // 1000)} in, "
+                f"{in_sats(price.completion_msat_per_mtok // 1000)} out per 1k tokens, "
+                f"{in_sats(price.request_msat)} per request"
+            )
+    lines += [
+        "",
+        f"mint   {network.mint_url}",
+        f"relay  {network.relay_url}",
+        f"[bold]key[/]    {key}  ({KEY_SATS} sat at {first.name}, paid with ecash)",
+        "",
+        "[bold]curl[/]",
+        f"  curl {first.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\",
+        "    -H 'Content-Type: application/json' \\",
+        f'    -d \'{{"model":"{MODEL_ID}","messages":\\[{{"role":"user","content":"Hello"}}]}}\'',
+        "",
+        "[bold]OpenAI SDK[/]",
+        "  from openai import OpenAI",
+        f'  client = OpenAI(base_url="{first.url}/v1", api_key="{key}")',
+        f'  chat = client.chat.completions.create(model="{MODEL_ID}",',
+        '      messages=\\[{"role": "user", "content": "Hello"}])',
+        "  print(chat.choices\\[0].message.content)",
+        "",
+        "[bold]Router client[/], in another terminal",
+        f"  uv run satroute nodes{_data_option(network)}",
+        f'  uv run satroute ask "What is 2+2?"{_data_option(network)}',
+        "",
+        "Ctrl-C stops everything.",
+    ]
+    return Panel("\n".join(lines), title="satroute: a paid AI network on this machine", expand=False)
+
+
+def _data_option(network: LocalNetwork) -> str:
+    return "" if network.folder == ROOT / "local" else f" --data {network.folder}"
+
+
+def _answers_table(answers: list[Answer]) -> Table:
+    table = Table("task", "node", "model", "tier", "tokens", "cost", "saved", "receipt", title="three tasks")
+    for number, answer in enumerate(answers, start=1):
+        table.add_row(
+            str(number),
+            escaped(answer.node_name),
+            escaped(answer.model),
+            answer.tier,
+            f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens}",
+            in_sats(answer.cost_msat),
+            in_sats(answer.saved_msat),
+            "[green]verified[/]" if answer.verified else f"[red]{escaped(str(answer.problem))}[/]",
+        )
+    return table
+
+
+def _receipt_json(answer: Answer) -> dict[str, Any]:
+    return {name: value for name, value in answer_json(answer).items() if name != "text"}

@@ -1,0 +1,292 @@
+"""The router client: judge the task, choose a node, pay, stream, settle, verify; fail over before the first byte.
+
+async with RouterClient.open(relays, folder) as client:
+    answer = await client.chat({"messages": [{"role": "user", "content": "What is 2+2?"}]})
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from relays import receipt as receipts
+from relays.errors import InvalidEvent
+from relays.event import Event, parse_event
+from relays.money import Msat
+from relays.payment import REQUEST_ID_HEADER
+from relays.pool import RelayPool
+from relays.pricing import Usage, cost
+from relays.receipt import Receipt
+from router_client.complexity import Task, Tier, assess
+from router_client.discovery import Directory
+from router_client.ecash.wallet import Wallet
+from router_client.errors import NodeError, NodeRefused, NodeUnavailable, NoProvider, WalletError
+from router_client.nodeapi import STREAM_TIMEOUT, error_of, headers
+from router_client.payments import Paid, Payments, Settled
+from router_client.selection import Candidate, Choice, Purse, choose
+
+log = logging.getLogger(__name__)
+
+RETRY_ELSEWHERE: Final = (401, 402, 403, 404, 409, 429)
+"""Answers of a node that say nothing against the request itself."""
+
+OnText = Callable[[str], None]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, what it cost, and whether the node's receipt for it holds."""
+
+    text: str
+    request_id: str
+    node: str
+    """The node's npub."""
+    node_name: str
+    model: str
+    tier: Tier
+    usage: Usage
+    cost_msat: Msat
+    saved_msat: Msat
+    """Against the dearest node that could have served, at its announced price for the same usage."""
+    verified: bool
+    problem: str | None
+    """Why it is not verified."""
+    receipt: Receipt | None
+    receipt_event: Event | None
+    settled: bool
+    """False when the change is still at the node; `RouterClient.recover` fetches it."""
+
+
+class RouterClient:
+    """Buys chat completions from announced nodes with the ecash in its wallet."""
+
+    def __init__(self, directory: Directory, wallet: Wallet, payments: Payments, http: httpx.AsyncClient) -> None:
+        self.directory = directory
+        self.wallet = wallet
+        self.payments = payments
+        self._http = http
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, relays: Iterable[str], folder: Path) -> AsyncIterator[RouterClient]:
+        """A client on these relays with its wallet in `folder`."""
+        async with httpx.AsyncClient() as http, RelayPool(relays) as pool:
+            wallet = await Wallet.open(folder / "wallet.db", http)
+            payments = await Payments.open(folder / "payments.db", wallet, http)
+            try:
+                yield cls(Directory(pool, http), wallet, payments, http)
+            finally:
+                payments.close()
+                wallet.close()
+
+    async def choice(self, body: dict[str, Any], *, max_cost_msat: int | None = None) -> tuple[Task, Choice]:
+        """How the task is judged and which nodes would serve it, best first. Pays nothing."""
+        task = assess(body)
+        providers = await self.directory.providers()
+        return task, choose(body, task, providers, self._purses(), max_cost_msat=max_cost_msat)
+
+    async def chat(
+        self, body: dict[str, Any], *, on_text: OnText | None = None, max_cost_msat: int | None = None
+    ) -> Answer:
+        """Send a chat completion request to the best node, streaming; `on_text` gets the text as it comes.
+
+        A node that fails before its first byte is paid nothing, and the next best is tried. Raises NoProvider when none
+        is left, NodeRefused when the request itself is refused, NodeError when a stream breaks off.
+        """
+        task, choice = await self.choice(body, max_cost_msat=max_cost_msat)
+        reasons = dict(choice.rejected)
+        for candidate in choice.candidates:
+            label = candidate.provider.announcement.name or candidate.provider.npub[:16]
+            try:
+                return await self._buy(body, task, candidate, choice.candidates, on_text)
+            except NodeUnavailable as error:
+                self.directory.forget(candidate.provider.announcement.pubkey)
+                reasons[label] = str(error)
+            except NodeRefused as error:
+                if error.status not in RETRY_ELSEWHERE:
+                    raise
+                reasons[label] = str(error)
+        raise NoProvider(_why(reasons, self.directory.failures))
+
+    async def recover(self) -> Msat:
+        """Fetch what earlier runs left at nodes and mints; returns what came back."""
+        return await self.payments.recover()
+
+    def _purses(self) -> list[Purse]:
+        return [Purse(mint, unit, amount) for (mint, unit), amount in self.wallet.balances().items()]
+
+    async def _buy(
+        self,
+        body: dict[str, Any],
+        task: Task,
+        candidate: Candidate,
+        all_candidates: tuple[Candidate, ...],
+        on_text: OnText | None,
+    ) -> Answer:
+        paid = await self.payments.pay(candidate.url, candidate.purse.mint, candidate.purse.unit, candidate.hold_msat)
+        stream = _Stream(on_text)
+        request = {**body, "model": candidate.offer.id, "stream": True, "stream_options": {"include_usage": True}}
+        try:
+            await self._run(candidate.url, request, paid.token, stream)
+        except NodeError:
+            await self._take_back(paid)
+            raise
+        receipt, problem = _verify(stream, candidate)
+        settled = await self._settle(paid)
+        usage = receipt.usage if receipt is not None else stream.usage or Usage(0, 0)
+        change_msat = settled.change_msat if settled is not None else 0
+        cost_msat = receipt.cost_msat if receipt is not None else paid.credit_msat - change_msat
+        if settled is not None and receipt is not None:
+            problem = problem or _short_change(paid, settled, receipt.cost_msat)
+        dearest_msat = max(cost(usage, other.offer.price) for other in all_candidates)
+        return Answer(
+            text="".join(stream.texts),
+            request_id=stream.request_id,
+            node=candidate.provider.npub,
+            node_name=candidate.provider.announcement.name,
+            model=candidate.offer.id,
+            tier=task.tier,
+            usage=usage,
+            cost_msat=Msat(cost_msat),
+            saved_msat=Msat(max(0, dearest_msat - cost_msat)),
+            verified=problem is None,
+            problem=problem,
+            receipt=receipt,
+            receipt_event=stream.receipt,
+            settled=settled is not None,
+        )
+
+    async def _run(self, url: str, request: dict[str, Any], token: str, stream: _Stream) -> None:
+        """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeError for a broken stream."""
+        try:
+            async with self._http.stream(
+                "POST",
+                f"{url}/v1/chat/completions",
+                content=msgspec.json.encode(request),
+                headers=headers(token),
+                timeout=STREAM_TIMEOUT,
+            ) as reply:
+                if not reply.is_success:
+                    raise error_of(reply.status_code, await reply.aread())
+                stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
+                async for line in reply.aiter_lines():
+                    stream.take(line)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if stream.texts:
+                raise NodeError(f"{url} broke off after {len(stream.texts)} pieces of its answer") from error
+            raise NodeUnavailable(f"{url} did not answer") from error
+        if stream.error is not None:
+            raise NodeError(f"{url}: {stream.error}")
+
+    async def _settle(self, paid: Paid) -> Settled | None:
+        """Fetch the change; None when that must wait for `recover`. The answer is not lost for it."""
+        try:
+            return await self.payments.settle(paid)
+        except (NodeError, WalletError) as error:
+            log.warning("the change of %s is still out: %s", paid.id, error)
+            return None
+
+    async def _take_back(self, paid: Paid) -> None:
+        try:
+            await self.payments.take_back(paid)
+        except (NodeError, WalletError) as error:
+            log.warning("the money of %s is still out: %s", paid.id, error)
+
+
+class _Stream:
+    """What a node streams: text to pass on, its own usage, and the receipt in an SSE comment."""
+
+    def __init__(self, on_text: OnText | None) -> None:
+        self._on_text = on_text
+        self.request_id = ""
+        self.texts: list[str] = []
+        self.usage: Usage | None = None
+        self.receipt: Event | None = None
+        self.error: str | None = None
+
+    def take(self, line: str) -> None:
+        if line.startswith(receipts.SSE_PREFIX):
+            try:
+                self.receipt = parse_event(line.removeprefix(receipts.SSE_PREFIX))
+            except InvalidEvent as error:
+                log.warning("the receipt cannot be read: %s", error)
+        elif line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
+            self._take_data(data)
+
+    def _take_data(self, data: str) -> None:
+        try:
+            chunk = msgspec.json.decode(data, type=_Chunk)
+        except msgspec.MsgspecError:
+            return
+        if chunk.error is not None:
+            self.error = str(chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error)
+        if chunk.usage is not None:
+            self.usage = Usage(max(0, chunk.usage.prompt_tokens), max(0, chunk.usage.completion_tokens))
+        for choice in chunk.choices:
+            if choice.delta is not None and choice.delta.content:
+                self.texts.append(choice.delta.content)
+                if self._on_text is not None:
+                    self._on_text(choice.delta.content)
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _ChunkChoice(msgspec.Struct):
+    delta: _Delta | None = None
+
+
+class _ChunkUsage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_ChunkChoice] = []
+    usage: _ChunkUsage | None = None
+    error: Any = None
+
+
+def _verify(stream: _Stream, candidate: Candidate) -> tuple[Receipt | None, str | None]:
+    """The receipt, and what is wrong with it. The usage must also be the one that the stream itself told."""
+    if stream.receipt is None:
+        return None, "the node gave no receipt"
+    try:
+        receipt = receipts.verify(
+            stream.receipt,
+            pubkey=candidate.provider.announcement.pubkey,
+            request_id=stream.request_id,
+            model=candidate.offer.id,
+            price=candidate.offer.price,
+            hold_msat=candidate.hold_msat,
+        )
+    except InvalidEvent as error:
+        return None, str(error)
+    if receipt.metered == "upstream" and stream.usage is not None and receipt.usage != stream.usage:
+        return receipt, f"the receipt says {receipt.usage}, the stream said {stream.usage}"
+    return receipt, None
+
+
+def _short_change(paid: Paid, settled: Settled, cost_msat: int) -> str | None:
+    """Whether the node gave back what was paid, less cost and mint fees, up to a coin too small to give."""
+    missing_msat = paid.credit_msat - cost_msat - settled.node_fee_msat - settled.fee_msat - settled.change_msat
+    if settled.node_fee_msat > paid.most_fee_msat:
+        return f"the node deducted {settled.node_fee_msat} msat as a mint fee, which cannot be"
+    if missing_msat >= paid.smallest_coin_msat:
+        return f"the node kept {missing_msat} msat of the change"
+    return None
+
+
+def _why(reasons: dict[str, str], relay_failures: dict[str, str]) -> str:
+    """One line for people."""
+    if reasons:
+        return "no node can serve this: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if relay_failures:
+        return "no node was found: " + "; ".join(relay_failures.values())
+    return "no node is announced on these relays"

@@ -1,0 +1,162 @@
+"""Prepaid calls: a token to the node before the request, the unused rest back after it. Journaled, so that a crash between
+the two leaves money to be fetched, not lost.
+
+A payment's row is written before its token is made. The token lies in the wallet's journal under the same id, so that what
+was paid can always be found again: asked back from the node, or swapped back when the node never redeemed it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from relays import payment as wire
+from relays.money import Msat, ceil_div
+from router_client.ecash.token import MSAT_PER_UNIT
+from router_client.ecash.wallet import Wallet
+from router_client.errors import NodeError, NodeRefused, NodeUnavailable, WalletError
+from router_client.nodeapi import post_json
+from router_client.storage import Database
+
+log = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS payments (
+    id TEXT PRIMARY KEY, node_url TEXT NOT NULL, created_at INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'settled'))
+)
+"""
+
+
+class Paid(msgspec.Struct, frozen=True):
+    """A token made for a node, not yet settled. `credit_msat` is what the node gets out of it at the mint."""
+
+    id: str
+    node_url: str
+    token: str
+    credit_msat: Msat
+    most_fee_msat: Msat
+    """The most that the mint can take from the node for making change."""
+    smallest_coin_msat: int
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What came back, after what the mint took: from the node for making the change, from us for taking it in."""
+
+    change_msat: Msat
+    node_fee_msat: Msat
+    fee_msat: Msat
+
+
+class Payments:
+    """The payments of one wallet."""
+
+    def __init__(self, db: Database, wallet: Wallet, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._wallet = wallet
+        self._http = http
+        self._clock = clock
+
+    @classmethod
+    async def open(
+        cls, path: Path, wallet: Wallet, http: httpx.AsyncClient, clock: Callable[[], float] = time.time
+    ) -> Payments:
+        """The journal in the file at `path`."""
+        db = Database(path)
+        await db.run(lambda conn: conn.execute(SCHEMA).close())
+        return cls(db, wallet, http, clock)
+
+    def close(self) -> None:
+        self._db.close()
+
+    async def pay(self, node_url: str, mint: str, unit: str, amount_msat: int) -> Paid:
+        """A token of at least `amount_msat` after the node's swap. Raises WalletError."""
+        payment_id = f"pay_{secrets.token_hex(12)}"
+        row = (payment_id, node_url, int(self._clock()))
+        await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())
+        amount = max(1, ceil_div(amount_msat, MSAT_PER_UNIT[unit]))
+        sent = await self._wallet.send(amount, mint, unit, payment_id)
+        fees = await self._wallet.fees(sent.token)
+        credit_msat = Msat(sent.amount_msat - fees.this_msat)
+        return Paid(payment_id, node_url, sent.token, credit_msat, fees.most_msat, MSAT_PER_UNIT[unit])
+
+    async def settle(self, paid: Paid) -> Settled:
+        """Fetch what the node did not use. Raises NodeError or WalletError: then `recover` tries again."""
+        return await self._settle(paid.id, paid.node_url, paid.token)
+
+    async def take_back(self, paid: Paid) -> Settled:
+        """The node did not serve: what it redeemed is refunded, what it did not is swapped back.
+
+        Raises NodeError or WalletError when neither can be done now: then `recover` tries again.
+        """
+        return await self._take_back(paid.id, paid.node_url, paid.token)
+
+    async def recover(self) -> Msat:
+        """Settle what a crash or an absent node left open; returns what came back."""
+        await self._wallet.recover()
+        total = 0
+        for payment_id, node_url in self._db.read(_open_payments):
+            operation = self._wallet.outcome(payment_id)
+            if operation is None or operation.state == "failed":
+                await self._close(payment_id)
+            elif operation.state == "done":
+                try:
+                    total += (await self._take_back(payment_id, node_url, operation.result)).change_msat
+                except (NodeError, WalletError) as error:
+                    log.warning("payment %s stays open: %s", payment_id, error)
+        return Msat(total)
+
+    def open_count(self) -> int:
+        """Payments that are not settled."""
+        return len(self._db.read(_open_payments))
+
+    async def _settle(self, payment_id: str, node_url: str, token: str) -> Settled:
+        refund = await self._refund(node_url, token)
+        if refund is None:
+            settled = Settled(Msat(0), Msat(0), Msat(0))
+        else:
+            received = await self._wallet.receive(refund.token, f"change:{payment_id}")
+            settled = Settled(received.amount_msat, Msat(refund.fee_msats), received.fee_msat)
+        await self._close(payment_id)
+        return settled
+
+    async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
+        try:
+            return await self._settle(payment_id, node_url, token)
+        except NodeError:
+            received = await self._wallet.reclaim(payment_id)
+            await self._close(payment_id)
+            return Settled(received.amount_msat, Msat(0), received.fee_msat)
+
+    async def _refund(self, node_url: str, token: str) -> _Refund | None:
+        """The node's refund for a token; None when there is nothing left of it."""
+        try:
+            answer = await post_json(self._http, f"{node_url}/v1/balance/refund", {}, token)
+        except NodeRefused as error:
+            if error.code == wire.NOT_REFUNDABLE:
+                return None
+            raise
+        try:
+            return msgspec.convert(answer, type=_Refund)
+        except msgspec.ValidationError as error:
+            raise NodeUnavailable(f"{node_url} answers a refund without a token") from error
+
+    async def _close(self, payment_id: str) -> None:
+        settle = "UPDATE payments SET state = 'settled' WHERE id = ?"
+        await self._db.run(lambda conn: conn.execute(settle, (payment_id,)).close())
+
+
+class _Refund(msgspec.Struct):
+    token: str
+    fee_msats: int = 0
+
+
+def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+    return conn.execute("SELECT id, node_url FROM payments WHERE state = 'open' ORDER BY created_at").fetchall()
