@@ -64,7 +64,7 @@ class Catalogue:
                 models[id_] = model_from(raw, self._settings)
             except (MoneyError, InvalidOperation, ValueError, TypeError) as error:
                 log.warning("model %s is not sold: %s", id_, error)
-        changed = models != self._models
+        changed = [model.offer for model in models.values()] != [model.offer for model in self._models.values()]
         self._models = models
         return changed
 

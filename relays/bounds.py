@@ -44,13 +44,13 @@ def completion_bound(body: Mapping[str, Any], limits: ModelLimits) -> int:
 
 def most_usage(body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice) -> Usage:
     """The dearest usage the request can reach: prompt and answer share one context window."""
-    prompt, completion = prompt_bound(body), completion_bound(body, limits)
-    if price.completion_msat_per_mtok >= price.prompt_msat_per_mtok:
+    prompt, completion, choices = prompt_bound(body), completion_bound(body, limits), int(body.get("n") or 1)
+    if price.completion_msat_per_mtok * choices >= price.prompt_msat_per_mtok:
         prompt = min(prompt, max(0, limits.context_length - completion))
     else:
         prompt = min(prompt, limits.context_length)
         completion = min(completion, limits.context_length - prompt)
-    return Usage(prompt, completion * int(body.get("n") or 1))
+    return Usage(prompt, completion * choices)
 
 
 def likely_prompt_tokens(body: Mapping[str, Any]) -> int:

@@ -9,9 +9,14 @@ import httpx
 import pytest
 
 from node.localnet.mint import start_mint, wait_mint
+from node.localnet.model import start_model, wait_model
 from node.localnet.process import free_port
+from node.localnet.relay import start_relay, wait_relay
 
 MINT_FEE_PPK = 100
+DEAD_RELAY = "ws://127.0.0.1:9"
+DEAD_MINT = "http://127.0.0.1:9"
+"""Port 9 is nobody's here: a connection is refused at once."""
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +30,43 @@ def mint_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         child.stop()
 
 
+@pytest.fixture(scope="session")
+def relay_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """rust-nostr's relay."""
+    child, url = start_relay(tmp_path_factory.mktemp("relay"), port=free_port())
+    try:
+        wait_relay(child, url)
+        yield url
+    finally:
+        child.stop()
+
+
+@pytest.fixture
+async def auth_relay_url() -> AsyncIterator[str]:
+    """The same relay, which wants NIP-42 before it reads or writes anything."""
+    from nostr_sdk import LocalRelayBuilder, LocalRelayBuilderNip42, LocalRelayBuilderNip42Mode
+
+    nip42 = LocalRelayBuilderNip42(mode=LocalRelayBuilderNip42Mode.BOTH)
+    relay = LocalRelayBuilder().addr("127.0.0.1").port(free_port()).nip42(nip42).build()
+    await relay.run()
+    yield str(await relay.url())
+    relay.shutdown()
+
+
+@pytest.fixture(scope="session")
+def model_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SmolLM2-135M on llama.cpp's server: the OpenAI base URL."""
+    child, url = start_model(tmp_path_factory.mktemp("model"), port=free_port())
+    try:
+        wait_model(child, url)
+        yield url
+    finally:
+        child.stop()
+
+
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         yield client
 
 

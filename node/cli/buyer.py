@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -134,7 +135,7 @@ def nodes(data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
 
 def nodes_table(providers: tuple[Provider, ...]) -> Table:
     """Nodes and prices for people: msat per 1,000 tokens."""
-    table = Table("node", "npub", "url", "model", "msat/1k in", "msat/1k out", "msat/request", "alive")
+    table = Table("node", "npub", "model", "in", "out", "request", "alive", title="msat per 1k tokens and per request")
     for provider in providers:
         announcement = provider.announcement
         for offer in announcement.models or (None,):
@@ -142,11 +143,10 @@ def nodes_table(providers: tuple[Provider, ...]) -> Table:
             table.add_row(
                 escaped(announcement.name),
                 f"{provider.npub[:12]}…",
-                escaped(provider.url or announcement.urls[0]),
                 "?" if offer is None else escaped(offer.id),
                 "?" if price is None else _per_1k(price.prompt_msat_per_mtok),
                 "?" if price is None else _per_1k(price.completion_msat_per_mtok),
-                "?" if price is None else str(price.request_msat),
+                "?" if price is None else f"{price.request_msat:,}",
                 "[green]yes[/]" if provider.url else "[red]no[/]",
             )
     return table
@@ -210,7 +210,7 @@ def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
 @_data
 def receive(data: Path | None) -> None:
     """Take in a Cashu token from standard input."""
-    token = click.get_text_stream("stdin").read().strip()
+    token = sys.stdin.read().strip()
 
     async def work(opened: Wallet) -> str:
         received = await opened.receive(token, f"receive:{time.time_ns()}")

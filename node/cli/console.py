@@ -37,7 +37,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def steps(title: str, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
-    """A progress bar over named steps; a line each where there is no terminal. Call the yielded function when one is done."""
+    """A progress bar over named steps, lines where there is no terminal. The yielded function is told of each one done."""
     started = time.monotonic()
     if not err.is_terminal:
         yield lambda name: note(f"{name} ready ({time.monotonic() - started:.1f} s)")

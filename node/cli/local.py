@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from node.cli.buyer import ROOT, answer_json
-from node.cli.console import CommandFailed, err, escaped, note, out, print_json, steps
+from node.cli.console import CommandFailed, escaped, note, out, print_json, steps
 from node.localnet.model import MODEL_ID
 from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
 from relays.announcement import Announcement
@@ -65,7 +65,8 @@ def up(data: Path | None, fresh: bool) -> None:
     with _stopped_by_signals(), _network(folder, fresh=fresh) as (network, announcements):
         key = asyncio.run(network.funded_key(network.nodes[0]))
         asyncio.run(_fund_client(network))
-        out.print(_panel(network, announcements, key))
+        out.print(_panel(network, announcements))
+        click.echo(_recipes(network, key))
         _watch(network)
 
 
@@ -117,11 +118,12 @@ def _network(folder: Path, *, fresh: bool) -> Iterator[tuple[LocalNetwork, tuple
     """The network, up and announced, with a progress bar on the way."""
     logging.basicConfig(level=logging.WARNING)
     started = time.monotonic()
-    with steps("starting", STEPS) as done, local_network(folder, fresh=fresh, done=done) as network:
-        announcements = asyncio.run(network.announcements())
-        done("announcements")
-        if err.is_terminal:
-            note(f"[green]network up[/] in {time.monotonic() - started:.1f} s; state and logs in {folder}")
+    with ExitStack() as stack:
+        with steps("starting", STEPS) as done:
+            network = stack.enter_context(local_network(folder, fresh=fresh, done=done))
+            announcements = asyncio.run(network.announcements())
+            done("announcements")
+        note(f"[green]network up[/] in {time.monotonic() - started:.1f} s; state and logs in {folder}")
         yield network, announcements
 
 
@@ -167,43 +169,43 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _panel(network: LocalNetwork, announcements: tuple[Announcement, ...], key: str) -> Panel:
-    first = network.nodes[0]
+def _panel(network: LocalNetwork, announcements: tuple[Announcement, ...]) -> Panel:
+    """What runs: for reading, not for pasting."""
     lines = [f"[bold yellow]{PLAY_MONEY}[/]", ""]
     for announcement in announcements:
-        lines.append(f"[bold]{escaped(announcement.name)}[/]  {announcement.urls[0]}/v1  {npub(announcement.pubkey)}")
+        lines += [f"[bold]{escaped(announcement.name)}[/]  {announcement.urls[0]}/v1", f"  {npub(announcement.pubkey)}"]
         for offer in announcement.models or ():
             price = offer.price
             lines.append(
-                f"  {offer.id}: {in_sats(price.prompt_msat_per_mtok // 1000)} in, "
-                f"{in_sats(price.completion_msat_per_mtok // 1000)} out per 1k tokens, "
-                f"{in_sats(price.request_msat)} per request"
+                f"  {offer.id}: per 1k tokens {in_sats(price.prompt_msat_per_mtok // 1000)} in, "
+                f"{in_sats(price.completion_msat_per_mtok // 1000)} out; per request {in_sats(price.request_msat)}"
             )
-    lines += [
-        "",
-        f"mint   {network.mint_url}",
-        f"relay  {network.relay_url}",
-        f"[bold]key[/]    {key}  ({KEY_SATS} sat at {first.name}, paid with ecash)",
-        "",
-        "[bold]curl[/]",
-        f"  curl {first.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\",
-        "    -H 'Content-Type: application/json' \\",
-        f'    -d \'{{"model":"{MODEL_ID}","messages":\\[{{"role":"user","content":"Hello"}}]}}\'',
-        "",
-        "[bold]OpenAI SDK[/]",
-        "  from openai import OpenAI",
-        f'  client = OpenAI(base_url="{first.url}/v1", api_key="{key}")',
-        f'  chat = client.chat.completions.create(model="{MODEL_ID}",',
-        '      messages=\\[{"role": "user", "content": "Hello"}])',
-        "  print(chat.choices\\[0].message.content)",
-        "",
-        "[bold]Router client[/], in another terminal",
-        f"  uv run satroute nodes{_data_option(network)}",
-        f'  uv run satroute ask "What is 2+2?"{_data_option(network)}',
-        "",
-        "Ctrl-C stops everything.",
-    ]
+    lines += ["", f"[bold]mint[/]   {network.mint_url}", f"[bold]relay[/]  {network.relay_url}"]
     return Panel("\n".join(lines), title="satroute: a paid AI network on this machine", expand=False)
+
+
+def _recipes(network: LocalNetwork, key: str) -> str:
+    """Lines to paste, unbroken."""
+    url, data = network.nodes[0].url, _data_option(network)
+    return f"""
+# curl: {KEY_SATS} sat lie on this key, paid with ecash
+KEY={key}
+curl {url}/v1/chat/completions -H "Authorization: Bearer $KEY" \\
+  -H "Content-Type: application/json" \\
+  -d '{{"model": "{MODEL_ID}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+# the OpenAI SDK, in Python
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="{key}")
+messages = [{{"role": "user", "content": "Hello"}}]
+chat = client.chat.completions.create(model="{MODEL_ID}", messages=messages)
+print(chat.choices[0].message.content)
+
+# the router client, in another terminal
+uv run satroute nodes{data}
+uv run satroute ask "What is 2+2?"{data}
+
+Ctrl-C stops everything."""
 
 
 def _data_option(network: LocalNetwork) -> str:
@@ -211,16 +213,17 @@ def _data_option(network: LocalNetwork) -> str:
 
 
 def _answers_table(answers: list[Answer]) -> Table:
-    table = Table("task", "node", "model", "tier", "tokens", "cost", "saved", "receipt", title="three tasks")
+    columns = ("task", "node", "model", "tier", "tokens", "cost", "saved", "receipt")
+    table = Table(*columns, title="three tasks (cost and saved in msat)")
     for number, answer in enumerate(answers, start=1):
         table.add_row(
             str(number),
             escaped(answer.node_name),
             escaped(answer.model),
             answer.tier,
-            f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens}",
-            in_sats(answer.cost_msat),
-            in_sats(answer.saved_msat),
+            f"{answer.usage.prompt_tokens}+{answer.usage.completion_tokens}",
+            f"{answer.cost_msat:,}",
+            f"{answer.saved_msat:,}",
             "[green]verified[/]" if answer.verified else f"[red]{escaped(str(answer.problem))}[/]",
         )
     return table

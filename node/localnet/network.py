@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib.util
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -241,5 +240,4 @@ def _clear(folder: Path) -> None:
     """Remove what earlier runs left, but nothing that is not ours."""
     for name in ("mint", "relay", "model", "nodes", "client"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    if (folder / STATE_FILE).exists():
-        os.unlink(folder / STATE_FILE)
+    (folder / STATE_FILE).unlink(missing_ok=True)
