@@ -14,6 +14,8 @@ from router_client.errors import TokenUnreadable, WrongUnit
 
 MAX_TOKEN_CHARS = 100_000
 MAX_PROOFS = 500
+MAX_SECRET_CHARS = 1024
+POINT_CHARS = 66
 
 MSAT_PER_UNIT: Final = {"msat": 1, "sat": MSAT_PER_SAT}
 """The units we take and what one of each is worth."""
@@ -78,15 +80,18 @@ def decode(text: str) -> Token:
     if len(text) > MAX_TOKEN_CHARS:
         raise TokenUnreadable(f"the token is longer than {MAX_TOKEN_CHARS} characters")
     parsed = _parse(text)
-    mints = set(parsed.mints) if isinstance(parsed, TokenV3) else {parsed.mint}
-    if len(mints) != 1:
+    mints = {entry.mint for entry in parsed.token} if isinstance(parsed, TokenV3) else {parsed.mint}
+    if len(mints) > 1:
         raise TokenUnreadable("the token holds coins of several mints: send one token per mint")
     try:
         proofs = tuple(_proof(proof) for proof in parsed.proofs)
     except (msgspec.ValidationError, ValueError, AttributeError) as error:
         raise TokenUnreadable("a coin in the token is malformed") from error
     _check(proofs)
-    token = Token(normal_mint_url(str(mints.pop())), str(parsed.unit), proofs)
+    mint = mints.pop()
+    if not isinstance(mint, str) or not mint.startswith(("http://", "https://")):
+        raise TokenUnreadable("the token does not say which mint it is of")
+    token = Token(normal_mint_url(mint), str(parsed.unit), proofs)
     to_msat(token.amount, token.unit)
     return token
 
@@ -115,14 +120,22 @@ def _parse(text: str) -> TokenV3 | TokenV4:
 def _proof(raw: Any) -> Proof:
     dleq = Dleq(raw.dleq.e, raw.dleq.s, raw.dleq.r) if raw.dleq else None
     fields = {"id": raw.id, "amount": raw.amount, "secret": raw.secret, "C": raw.C, "witness": raw.witness or None}
-    bytes.fromhex(raw.C)
     return msgspec.convert({**fields, "dleq": dleq}, type=Proof)
+
+
+def _is_hex(text: str) -> bool:
+    return bool(text) and len(text) % 2 == 0 and all(char in "0123456789abcdefABCDEF" for char in text)
 
 
 def _check(proofs: tuple[Proof, ...]) -> None:
     if not 0 < len(proofs) <= MAX_PROOFS:
         raise TokenUnreadable(f"a token holds from 1 to {MAX_PROOFS} coins")
-    if any(proof.amount <= 0 for proof in proofs):
-        raise TokenUnreadable("a coin in the token has no value")
+    for proof in proofs:
+        if proof.amount <= 0:
+            raise TokenUnreadable("a coin in the token has no value")
+        if not (_is_hex(proof.id) and _is_hex(proof.C) and len(proof.C) == POINT_CHARS):
+            raise TokenUnreadable("a coin in the token is malformed")
+        if not 0 < len(proof.secret) <= MAX_SECRET_CHARS:
+            raise TokenUnreadable("a coin in the token has no secret, or one that no mint takes")
     if len({proof.secret for proof in proofs}) != len(proofs):
         raise TokenUnreadable("a coin is in the token twice")

@@ -12,11 +12,13 @@ was done before, its signatures are restored (NUT-09). No answer means open, nev
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -87,6 +89,7 @@ class Wallet:
         self._chain = chain
         self._keyring = Keyring(db, http, clock)
         self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
     async def open(cls, path: Path, http: httpx.AsyncClient, clock: Callable[[], float] = time.time) -> Wallet:
@@ -305,11 +308,16 @@ class Wallet:
         return msgspec.structs.replace(existing, state="open", journal=journal, result="")
 
     async def _finish(self, operation: Operation) -> Operation:
+        """Bring an operation to its end, one caller at a time; who comes later finds it done."""
+        turn = self._turns.setdefault(operation.id, asyncio.Lock())
+        async with turn:
+            current = self.outcome(operation.id) or operation
+            if current.state == "failed":
+                raise _failure(current.result)
+            return current if current.state == "done" else await self._ask_mint(current)
+
+    async def _ask_mint(self, operation: Operation) -> Operation:
         """Ask the mint for what the journal says, restore it where that was done before, and close the operation."""
-        if operation.state == "failed":
-            raise _failure(operation.result)
-        if operation.state == "done":
-            return operation
         mint = await self._keyring.mint(operation.mint)
         journal = operation.journal
         secrets = [self._chain.at(journal.keyset, journal.counter + i) for i in range(len(journal.amounts))]
@@ -324,7 +332,8 @@ class Wallet:
                 signatures = await mint.client.swap(journal.inputs, outputs)
         except (TokenSpent, TokenRefused) as refusal:
             restored = await mint.client.restore(outputs)
-            if not all(output.B_ in restored for output in outputs):
+            # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
+            if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
                 await self._fail(operation, refusal)
                 raise
             signatures = [restored[output.B_] for output in outputs]

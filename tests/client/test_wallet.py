@@ -1,30 +1,253 @@
-"""The wallet against a real mint: money in, out and back, once each, also when replies are lost."""
+"""The wallet against a real mint: money in, out and back, once each, also when any exchange with the mint is lost."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
+import pytest
 
-from router_client.ecash.wallet import Wallet
+from router_client.ecash.coins import swap_fee
+from router_client.ecash.token import decode, encode
+from router_client.ecash.wallet import Received, Wallet
+from router_client.errors import (
+    InsufficientFunds,
+    MintUnavailable,
+    TokenRefused,
+    TokenSpent,
+    WrongUnit,
+)
+from tests.client.faults import LosesNth, Where
+from tests.conftest import DEAD_MINT, MINT_FEE_PPK
+
+T = TypeVar("T")
 
 
 async def funded(path: Path, http: httpx.AsyncClient, mint: str, amount: int, unit: str = "msat") -> Wallet:
     wallet = await Wallet.open(path, http)
     await wallet.invoice(amount, mint, unit, "fund")
-    for _ in range(100):
-        if await wallet.claim("fund") is not None:
-            return wallet
+    await until_claimed(wallet, "fund")
+    return wallet
+
+
+async def until_claimed(wallet: Wallet, operation: str) -> Received:
+    for _ in range(200):
+        if (received := await wallet.claim(operation)) is not None:
+            return received
         await asyncio.sleep(0.05)
     raise AssertionError("the mint did not see its own payment")
 
 
-async def test_sends_and_receives_exactly(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+async def test_what_is_sent_arrives_less_the_fee_that_is_named(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
     alice = await funded(folder / "a.db", http, mint_url, 10_000)
     bob = await Wallet.open(folder / "b.db", http)
     sent = await alice.send(1234, mint_url, "msat", "to-bob")
     got = await bob.receive(sent.token, "from-alice")
     assert got.amount_msat >= 1234
+    assert got.amount_msat + got.fee_msat == sent.amount_msat
+    assert got.fee_msat == swap_fee([MINT_FEE_PPK] * len(decode(sent.token).proofs))
     assert alice.balance_msat() + sent.amount_msat + sent.fee_msat == 10_000
-    assert bob.balance_msat() == got.amount_msat == sent.amount_msat - got.fee_msat
+    assert bob.balance_msat() == got.amount_msat
+
+
+async def test_sats_are_a_thousand_msat(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    wallet = await funded(folder / "a.db", http, mint_url, 21, "sat")
+    assert wallet.balance_msat() == 21_000
+    assert wallet.balances() == {(mint_url, "sat"): 21}
+
+
+async def test_an_operation_is_done_once_however_often_it_is_asked_for(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 5000)
+    bob = await Wallet.open(folder / "b.db", http)
+    tokens = await asyncio.gather(*(alice.send(700, mint_url, "msat", "one") for _ in range(5)))
+    assert len({sent.token for sent in tokens}) == 1
+    received = await asyncio.gather(*(bob.receive(tokens[0].token, "one") for _ in range(5)))
+    assert len(set(received)) == 1
+    assert bob.balance_msat() == received[0].amount_msat
+    assert alice.balance_msat() == 5000 - tokens[0].amount_msat - tokens[0].fee_msat
+    assert await until_claimed(alice, "fund") == await until_claimed(alice, "fund")
+
+
+async def test_a_spent_token_is_refused_and_changes_nothing(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 2000)
+    bob = await Wallet.open(folder / "b.db", http)
+    sent = await alice.send(500, mint_url, "msat", "x")
+    await bob.receive(sent.token, "first")
+    before = bob.balance_msat()
+    for _ in range(2):
+        with pytest.raises(TokenSpent):
+            await bob.receive(sent.token, "second")
+    with pytest.raises(TokenSpent):
+        await alice.reclaim("x")
+    assert bob.balance_msat() == before
+
+
+async def test_an_unredeemed_token_is_taken_back(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 2000)
+    sent = await alice.send(500, mint_url, "msat", "x")
+    back = await alice.reclaim("x")
+    assert back.amount_msat + back.fee_msat == sent.amount_msat
+    assert alice.balance_msat() == 2000 - sent.fee_msat - back.fee_msat
+
+
+async def test_concurrent_sends_hand_no_coin_out_twice(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 4000)
+    sent = await asyncio.gather(
+        *(alice.send(300, mint_url, "msat", f"s{i}") for i in range(20)), return_exceptions=True
+    )
+    tokens = [outcome for outcome in sent if not isinstance(outcome, BaseException)]
+    assert all(isinstance(outcome, InsufficientFunds) for outcome in sent if isinstance(outcome, BaseException))
+    assert tokens
+    secrets = [proof.secret for one in tokens for proof in decode(one.token).proofs]
+    assert len(set(secrets)) == len(secrets)
+    assert alice.balance_msat() + sum(one.amount_msat + one.fee_msat for one in tokens) == 4000
+
+
+async def test_the_node_side_spends_the_amount_and_no_more(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    wallet = await funded(folder / "a.db", http, mint_url, 4096)
+    sent = await wallet.send(1000, mint_url, "msat", "refund", fees="inside")
+    assert sent.amount_msat + sent.fee_msat == 1000
+    assert wallet.balance_msat() == 3096
+
+
+async def test_what_cannot_be_sent_is_refused_before_anything_moves(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    wallet = await funded(folder / "a.db", http, mint_url, 1000)
+    with pytest.raises(InsufficientFunds):
+        await wallet.send(1001, mint_url, "msat", "too-much")
+    with pytest.raises(WrongUnit):
+        await wallet.send(1, mint_url, "usd", "wrong-unit")
+    assert wallet.balance_msat() == 1000
+
+
+async def test_a_dead_mint_leaves_the_operation_open_and_the_money_where_it_is(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    sent = await alice.send(100, mint_url, "msat", "x")
+    token = decode(sent.token)
+    elsewhere = encode(type(token)(DEAD_MINT, token.unit, token.proofs))
+    with pytest.raises(MintUnavailable):
+        await alice.receive(elsewhere, "dead")
+    with pytest.raises(MintUnavailable):
+        await alice.invoice(10, DEAD_MINT, "sat", "dead-invoice")
+
+
+async def test_a_token_worth_less_than_its_fee_is_refused(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 1024)
+    odd = decode((await alice.send(1, mint_url, "msat", "x")).token)
+    assert odd.amount > 1, "on top of 1 msat comes the fee of taking it in"
+    one = decode((await alice.send(1, mint_url, "msat", "y", fees="inside")).token) if await has(alice, 1) else None
+    assert one is not None
+    with pytest.raises(TokenRefused, match="fee"):
+        await alice.receive(one, "dust")
+
+
+async def has(wallet: Wallet, amount: int) -> bool:
+    return wallet.balance_msat() >= amount
+
+
+async def test_a_foreign_keyset_is_refused(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    token = decode((await alice.send(100, mint_url, "msat", "x")).token)
+    moved = tuple(type(p)("00ffffffffffffff", p.amount, p.secret, p.C) for p in token.proofs)
+    with pytest.raises(TokenRefused, match="keyset"):
+        await alice.receive(type(token)(token.mint, token.unit, moved), "foreign")
+    with pytest.raises(WrongUnit):
+        await alice.receive(type(token)(token.mint, "sat", token.proofs), "lying-unit")
+
+
+async def test_a_mint_that_moved_keeps_its_coins(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    other_name = mint_url.replace("127.0.0.1", "localhost")
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    await alice.move_mint(mint_url, other_name)
+    assert alice.balances() == {(other_name, "msat"): 1000}
+    await alice.send(100, other_name, "msat", "x")
+
+
+async def retried(path: Path, http: httpx.AsyncClient, work: Callable[[Wallet], Awaitable[T]]) -> T:
+    """Do `work` on a wallet that is reopened, as after a crash, whenever the mint did not answer."""
+    for _ in range(5):
+        wallet = await Wallet.open(path, http)
+        try:
+            return await work(wallet)
+        except MintUnavailable:
+            continue
+        finally:
+            wallet.close()
+    raise AssertionError("the mint never answered")
+
+
+@pytest.mark.parametrize("where", ["request", "reply"])
+async def test_no_lost_exchange_loses_or_makes_money(
+    where: Where, folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """Lose exchange 1, 2, 3 … of a send and a receive, with a crash each time, until one run passes untouched."""
+    for n in itertools.count(1):
+        place = folder / str(n)
+        (await funded(place / "a.db", http, mint_url, 3000)).close()
+        transport = LosesNth(n, where)
+        async with httpx.AsyncClient(transport=transport) as faulty:
+            sent = await retried(place / "a.db", faulty, lambda w: w.send(1111, mint_url, "msat", "pay"))
+            got = await retried(place / "b.db", faulty, partial(Wallet.receive, token=sent.token, operation_id="get"))
+        alice, bob = await Wallet.open(place / "a.db", http), await Wallet.open(place / "b.db", http)
+        assert alice.balance_msat() + sent.amount_msat + sent.fee_msat == 3000
+        assert bob.balance_msat() == got.amount_msat == sent.amount_msat - got.fee_msat
+        await bob.send(got.amount_msat // 2, mint_url, "msat", "spendable")
+        alice.close()
+        bob.close()
+        if not transport.struck:
+            assert n > 6
+            return
+
+
+@pytest.mark.parametrize("where", ["request", "reply"])
+async def test_recover_finishes_what_a_crash_left(
+    where: Where, folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 3000)
+    token = (await alice.send(1000, mint_url, "msat", "pay")).token
+    (await Wallet.open(folder / "b.db", http)).close()
+    warm = await Wallet.open(folder / "b.db", http)
+    await warm.fees(token)
+    warm.close()
+    async with httpx.AsyncClient(transport=LosesNth(2, where)) as faulty:
+        bob = await Wallet.open(folder / "b.db", faulty)
+        with pytest.raises(MintUnavailable):
+            await bob.receive(token, "get")
+        bob.close()
+    bob = await Wallet.open(folder / "b.db", http)
+    outcome = bob.outcome("get")
+    assert outcome is not None
+    assert outcome.state == "open"
+    assert [done.state for done in await bob.recover()] == ["done"]
+    assert bob.balance_msat() >= 1000
+    assert await bob.recover() == []
+
+
+async def test_the_same_seed_in_two_files_is_no_way_to_print_money(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A restored copy reuses counters: the mint refuses outputs it signed before, and the wallet says so."""
+    alice = await funded(folder / "a.db", http, mint_url, 2000)
+    alice.close()
+    (folder / "copy.db").write_bytes((folder / "a.db").read_bytes())
+    alice, copy = await Wallet.open(folder / "a.db", http), await Wallet.open(folder / "copy.db", http)
+    await alice.send(700, mint_url, "msat", "one")
+    with pytest.raises((TokenSpent, TokenRefused)):
+        await copy.send(900, mint_url, "msat", "two")
+    assert alice.balance_msat() <= 2000

@@ -1,0 +1,65 @@
+"""Choosing coins: every plan gives out what was asked, pays the mint its fee, and loses nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router_client.ecash.coins import face_for, plan_spend, split, swap_fee
+from router_client.ecash.token import Proof
+from router_client.errors import InsufficientFunds
+
+KEYSET = "00aa"
+
+
+def purse(amounts: list[int]) -> list[Proof]:
+    return [Proof(KEYSET, amount, f"secret {i}", "02") for i, amount in enumerate(amounts)]
+
+
+coins = st.lists(st.integers(0, 16).map(lambda power: 1 << power), max_size=20).map(purse)
+
+
+@given(st.integers(0, 2**40))
+def test_a_split_is_powers_of_two_that_sum(amount: int) -> None:
+    parts = split(amount)
+    assert sum(parts) == amount
+    assert all(part & (part - 1) == 0 for part in parts)
+    assert len(set(parts)) == len(parts)
+
+
+@given(coins, st.integers(1, 50_000), st.sampled_from(["on_top", "inside"]), st.sampled_from([0, 100, 1000, 2500]))
+def test_a_plan_balances(held: list[Proof], amount: int, fees: str, ppk: int) -> None:
+    try:
+        plan = plan_spend(held, amount, fees, {KEYSET: ppk}, ppk)  # type: ignore[arg-type]
+    except InsufficientFunds:
+        total = sum(coin.amount for coin in held)
+        most_needed = face_for(amount, ppk) + swap_fee([ppk] * len(held))
+        assert total < most_needed or amount <= swap_fee([ppk] * len(held))
+        return
+    given_up = sum(coin.amount for coin in plan.inputs)
+    assert len({coin.secret for coin in plan.inputs}) == len(plan.inputs)
+    if not plan.needs_swap:
+        face, made = given_up, [coin.amount for coin in plan.inputs]
+    else:
+        face, made = sum(plan.send), list(plan.send)
+        assert plan.fee == swap_fee([ppk] * len(plan.inputs))
+        assert given_up == face + sum(plan.keep) + plan.fee
+    if fees == "on_top":
+        assert face - swap_fee([ppk] * len(made)) >= amount
+    else:
+        assert face + plan.fee == amount
+
+
+@given(coins, st.data())
+def test_coins_that_fit_are_not_swapped(held: list[Proof], data: st.DataObject) -> None:
+    chosen = [coin for coin in held if data.draw(st.booleans())]
+    amount = sum(coin.amount for coin in chosen)
+    if amount:
+        plan = plan_spend(held, amount, "inside", {KEYSET: 100}, 100)
+        assert not plan.needs_swap
+        assert sum(coin.amount for coin in plan.inputs) == amount
+
+
+@pytest.mark.parametrize("amount", [0, -1])
+def test_nothing_is_not_an_amount(amount: int) -> None:
+    with pytest.raises(InsufficientFunds):
+        plan_spend(purse([1]), amount, "inside", {KEYSET: 0}, 0)
