@@ -246,3 +246,7 @@ def _line(detail: Any) -> str:
         description = Settings.model_fields[name.lower()].description
         message = f"missing: {description}"
     return f"{name}: {message}" if name else message
+
+
+if __name__ == "__main__":
+    print(env_example(), end="")  # noqa: T201 - `python -m node.config > .env.example`

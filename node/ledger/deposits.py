@@ -30,7 +30,7 @@ def begin(conn: sqlite3.Connection, deposit: Deposit, now: int) -> Deposit:
         return deposit
     if existing.state == "failed":
         conn.execute(
-            "UPDATE deposits SET state = 'open', purpose = ?, account = ? WHERE id = ?",
+            "UPDATE deposits SET state = 'open', reason = '', purpose = ?, account = ? WHERE id = ?",
             (deposit.purpose, deposit.account, deposit.id),
         )
         return deposit

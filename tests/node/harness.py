@@ -1,0 +1,69 @@
+"""A node inside the test's own event loop, serving on a real port, over real upstream, mint and relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+
+from node.api.app import create_app
+from node.app import Node, open_node
+from node.config import Settings, load_settings
+from relays.money import MSAT_PER_SAT
+from router_client.ecash.wallet import Wallet
+from tests.client.test_wallet import until_claimed
+
+MODEL = "smollm2-135m"
+HELLO: dict[str, Any] = {"model": MODEL, "max_tokens": 8, "messages": [{"role": "user", "content": "Say hello."}]}
+PRICES = {"fixed_per_1k_input_tokens": "2", "fixed_per_1k_output_tokens": "8"}
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A node and the URL it serves at."""
+
+    node: Node
+    url: str
+
+
+@asynccontextmanager
+async def running_node(folder: Path, **settings: Any) -> AsyncIterator[Running]:
+    """A node with these settings over the usual ones; stopped as SIGTERM stops it."""
+    chosen = load_settings(Settings, None, **{"data_dir": folder / "node", "port": 0, **PRICES, **settings})
+    async with open_node(chosen) as node:
+        config = uvicorn.Config(
+            create_app(node), host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield Running(node, f"http://127.0.0.1:{port}")
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def funded_wallet(path: Path, http: httpx.AsyncClient, mint: str, sats: int = 1000) -> Wallet:
+    """A caller's wallet with msat and sat coins."""
+    wallet = await Wallet.open(path, http)
+    await wallet.invoice(sats * MSAT_PER_SAT, mint, "msat", "fund-msat")
+    await until_claimed(wallet, "fund-msat")
+    return wallet
+
+
+async def token_of(wallet: Wallet, mint: str, amount_msat: int) -> str:
+    """A token that brings at least this much to whoever redeems it."""
+    name = f"token-{len(wallet.balances())}-{asyncio.get_running_loop().time()}"
+    return (await wallet.send(amount_msat, mint, "msat", name)).token
+
+
+def bearer(credential: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credential}"}

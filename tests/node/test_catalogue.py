@@ -1,0 +1,115 @@
+"""The shop sells what it has a price for: exact, rounded up, and never at a price that is missing."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.catalogue import Catalogue, model_object
+from node.config import Settings, load_settings
+from node.errors import BadSettings, Refusal
+from relays.bounds import ModelLimits
+from relays.pricing import ModelPrice
+from tests.node.test_config import GOOD
+
+USD = {k: v for k, v in GOOD.items() if not k.startswith("fixed_per")} | {"fixed_btc_usd": "100000", "markup": "1.15"}
+GPT: dict[str, Any] = {
+    "id": "openai/gpt-4o-mini",
+    "context_length": 128_000,
+    "top_provider": {"max_completion_tokens": 16_384},
+    "pricing": {"prompt": "0.00000015", "completion": "0.0000006", "request": "0"},
+    "architecture": {"input_modalities": ["text", "image"]},
+}
+
+
+def catalogue(settings: dict[str, Any], *models: dict[str, Any]) -> Catalogue:
+    made = Catalogue(load_settings(Settings, None, **settings))
+    made.update(models)
+    return made
+
+
+def test_usd_prices_become_msat_with_the_markup() -> None:
+    model = catalogue(USD, GPT).get("openai/gpt-4o-mini")
+    # 0.15 USD a million tokens, 1 USD = 1,000 sat = 1,000,000 msat, times 1.15
+    assert model.price == ModelPrice(172_500, 690_000, 0)
+    assert model.limits == ModelLimits(128_000, 16_384)
+    assert model.input_modalities == ("text", "image")
+
+
+def test_prices_round_up_to_the_msat() -> None:
+    odd = GPT | {"pricing": {"prompt": "0.00000000000001", "completion": "0.0000000000000000001"}}
+    assert catalogue(USD, odd).get(GPT["id"]).price == ModelPrice(1, 1, 0)
+
+
+def test_prices_set_outright_hold_for_every_model_without_markup() -> None:
+    model = catalogue(GOOD | {"fixed_cost_per_request": "0.0015"}, GPT).get(GPT["id"])
+    assert model.price == ModelPrice(500_000, 2_000_000, 2)
+
+
+@pytest.mark.parametrize(
+    "pricing",
+    [
+        None,
+        {},
+        {"prompt": "0.1"},
+        {"prompt": "-1", "completion": "-1"},
+        {"prompt": "x", "completion": "1"},
+        {"prompt": "NaN", "completion": "1"},
+        {"prompt": "1e40", "completion": "1"},
+    ],
+)
+def test_a_model_without_a_price_is_not_sold(pricing: object) -> None:
+    assert catalogue(USD, GPT | {"pricing": pricing}).all() == ()
+
+
+def test_a_models_file_chooses_and_prices(folder: Path) -> None:
+    exact = {"prompt_msat_per_mtok": 7, "completion_msat_per_mtok": 9, "request_msat": 1}
+    file = folder / "models.json"
+    file.write_text(json.dumps({"data": [{"id": "a", "msat_pricing": exact}, {"id": "b", "enabled": False}]}))
+    shop = catalogue(USD | {"models_path": str(file)}, {"id": "a", "context_length": 4096}, GPT)
+    assert [model.id for model in shop.all()] == ["a"]
+    assert shop.get("a").price == ModelPrice(7, 9, 1)
+    assert shop.get("a").limits.context_length == 4096
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"data": 3}', '{"x": []}', "null"])
+def test_a_models_file_that_is_none_is_said(folder: Path, text: str) -> None:
+    (folder / "m.json").write_text(text)
+    with pytest.raises(BadSettings, match="MODELS_PATH"):
+        catalogue(USD | {"models_path": str(folder / "m.json")})
+
+
+@pytest.mark.parametrize(
+    ("raw", "context"),
+    [
+        ({"max_model_len": 5}, 5),
+        ({"meta": {"n_ctx": 6}}, 6),
+        ({"context_window": 7}, 7),
+        ({}, 8192),
+        ({"meta": 3}, 8192),
+    ],
+)
+def test_the_context_is_found_where_servers_put_it(raw: dict[str, Any], context: int) -> None:
+    assert catalogue(GOOD, {"id": "m"} | raw).get("m").limits.context_length == context
+
+
+def test_only_a_changed_offer_is_a_change() -> None:
+    shop = catalogue(GOOD, {"id": "m", "created": 1})
+    assert not shop.update([{"id": "m", "created": 2}])
+    assert shop.update([{"id": "m", "context_length": 5}])
+    assert shop.update([])
+    with pytest.raises(Refusal) as caught:
+        shop.get("m")
+    assert caught.value.status == 404
+
+
+def test_the_model_object_has_all_three_prices() -> None:
+    settings = load_settings(Settings, None, **USD)
+    shown = model_object(catalogue(USD, GPT).get(GPT["id"]), settings)
+    assert Decimal(shown["pricing"]["prompt"]) == Decimal("0.0000001725")
+    assert shown["sats_pricing"]["prompt"] == 0.0001725
+    assert shown["msat_pricing"].prompt_msat_per_mtok == 172_500
+    # 111,616 tokens read and 16,384 written, the request rounded up to the msat
+    assert shown["sats_pricing"]["max_cost"] == 30.559

@@ -1,0 +1,137 @@
+"""Settings are checked before anything starts, with one clear line for each that is missing or wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.config import Settings, StorageSettings, env_example, load_settings, unused_settings
+from node.errors import BadSettings
+from relays.event import Signer
+
+GOOD: dict[str, Any] = {
+    "upstream_base_url": "http://127.0.0.1:1/v1",
+    "cashu_mints": "https://mint.example",
+    "fixed_per_1k_input_tokens": "0.5",
+    "fixed_per_1k_output_tokens": "2",
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def problems(**settings: Any) -> list[str]:
+    with pytest.raises(BadSettings) as caught:
+        load_settings(Settings, None, **settings)
+    return caught.value.problems
+
+
+def test_everything_missing_is_a_line_each() -> None:
+    lines = problems()
+    assert [line.split(":")[0] for line in lines] == ["UPSTREAM_BASE_URL", "CASHU_MINTS"]
+    assert all("missing" in line and "\n" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"upstream_base_url": "localhost:8000"}, "UPSTREAM_BASE_URL"),
+        ({"cashu_mints": ""}, "CASHU_MINTS"),
+        ({"cashu_mints": "mint.example"}, "CASHU_MINTS"),
+        ({"relays": "https://relay.example"}, "RELAYS"),
+        ({"relays": "wss://relay.example"}, "HTTP_URL"),
+        ({"nsec": "nsec1wrong"}, "NSEC"),
+        ({"port": "70000"}, "PORT"),
+        ({"markup": "0"}, "MARKUP"),
+        ({"fixed_btc_usd": "-1"}, "FIXED_BTC_USD"),
+        ({"fixed_per_1k_output_tokens": None}, "FIXED_PER_1K"),
+        ({"fixed_per_1k_input_tokens": None, "fixed_per_1k_output_tokens": None}, "no price"),
+        ({"models_path": "/nowhere/models.json"}, "MODELS_PATH"),
+        ({"database_url": "mysql://x"}, "DATABASE_URL"),
+        ({"log_level": "LOUD"}, "LOG_LEVEL"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(change: dict[str, Any], words: str) -> None:
+    lines = problems(**GOOD | change)
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "\n" not in lines[0]
+
+
+def test_a_wrong_secret_is_not_repeated() -> None:
+    assert "nsec1wrong" not in str(problems(**GOOD, nsec="nsec1wrong"))
+
+
+def test_secrets_are_masked() -> None:
+    settings = load_settings(Settings, None, **GOOD, upstream_api_key="sk-secret", nsec=Signer.generate().nsec())
+    assert "sk-secret" not in repr(settings)
+    assert "nsec1" not in repr(settings)
+
+
+def test_lists_are_written_with_commas() -> None:
+    settings = load_settings(
+        Settings,
+        None,
+        **GOOD | {"cashu_mints": " https://a.example/, https://b.example,https://a.example "},
+        relays="wss://r.example,",
+        http_url="https://n.example/",
+    )
+    assert settings.cashu_mints == ("https://a.example", "https://b.example")
+    assert settings.relays == ("wss://r.example",)
+    assert settings.http_url == "https://n.example"
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings(Settings, None, **GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1
+
+
+def test_the_environment_is_over_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder / "node.env"
+    file.write_text("".join(f"{name.upper()}={value}\n" for name, value in GOOD.items()) + "NAME=from file\nPORT=1\n")
+    monkeypatch.setenv("NAME", "from environment")
+    settings = load_settings(Settings, file)
+    assert (settings.name, settings.port) == ("from environment", 1)
+
+
+def test_a_file_that_is_not_there_is_one_line(folder: Path) -> None:
+    with pytest.raises(BadSettings, match="no settings file"):
+        load_settings(Settings, folder / "none.env")
+
+
+def test_the_key_is_made_once_and_kept_for_its_owner_alone(folder: Path) -> None:
+    settings = load_settings(Settings, None, **GOOD, data_dir=folder / "new")
+    assert settings.signer().pubkey == settings.signer().pubkey
+    assert oct((folder / "new" / "nsec").stat().st_mode)[-3:] == "600"
+    (folder / "new" / "nsec").write_text("broken")
+    with pytest.raises(BadSettings, match="NSEC"):
+        settings.signer()
+
+
+def test_a_reserved_setting_says_that_it_has_no_effect() -> None:
+    settings = load_settings(Settings, None, **GOOD, receive_ln_address="me@example.com")
+    assert [line.split()[0] for line in unused_settings(settings)] == ["RECEIVE_LN_ADDRESS"]
+
+
+def test_tools_beside_the_node_need_only_its_storage(folder: Path) -> None:
+    storage = load_settings(StorageSettings, None, data_dir=folder)
+    assert storage.ledger_path == folder / "ledger.db"
+    elsewhere = load_settings(StorageSettings, None, database_url=f"sqlite:///{folder}/x.db")
+    assert elsewhere.ledger_path == folder / "x.db"
+
+
+def test_the_example_lists_every_setting_and_is_up_to_date() -> None:
+    example = (Path(__file__).parents[2] / ".env.example").read_text()
+    assert example == env_example(), "write it anew: uv run python -m node.config > .env.example"
+    for name in Settings.model_fields:
+        assert f"{name.upper()}=" in example
+
+
+def test_the_example_is_a_settings_file_once_its_blanks_are_filled(folder: Path) -> None:
+    uncommented = env_example().replace("\n#FIXED_PER", "\nFIXED_PER")
+    (folder / "x.env").write_text(uncommented)
+    assert load_settings(Settings, folder / "x.env").upstream_base_url == "https://api.openai.com/v1"

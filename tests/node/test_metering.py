@@ -1,0 +1,167 @@
+"""Bytes pass as they are; tokens are metered the same however the stream is cut; no usage is neither free nor the hold."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.metering import MAX_HELD_BYTES, MAX_KEPT_BYTES, StreamMeter, usage_of_body
+from relays.pricing import Usage
+
+
+def sse(*events: object, end: str = "\n\n") -> bytes:
+    return b"".join(f"data: {e if isinstance(e, str) else json.dumps(e)}{end}".encode() for e in events)
+
+
+def text(content: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": content}}]}
+
+
+def usage(prompt: Any, completion: Any, choices: list[Any] | None = None) -> dict[str, Any]:
+    return {"choices": choices or [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
+
+
+def run(chunks: list[bytes], *, hide: bool = True) -> tuple[bytes, StreamMeter]:
+    meter = StreamMeter(hide_usage=hide, likely_prompt_tokens=11)
+    passed = b"".join(meter.feed(chunk) for chunk in chunks) + meter.finish()
+    return passed, meter
+
+
+STREAM = [text("Hello"), text(" wörld ⚡"), usage(31, 5), "[DONE]"]
+
+
+def test_usage_is_metered_and_hidden_from_who_did_not_ask() -> None:
+    passed, meter = run([sse(*STREAM)])
+    assert passed == sse(*STREAM[:2])
+    assert meter.measured().usage == Usage(31, 5)
+    assert meter.measured().by == "upstream"
+
+
+def test_who_asked_sees_the_usage() -> None:
+    passed, _ = run([sse(*STREAM)], hide=False)
+    assert passed == sse(*STREAM[:3])
+
+
+@given(st.lists(st.integers(0, 400), max_size=12), st.sampled_from(["\n\n", "\r\n\r\n"]), st.booleans())
+def test_any_cut_of_a_stream_meters_and_passes_the_same(cuts: list[int], end: str, hide: bool) -> None:
+    whole = sse(*STREAM, end=end)
+    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
+    passed, meter = run(chunks, hide=hide)
+    assert passed == sse(*(STREAM[:2] if hide else STREAM[:3]), end=end)
+    assert meter.measured().usage == Usage(31, 5)
+
+
+def test_byte_by_byte() -> None:
+    passed, meter = run([bytes([byte]) for byte in sse(*STREAM)])
+    assert passed == sse(*STREAM[:2])
+    assert meter.measured().usage == Usage(31, 5)
+
+
+def test_a_usage_beside_text_stays_in_the_stream() -> None:
+    mixed = usage(3, 1, [{"delta": {"content": "x"}}])
+    passed, meter = run([sse(mixed, "[DONE]")])
+    assert passed == sse(mixed)
+    assert meter.measured().usage == Usage(3, 1)
+
+
+def test_text_that_speaks_of_usage_is_text() -> None:
+    sly = text('{"usage": {"prompt_tokens": 0, "completion_tokens": 0}} data: [DONE]')
+    passed, meter = run([sse(sly, usage(9, 4), "[DONE]")])
+    assert passed == sse(sly)
+    assert meter.measured().usage == Usage(9, 4)
+
+
+def test_the_last_of_several_usages_holds() -> None:
+    assert run([sse(text("a"), usage(3, 1), usage(3, 2))])[1].measured().usage == Usage(3, 2)
+
+
+@pytest.mark.parametrize(
+    "untrue",
+    [
+        usage(-1, 5),
+        usage(5, -1),
+        usage(10**12, 1),
+        usage("a", 1),
+        usage(None, None),
+        usage(1.5, 2),
+        usage(0, 0),
+        {"choices": [], "usage": None},
+        {"choices": [], "usage": 7},
+    ],
+)
+def test_a_usage_that_cannot_be_true_is_counted_instead(untrue: dict[str, Any]) -> None:
+    measured = run([sse(text("abcd" * 10), untrue, "[DONE]")])[1].measured()
+    assert measured.by == "counted"
+    assert measured.usage == Usage(11, 10)
+
+
+def test_an_abort_is_counted_by_what_was_streamed() -> None:
+    for n in (1, 5, 50):
+        measured = run([sse(text("tok"))] * n)[1].measured()
+        assert (measured.by, measured.usage) == ("counted", Usage(11, n))
+
+
+def test_reasoning_and_tool_calls_are_counted() -> None:
+    deltas: list[dict[str, Any]] = [
+        {"reasoning_content": "abcdefgh"},
+        {"tool_calls": [{"index": 0, "id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+    ]
+    measured = run([sse(*({"choices": [{"delta": delta}]} for delta in deltas))])[1].measured()
+    assert measured.usage.completion_tokens == 2 + 1 + 1
+
+
+def test_a_long_stream_is_counted_in_bounded_memory() -> None:
+    meter = StreamMeter(hide_usage=True, likely_prompt_tokens=1)
+    event = sse(text("tok"))
+    n = 4 * MAX_KEPT_BYTES // len(event)
+    for _ in range(n):
+        meter.feed(event)
+    assert meter._kept_bytes <= MAX_KEPT_BYTES + len(event)
+    assert meter.measured().usage.completion_tokens == n
+
+
+def test_a_giant_event_passes_without_being_held() -> None:
+    meter = StreamMeter(hide_usage=True, likely_prompt_tokens=1)
+    giant = b"data: " + b"x" * (MAX_HELD_BYTES + 1)
+    assert meter.feed(giant) == giant
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\xff\xfe\xfd\n\n", b": comment\n\n", b"event: ping\n\n", b"data: {\n\n", b"\n\n\n\n"]
+)
+def test_what_is_not_understood_passes(noise: bytes) -> None:
+    passed, meter = run([noise, sse(text("hi"), usage(3, 1), "[DONE]")])
+    assert passed == noise + sse(text("hi"))
+    assert meter.measured().usage == Usage(3, 1)
+
+
+def test_a_stream_that_ends_without_a_boundary() -> None:
+    passed, meter = run([sse(text("hi")), b"data: " + json.dumps(usage(3, 1)).encode()])
+    assert passed == sse(text("hi"))
+    assert meter.measured().usage == Usage(3, 1)
+
+
+def answer(**fields: Any) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": "abcd" * 5}}]} | fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "by"),
+    [
+        (answer(usage={"prompt_tokens": 7, "completion_tokens": 3}), Usage(7, 3), "upstream"),
+        (answer(), Usage(11, 5), "counted"),
+        (answer(usage=None), Usage(11, 5), "counted"),
+        (answer(usage={}), Usage(11, 5), "counted"),
+        (answer(usage={"prompt_tokens": 7, "completion_tokens": 0}), Usage(11, 5), "counted"),
+        (answer(usage={"prompt_tokens": -7, "completion_tokens": 3}), Usage(11, 5), "counted"),
+        (b'{"choices":[]}', Usage(11, 0), "counted"),
+        (b"\xff", Usage(11, 0), "counted"),
+    ],
+)
+def test_whole_answers(body: bytes, expected: Usage, by: str) -> None:
+    measured = usage_of_body(body, likely_prompt_tokens=11)
+    assert (measured.usage, measured.by) == (expected, by)
