@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from weakref import WeakValueDictionary
 
 from node.errors import Refusal
 from node.ledger.ledger import Ledger
@@ -33,10 +34,11 @@ class Refunds:
         self._ledger = ledger
         self._wallet = wallet
         self._tasks = tasks
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def refund(self, account: int) -> Refund:
         """The whole refundable balance as a token. Raises Refusal 403 nothing to refund, 503 mint away: ask again."""
-        return await asyncio.shield(self._tasks.start(self._begin(account), "refund"))
+        return await asyncio.shield(self._tasks.start(self._one_at_a_time(account), "refund"))
 
     async def recover(self) -> int:
         """Finish refunds that a crash or a silent mint left open; returns how many are done now."""
@@ -48,6 +50,10 @@ class Refunds:
             except Refusal as error:
                 log.warning("refund %s waits: %s", refund.id, error)
         return done
+
+    async def _one_at_a_time(self, account: int) -> Refund:
+        async with self._turns.setdefault(account, asyncio.Lock()):
+            return await self._begin(account)
 
     async def _begin(self, account: int) -> Refund:
         mint, unit = self._source(account)
@@ -76,6 +82,9 @@ class Refunds:
                 headers={"retry-after": "10"},
             ) from error
         except WalletError as error:
+            made = self._wallet.outcome(refund.id)
+            if made is not None and made.state != "failed":
+                raise  # a token was made or may be: this refund is never given up
             await self._ledger.fail_refund(refund.id)
             log.error("refund %s of %d msat failed: %s", refund.id, refund.amount_msat, error)
             held = self._wallet.balances().get((refund.mint, refund.unit), 0)

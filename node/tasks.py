@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from node.errors import Refusal
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -34,5 +36,8 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, Refusal):  # a refusal is an answer to whoever waits
             log.error("background task %s failed: %r", task.get_name(), error)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Router, get, post
+from litestar.params import FromQuery, JSONBody
 
 from node.app import Node
 from node.deposits import new_key
@@ -47,12 +48,14 @@ def balance_routes(node: Node) -> list[Router]:
         }
 
     @get("/create", cache=False)
-    async def create_from_query(initial_balance_token: str = "") -> dict[str, Any]:
+    async def create_from_query(initial_balance_token: FromQuery[str] = "") -> dict[str, Any]:
         """A new key with the token's worth. Prefer POST: a URL may be logged on its way."""
         return await create(initial_balance_token)
 
     @post("/create", status_code=200)
-    async def create_from_body(data: CreateBalance | None = None, initial_balance_token: str = "") -> dict[str, Any]:
+    async def create_from_body(
+        data: JSONBody[CreateBalance | None] = None, initial_balance_token: FromQuery[str] = ""
+    ) -> dict[str, Any]:
         """A new key with the token's worth, in msat after the mint's fee."""
         return await create(data.initial_balance_token if data else initial_balance_token)
 
@@ -69,7 +72,7 @@ def balance_routes(node: Node) -> list[Router]:
         }
 
     @post("/topup", status_code=200)
-    async def top_up(request: Request[Any, Any, Any], data: TopUp) -> dict[str, int]:
+    async def top_up(request: Request[Any, Any, Any], data: JSONBody[TopUp]) -> dict[str, int]:
         """Add a token's worth to the bearer's balance."""
         id_ = await account_of(request)
         credited = await node.deposits.top_up(data.cashu_token, id_)
@@ -80,7 +83,7 @@ def balance_routes(node: Node) -> list[Router]:
         }
 
     @post("/refund", status_code=200)
-    async def refund(request: Request[Any, Any, Any], data: RefundWish | None = None) -> dict[str, Any]:
+    async def refund(request: Request[Any, Any, Any], data: JSONBody[RefundWish | None] = None) -> dict[str, Any]:
         """The bearer's unused money as a token. Asked again, it answers the same until money comes in."""
         if data is not None and data.recipient:
             raise Refusal(

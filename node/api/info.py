@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from node.app import Node
 from node.catalogue import model_object
@@ -38,12 +39,12 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
         return {"object": "list", "data": [model_object(model, settings) for model in node.catalogue.all()]}
 
     @get("/v1/models/{model_id:path}")
-    async def model(model_id: str) -> dict[str, Any]:
+    async def model(model_id: FromPath[str]) -> dict[str, Any]:
         """One model; its name may hold slashes."""
         return model_object(node.catalogue.get(model_id.removeprefix("/")), settings)
 
     @get("/v1/receipts/{request_id:str}")
-    async def request_receipt(request: Request[Any, Any, Any], request_id: str) -> dict[str, Any]:
+    async def request_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> dict[str, Any]:
         """The signed receipt of a request, for whoever paid it."""
         account = await node.credentials.account(request.headers.get("authorization"))
         posted = node.ledger.receipt(request_id, account)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -76,14 +75,17 @@ class Child:
                 self._process.wait(STOP_GRACE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._buried()
 
     def kill(self) -> None:
         """End it as a crash would."""
-        self._process.send_signal(signal.SIGKILL)
+        self._process.kill()
+        self._buried()
+
+    def _buried(self) -> None:
         self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def last_words(self, lines: int = 5) -> str:
         """The end of its log."""

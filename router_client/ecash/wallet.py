@@ -144,6 +144,7 @@ class Wallet:
         amounts = split(net)
 
         def begin(conn: sqlite3.Connection) -> Operation:
+            _check_vacant(conn, operation_id)
             counter = store.take_counters(conn, keyset.id, len(amounts))
             journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
             return self._open(conn, operation_id, "receive", token.mint, token.unit, journal)
@@ -167,6 +168,7 @@ class Wallet:
         keyset = mint.active(unit)
 
         def begin(conn: sqlite3.Connection) -> Operation:
+            _check_vacant(conn, operation_id)
             coins = store.unspent(conn, mint_url, unit)
             plan = plan_spend(coins, amount, fees, mint.fees_ppk(), keyset.input_fee_ppk)
             outputs = plan.send + plan.keep
@@ -287,7 +289,8 @@ class Wallet:
     def _open(
         self, conn: sqlite3.Connection, operation_id: str, kind: store.Kind, mint: str, unit: str, journal: Journal
     ) -> Operation:
-        """Write the intent. An operation that another caller opened meanwhile is left as it is, to be gone on with."""
+        """Write the intent, over that of an operation of this id that failed."""
+        _check_vacant(conn, operation_id)
         existing = store.operation(conn, operation_id)
         if existing is None:
             operation = Operation(
@@ -302,8 +305,6 @@ class Wallet:
             )
             store.insert_operation(conn, operation)
             return operation
-        if existing.state != "failed":
-            raise _AlreadyOpen(existing)
         store.set_journal(conn, operation_id, journal)
         return msgspec.structs.replace(existing, state="open", journal=journal, result="")
 
@@ -364,6 +365,13 @@ class _AlreadyOpen(Exception):
     def __init__(self, operation: Operation) -> None:
         super().__init__(operation.id)
         self.operation = operation
+
+
+def _check_vacant(conn: sqlite3.Connection, operation_id: str) -> None:
+    """Raise _AlreadyOpen for an operation that is to be gone on with, before anything is taken for a second one."""
+    existing = store.operation(conn, operation_id)
+    if existing is not None and existing.state != "failed":
+        raise _AlreadyOpen(existing)
 
 
 async def _opened(opening: Awaitable[Operation]) -> Operation:
