@@ -129,12 +129,11 @@ def _models(model: str, task: Task, providers: Sequence[Provider]) -> set[str]:
     """The models that will do: the one named, or for `auto` those in the tier's part of the price list."""
     if model != AUTO:
         return {model}
-    typical = Usage(1000, 1000)
     prices: dict[str, int] = {}
     for provider in providers:
         for offer in provider.announcement.models or ():
-            if (priced := cost(typical, offer.price)) <= prices.get(offer.id, priced):
-                prices[offer.id] = priced
+            rate = offer.price.prompt_msat_per_mtok + offer.price.completion_msat_per_mtok
+            prices[offer.id] = min(rate, prices.get(offer.id, rate))
     ordered = sorted(prices, key=lambda id_: (prices[id_], id_))
     low, high = TIER_SHARE[task.tier]
     first = min(int(low * len(ordered)), max(0, len(ordered) - 1))

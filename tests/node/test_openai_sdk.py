@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -36,7 +37,8 @@ async def test_chat(node: Running) -> None:
 async def test_stream_with_and_without_usage(node: Running) -> None:
     async with await client(node) as sdk:
         for options in ({}, {"stream_options": {"include_usage": True}}):
-            chunks = [chunk async for chunk in await sdk.chat.completions.create(**HELLO, stream=True, **options)]
+            request: dict[str, Any] = HELLO | options
+            chunks = [chunk async for chunk in await sdk.chat.completions.create(**request, stream=True)]
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
             assert text
             assert sum(chunk.usage is not None for chunk in chunks) == bool(options)

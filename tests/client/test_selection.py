@@ -1,0 +1,132 @@
+"""Selection: whoever cannot serve is out with a reason, and among the rest the one expected to cost least is first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relays.announcement import Announcement, ModelOffer
+from relays.bounds import ModelLimits
+from relays.event import Signer
+from relays.money import MAX_MSAT
+from relays.pricing import ModelPrice
+from router_client.complexity import Task, assess, score
+from router_client.discovery import Provider
+from router_client.selection import Choice, Purse, choose
+
+MINT = "https://mint.example"
+PURSE = Purse(MINT, "msat", 10**9)
+HELLO: dict[str, Any] = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
+LONG: dict[str, Any] = {"model": "m", "max_tokens": 1000, "messages": [{"role": "user", "content": "word " * 400}]}
+DEAR_TOKENS = ModelPrice(2_000_000, 8_000_000, 0)
+DEAR_REQUEST = ModelPrice(500_000, 2_000_000, 2000)
+
+
+def provider(name: str, *offers: tuple[str, ModelPrice], **changes: Any) -> Provider:
+    fields: dict[str, Any] = {
+        "pubkey": Signer.generate().pubkey,
+        "identifier": "satroute",
+        "urls": ("http://x",),
+        "mints": (f"{MINT}/",),
+        "version": "1",
+        "name": name,
+        "about": "",
+        "models": tuple(ModelOffer(id_, ModelLimits(4096, 2048), price) for id_, price in offers),
+        "created_at": 1,
+        "expires_at": None,
+    }
+    url = changes.pop("url", "http://x")
+    return Provider(Announcement(**fields | changes), url)
+
+
+def chosen(body: dict[str, Any], *providers: Provider, purses: tuple[Purse, ...] = (PURSE,), **options: Any) -> Choice:
+    return choose(body, assess(body), providers, purses, **options)
+
+
+def order(choice: Choice) -> list[str]:
+    return [candidate.provider.announcement.name for candidate in choice.candidates]
+
+
+def test_the_shape_of_a_price_decides_by_the_shape_of_the_task() -> None:
+    sprint, marathon = provider("sprint", ("m", DEAR_TOKENS)), provider("marathon", ("m", DEAR_REQUEST))
+    assert order(chosen(HELLO, marathon, sprint)) == ["sprint", "marathon"]
+    assert order(chosen(LONG, sprint, marathon)) == ["marathon", "sprint"]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (provider("a", ("m", DEAR_TOKENS), url=None), "does not answer"),
+        (provider("a", models=None), "no prices"),
+        (provider("a", ("other", DEAR_TOKENS)), "not the model"),
+        (provider("a", ("m", DEAR_TOKENS), mints=("https://other.example",)), "none of our mints"),
+        (provider("a", ("m", ModelPrice(10**15, 10**15))), "could cost"),
+        (provider("a", ("m", ModelPrice(1, 1, MAX_MSAT))), "beyond all bitcoin"),
+    ],
+)
+def test_who_cannot_serve_is_out_with_a_reason(candidate: Provider, reason: str) -> None:
+    choice = chosen(LONG, candidate)
+    assert choice.candidates == ()
+    assert reason in " ".join(choice.rejected.values())
+
+
+def test_a_prompt_that_does_not_fit_the_context_is_out() -> None:
+    huge = {**HELLO, "messages": [{"role": "user", "content": "x" * 20_000}]}
+    assert "context" in " ".join(chosen(huge, provider("a", ("m", DEAR_TOKENS))).rejected.values())
+
+
+def test_a_price_ceiling_is_kept_on_the_most_it_can_cost() -> None:
+    node = provider("a", ("m", DEAR_TOKENS))
+    hold_msat = chosen(HELLO, node).candidates[0].hold_msat
+    assert order(chosen(HELLO, node, max_cost_msat=hold_msat)) == ["a"]
+    assert order(chosen(HELLO, node, max_cost_msat=hold_msat - 1)) == []
+
+
+def test_ignored_nodes_are_out() -> None:
+    node = provider("a", ("m", DEAR_TOKENS))
+    assert order(chosen(HELLO, node, ignore={node.announcement.pubkey})) == []
+
+
+def test_a_purse_that_covers_the_hold_comes_first_and_msat_before_sat() -> None:
+    node = provider("a", ("m", DEAR_TOKENS))
+    poor, sats = Purse(MINT, "msat", 1), Purse(MINT, "sat", 1000)
+    assert chosen(HELLO, node, purses=(poor, sats)).candidates[0].purse == sats
+    assert chosen(HELLO, node, purses=(sats, PURSE)).candidates[0].purse == PURSE
+    assert "wallet holds" in " ".join(chosen(HELLO, node, purses=(poor,)).rejected.values())
+    assert "none of our mints" in " ".join(chosen(HELLO, node, purses=()).rejected.values())
+
+
+@pytest.mark.parametrize(("tier", "model"), [("cheap", "small"), ("mid", "medium"), ("premium", "large")])
+def test_auto_takes_the_model_of_the_tier(tier: Any, model: str) -> None:
+    offers = [(name, ModelPrice(price, price)) for name, price in (("small", 10), ("medium", 100), ("large", 1000))]
+    shop = provider("a", *offers)
+    choice = choose({**HELLO, "model": "auto"}, Task(0.5, tier, 10, 10), [shop], [PURSE])
+    assert [candidate.offer.id for candidate in choice.candidates] == [model]
+
+
+def test_auto_with_one_model_takes_it_for_every_tier() -> None:
+    for tier in ("cheap", "mid", "premium"):
+        choice = choose({**HELLO, "model": "auto"}, Task(0.5, tier, 1, 1), [provider("a", ("m", DEAR_TOKENS))], [PURSE])
+        assert len(choice.candidates) == 1
+
+
+def test_the_score_grows_with_the_prompt_and_stays_in_bounds() -> None:
+    scores = [score("x" * n) for n in (0, 1, 100, 1000, 100_000)]
+    assert scores == sorted(scores)
+    assert scores[0] == 0.0
+    assert all(0 <= value <= 1 for value in scores)
+
+
+def test_a_task_is_judged_by_its_last_user_message() -> None:
+    parts = [{"type": "text", "text": "y" * 5000}]
+    body = {
+        "messages": [
+            {"role": "system", "content": "z" * 9000},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": "ok"},
+        ]
+    }
+    assert assess(body).difficulty == score("y" * 5000)
+    assert assess({"messages": []}).tier == "cheap"
+    assert assess({**HELLO, "n": 3}).completion_tokens == 60

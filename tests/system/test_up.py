@@ -1,0 +1,109 @@
+"""`satroute up`: all starts, is told of, and stops: at Ctrl-C, after a crash of a part, and when it is killed itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.system.children import leashed, satroute, until
+
+
+@contextlib.contextmanager
+def up(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A running network and what it printed once it was ready."""
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([*satroute(), "up", "--data", str(folder / "net"), *options], stdout=out, stderr=out)
+    try:
+        ready = until(lambda: "Ctrl-C stops everything" in log.read_text() or process.poll() is not None, 90)
+        assert ready, log.read_text()
+        assert process.poll() is None, log.read_text()
+        yield process, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match, text
+    return match.group(1)
+
+
+def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: Path) -> None:
+    with up(folder) as (process, text):
+        assert "play money" in text
+        url, key = found(r"curl (http://\S+)/v1/chat", text), found(r"KEY=(sk-\S+)", text)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key) as sdk:
+            message = {"role": "user", "content": "Hello"}
+            chat = sdk.chat.completions.create(model="smollm2-135m", messages=[message], max_tokens=5)  # type: ignore[list-item]
+            assert chat.choices[0].message.content
+
+        data = ["--data", str(folder / "net")]
+        listed = run("nodes", "--json", *data)
+        assert sorted(node["name"] for node in json.loads(listed)["nodes"]) == ["marathon", "sprint"]
+        answer = json.loads(run("ask", "What is 2+2?", "--max-tokens", "10", "--json", *data))
+        assert answer["verified"]
+        assert answer["text"]
+
+        second = subprocess.run([*satroute(), "up", *data], capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 1
+        assert "already" in second.stderr
+
+        parts = leashed(folder)
+        assert len(parts) == 5
+        kill_part(folder, "node.localnet.relay")
+        assert until(lambda: "the relay ended" in (folder / "up.log").read_text())
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert leashed(folder) == []
+
+    # A second run on other ports: the mint's port is taken, and yet the money of the first run is good.
+    mint_port = int(found(r"mint\S*\s+http://127.0.0.1:(\d+)", text))
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", mint_port))
+        squatter.listen()
+        with up(folder) as (process, again):
+            assert f":{mint_port}\n" not in again.replace("│", "\n")
+            url = found(r"curl (http://\S+)/v1/chat", again)
+            old = httpx.get(f"{url}/v1/balance", headers={"Authorization": f"Bearer {key}"}, timeout=30)
+            assert old.status_code == 200, "the ledger of the first run is still there"
+            refund = httpx.post(f"{url}/v1/balance/refund", headers={"Authorization": f"Bearer {key}"}, timeout=30)
+            assert refund.status_code == 200, refund.text
+            answer = json.loads(run("ask", "Hi", "--max-tokens", "5", "--json", *data))
+            assert answer["verified"]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert until(lambda: leashed(folder) == []), "parts end with their parent, however it dies"
+
+
+def kill_part(folder: Path, module: str) -> None:
+    """SIGKILL to the running part of that module."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                command = (process / "cmdline").read_bytes().decode(errors="replace")
+                inside = (process / "cwd").resolve().is_relative_to(folder.resolve())
+                if inside and module in command:
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return
+    pytest.fail(f"{module} does not run")
+
+
+def run(*words: str) -> str:
+    done = subprocess.run([*satroute(), *words], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
