@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-import msgspec
 
 from node.announcer import Announcer
 from node.catalogue import Catalogue
@@ -18,39 +17,16 @@ from node.deposits import Deposits
 from node.errors import UpstreamError
 from node.jobs import schedule
 from node.ledger.ledger import Ledger
+from node.node import Node
 from node.refunds import Refunds
 from node.tasks import Tasks
-from node.upstream.base import Upstream
 from node.upstream.openai import OpenAIUpstream
-from relays.event import Signer
 from relays.pool import RelayPool
 from router_client.ecash.wallet import Wallet
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20
-
-
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one node consists of."""
-
-    settings: Settings
-    signer: Signer
-    ledger: Ledger
-    wallet: Wallet
-    upstream: Upstream
-    catalogue: Catalogue
-    deposits: Deposits
-    refunds: Refunds
-    credentials: Credentials
-    completions: Completions
-    announcer: Announcer
-
-    async def refresh_models(self) -> None:
-        """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
-        if self.catalogue.update(await self.upstream.models()):
-            log.info("%d models for sale", len(self.catalogue.all()))
-            await self.announcer.publish()
 
 
 @asynccontextmanager

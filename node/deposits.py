@@ -25,8 +25,9 @@ from node.tasks import Tasks
 from relays import payment
 from relays.money import Msat
 from router_client.ecash import token as token_codec
+from router_client.ecash.outcomes import Received
 from router_client.ecash.token import Token, token_hash
-from router_client.ecash.wallet import Received, Wallet
+from router_client.ecash.wallet import Wallet
 from router_client.errors import (
     ForeignMint,
     MintMisbehaved,

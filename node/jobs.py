@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from node.errors import NodeFault, UpstreamError
+from node.node import Node
 from relays.errors import RelaysError
 from router_client.errors import ClientError
-
-if TYPE_CHECKING:
-    from node.app import Node
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from node.api.balance import balance_routes
 from node.api.chat import chat_route
 from node.api.errors import EXCEPTION_HANDLERS
 from node.api.info import info_routes
-from node.app import Node
+from node.node import Node
 from node.version import VERSION
 
 

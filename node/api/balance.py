@@ -8,9 +8,9 @@ import msgspec
 from litestar import Request, Router, get, post
 from litestar.params import FromQuery, JSONBody
 
-from node.app import Node
 from node.deposits import new_key
 from node.errors import Refusal
+from node.node import Node
 from relays import payment
 
 PATHS = ("/v1/balance", "/v1/wallet")

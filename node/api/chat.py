@@ -11,8 +11,8 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from node.api.errors import as_refusal, error_body, new_request_id
-from node.app import Node
 from node.errors import Refusal
+from node.node import Node
 from node.quote import Quote, quote_chat
 from relays import payment, receipt
 

@@ -8,9 +8,9 @@ from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from node.app import Node
 from node.catalogue import model_object
 from node.errors import not_found
+from node.node import Node
 from node.version import VERSION
 from relays import receipt
 

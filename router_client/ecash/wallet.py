@@ -27,15 +27,13 @@ from mnemonic import Mnemonic
 from relays.money import Msat
 from router_client.ecash import store
 from router_client.ecash.coins import Fees, plan_spend, split, swap_fee
-from router_client.ecash.crypto import BlindSecret, SecretChain, blind, unblind
+from router_client.ecash.crypto import SecretChain
 from router_client.ecash.keyring import Keyring
-from router_client.ecash.mint import BlindedMessage, BlindSignature
+from router_client.ecash.outcomes import Invoice, Received, Sent, TokenFees, failure, received, sent, was_spent
+from router_client.ecash.outputs import blinded, unblinded
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof, Token, decode, encode, to_msat
 from router_client.errors import (
-    InsufficientFunds,
-    MintMisbehaved,
-    MintUnavailable,
     TokenRefused,
     TokenSpent,
     WalletError,
@@ -46,39 +44,6 @@ log = logging.getLogger(__name__)
 
 MOST_COINS = 128
 """No sensible swap gives up more coins than this."""
-
-
-class Received(msgspec.Struct, frozen=True):
-    """A token that is now ours: what is left of it after the mint's fee."""
-
-    mint: str
-    unit: str
-    amount_msat: Msat
-    fee_msat: Msat
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """A token handed out, its face value, and what making it cost."""
-
-    token: str
-    amount_msat: Msat
-    fee_msat: Msat
-
-
-class TokenFees(msgspec.Struct, frozen=True):
-    """What a token's mint takes for swapping it, and the most it can take for a swap of as many coins as make sense."""
-
-    this_msat: Msat
-    most_msat: Msat
-
-
-class Invoice(msgspec.Struct, frozen=True):
-    """A Lightning invoice that fills the wallet once it is paid and claimed by its operation id."""
-
-    operation: str
-    bolt11: str
-    amount_msat: Msat
-    expires_at: int | None
 
 
 class Wallet:
@@ -129,9 +94,9 @@ class Wallet:
         """
         coins = decode(token) if isinstance(token, str) else token
         operation = self._db.read(lambda conn: store.operation(conn, operation_id))
-        if operation is None or (operation.state == "failed" and not _was_spent(operation)):
+        if operation is None or (operation.state == "failed" and not was_spent(operation)):
             operation = await _opened(self._begin_receive(coins, operation_id))
-        return _received(await self._finish(operation))
+        return received(await self._finish(operation))
 
     async def _begin_receive(self, token: Token, operation_id: str) -> Operation:
         coins, fees_ppk = await self._keyring.resolve(token)
@@ -161,7 +126,7 @@ class Wallet:
         operation = self._db.read(lambda conn: store.operation(conn, operation_id))
         if operation is None or operation.state == "failed":
             operation = await _opened(self._begin_send(amount, mint_url, unit, operation_id, fees))
-        return _sent(await self._finish(operation))
+        return sent(await self._finish(operation))
 
     async def _begin_send(self, amount: int, mint_url: str, unit: str, operation_id: str, fees: Fees) -> Operation:
         mint = await self._keyring.mint(mint_url)
@@ -247,7 +212,7 @@ class Wallet:
             await self._db.run(begin)
             operation = self._db.read(lambda conn: store.operation(conn, operation_id))
             assert operation is not None
-        return _received(await self._finish(operation))
+        return received(await self._finish(operation))
 
     # the journal -----------------------------------------------------------------------------------------------------
 
@@ -274,7 +239,7 @@ class Wallet:
 
     async def resume(self, operation: Operation) -> Received:
         """Go on with a receive or a claim from its journal; one that is done answers at once."""
-        return _received(await self._finish(operation))
+        return received(await self._finish(operation))
 
     def outcome(self, operation_id: str) -> Operation | None:
         """Where an operation stands."""
@@ -314,18 +279,14 @@ class Wallet:
         async with turn:
             current = self.outcome(operation.id) or operation
             if current.state == "failed":
-                raise _failure(current.result)
+                raise failure(current.result)
             return current if current.state == "done" else await self._ask_mint(current)
 
     async def _ask_mint(self, operation: Operation) -> Operation:
         """Ask the mint for what the journal says, restore it where that was done before, and close the operation."""
         mint = await self._keyring.mint(operation.mint)
         journal = operation.journal
-        secrets = [self._chain.at(journal.keyset, journal.counter + i) for i in range(len(journal.amounts))]
-        outputs = [
-            BlindedMessage(amount, journal.keyset, blind(secret))
-            for amount, secret in zip(journal.amounts, secrets, strict=True)
-        ]
+        secrets, outputs = blinded(self._chain, journal)
         try:
             if operation.kind == "mint":
                 signatures = await mint.client.mint(journal.quote, outputs)
@@ -338,7 +299,7 @@ class Wallet:
                 await self._fail(operation, refusal)
                 raise
             signatures = [restored[output.B_] for output in outputs]
-        proofs = _unblinded(mint.keys(journal.keyset), outputs, secrets, signatures)
+        proofs = unblinded(mint.keys(journal.keyset), outputs, secrets, signatures)
         return await self._db.run(lambda conn: _complete(conn, operation, proofs))
 
     async def _fail(self, operation: Operation, refusal: WalletError) -> None:
@@ -411,43 +372,3 @@ def _close_sent(conn: sqlite3.Connection, operation: Operation, coins: Sequence[
     token = encode(Token(operation.mint, operation.unit, tuple(coins)))
     store.close_operation(conn, operation.id, "done", token)
     return msgspec.structs.replace(operation, state="done", result=token)
-
-
-def _unblinded(
-    keys: dict[int, str],
-    outputs: Sequence[BlindedMessage],
-    secrets: Sequence[BlindSecret],
-    signatures: Sequence[BlindSignature],
-) -> list[Proof]:
-    """Coins from signatures. Raises MintMisbehaved unless each fits the output it answers."""
-    if len(signatures) != len(outputs):
-        raise MintMisbehaved("the mint signed another number of outputs than it was given")
-    proofs = []
-    for output, secret, signature in zip(outputs, secrets, signatures, strict=True):
-        if signature.amount != output.amount or signature.id != output.id or output.amount not in keys:
-            raise MintMisbehaved("the mint signed other amounts than it was given")
-        point = unblind(secret, signature.C_, keys[output.amount], signature.dleq)
-        dleq = None if signature.dleq is None else msgspec.structs.replace(signature.dleq, r=secret.r)
-        proofs.append(Proof(output.id, output.amount, secret.secret, point, dleq))
-    return proofs
-
-
-def _received(operation: Operation) -> Received:
-    journal, unit = operation.journal, operation.unit
-    return Received(operation.mint, unit, to_msat(journal.amount, unit), to_msat(journal.fee, unit))
-
-
-def _sent(operation: Operation) -> Sent:
-    journal, unit = operation.journal, operation.unit
-    return Sent(operation.result, to_msat(journal.amount, unit), to_msat(journal.fee, unit))
-
-
-def _was_spent(operation: Operation) -> bool:
-    return operation.result.startswith(TokenSpent.__name__)
-
-
-def _failure(result: str) -> WalletError:
-    """The refusal that closed an operation, as it was raised then."""
-    name, _, words = result.partition(": ")
-    kinds = {kind.__name__: kind for kind in (TokenSpent, TokenRefused, InsufficientFunds, MintUnavailable)}
-    return kinds.get(name, TokenRefused)(words or result)

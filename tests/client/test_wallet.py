@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from router_client.ecash.coins import swap_fee
+from router_client.ecash.outcomes import Received
 from router_client.ecash.token import decode, encode
-from router_client.ecash.wallet import Received, Wallet
+from router_client.ecash.wallet import Wallet
 from router_client.errors import (
     InsufficientFunds,
     MintUnavailable,

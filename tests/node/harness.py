@@ -13,8 +13,9 @@ import msgspec
 import uvicorn
 
 from node.api.app import create_app
-from node.app import Node, open_node
+from node.app import open_node
 from node.config import Settings, load_settings
+from node.node import Node
 from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
 from tests.client.test_wallet import until_claimed

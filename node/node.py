@@ -1,0 +1,43 @@
+"""One node: the parts that serve, by name."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from node.announcer import Announcer
+from node.catalogue import Catalogue
+from node.completions import Completions
+from node.config import Settings
+from node.credentials import Credentials
+from node.deposits import Deposits
+from node.ledger.ledger import Ledger
+from node.refunds import Refunds
+from node.upstream.base import Upstream
+from relays.event import Signer
+from router_client.ecash.wallet import Wallet
+
+log = logging.getLogger(__name__)
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one node consists of."""
+
+    settings: Settings
+    signer: Signer
+    ledger: Ledger
+    wallet: Wallet
+    upstream: Upstream
+    catalogue: Catalogue
+    deposits: Deposits
+    refunds: Refunds
+    credentials: Credentials
+    completions: Completions
+    announcer: Announcer
+
+    async def refresh_models(self) -> None:
+        """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
+        if self.catalogue.update(await self.upstream.models()):
+            log.info("%d models for sale", len(self.catalogue.all()))
+            await self.announcer.publish()

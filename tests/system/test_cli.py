@@ -1,0 +1,153 @@
+"""The command line: one clear line for what is wrong, help with an example, and keys that add up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+
+from node.cli.main import satroute as command
+from tests.conftest import DEAD_MINT
+from tests.node.harness import HELLO, bearer, running_node
+from tests.system.children import satroute
+
+
+def run(*words: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [*satroute(), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=keep | (env or {}),
+        input=stdin,
+    )
+
+
+def commands(group: click.Group, *path: str) -> list[list[str]]:
+    found = []
+    for name, sub in group.commands.items():
+        found.append([*path, name])
+        if isinstance(sub, click.Group):
+            found += commands(sub, *path, name)
+    return found
+
+
+@pytest.mark.parametrize("path", commands(command), ids=" ".join)
+def test_every_command_helps_with_an_example(path: list[str]) -> None:
+    done = run(*path, "--help")
+    assert done.returncode == 0
+    leaf: click.Command = command
+    for name in path:
+        assert isinstance(leaf, click.Group)
+        leaf = leaf.commands[name]
+    if not isinstance(leaf, click.Group):
+        assert "Example: satroute" in done.stdout
+
+
+def test_serve_without_settings_is_a_line_for_each() -> None:
+    done = run("serve")
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert [line.split()[1] for line in lines] == ["UPSTREAM_BASE_URL:", "CASHU_MINTS:"]
+    assert done.stdout == ""
+
+
+def test_serve_with_wrong_settings_is_a_line_for_each() -> None:
+    good = {"FIXED_PER_1K_INPUT_TOKENS": "1", "FIXED_PER_1K_OUTPUT_TOKENS": "1"}
+    wrong = {"UPSTREAM_BASE_URL": "x", "CASHU_MINTS": "y", "PORT": "z", "NSEC": "nsec1secret", "RELAYS": "http://r"}
+    done = run("serve", env=good | wrong)
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert sorted(line.split()[1].rstrip(":") for line in lines) == sorted(wrong)
+    assert "nsec1secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "remedy"),
+    [
+        (["serve", "--env-file", "/nowhere.env"], 1, "no settings file"),
+        (["nodes", "--data", "/nonexistent"], 1, "--relay"),
+        (["ask", "hi", "--data", "/nonexistent"], 1, "satroute up"),
+        (["wallet", "fund", "--sats", "5", "--data", "/nonexistent"], 2, "--mint"),
+        (["keys", "create"], 2, "--sats"),
+        (["keys", "create", "--sats", "-1"], 2, "--sats"),
+        (["nothing"], 2, "No such command"),
+    ],
+)
+def test_what_is_wrong_comes_with_its_remedy(words: list[str], code: int, remedy: str) -> None:
+    done = run(*words)
+    assert done.returncode == code
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dead_relay_is_said_and_nothing_is_found(folder: Path) -> None:
+    done = run("nodes", "--json", "--relay", "ws://127.0.0.1:9", "--data", str(folder))
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"nodes": []}
+    assert "cannot be reached" in done.stderr
+    asked = run("ask", "hi", "--relay", "ws://127.0.0.1:9", "--data", str(folder))
+    assert asked.returncode == 1
+    assert "cannot be reached" in asked.stderr
+
+
+async def test_the_operator_hands_out_keys_beside_a_running_node(
+    folder: Path, model_url: str, http: httpx.AsyncClient
+) -> None:
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=model_url) as running:
+        env = {"DATA_DIR": str(folder / "node")}
+        made = run("keys", "create", "--sats", "50", "--name", "alice [bold]", env=env)
+        assert made.returncode == 0, made.stderr
+        key = made.stdout.strip()
+        assert key.startswith("sk-")
+        reply = await http.post(f"{running.url}/v1/chat/completions", json=HELLO, headers=bearer(key))
+        assert reply.status_code == 200
+        cost_msat = int(reply.headers["x-satroute-cost-msat"])
+        refund = await http.post(f"{running.url}/v1/balance/refund", headers=bearer(key))
+        assert (refund.status_code, refund.json()["error"]["code"]) == (403, "not_refundable")
+
+        second = json.loads(run("keys", "create", "--sats", "7", "--json", env=env).stdout)
+        listed = json.loads(run("keys", "list", "--json", env=env).stdout)["keys"]
+        assert [entry["name"] for entry in listed] == ["alice [bold]", ""]
+        assert listed[0]["available_msat"] == 50_000 - cost_msat
+        assert listed[0]["spent_msat"] == cost_msat
+        assert key not in json.dumps(listed)
+        assert "alice [bold]" in run("keys", "list", env=env).stdout
+
+        assert run("keys", "revoke", str(second["id"]), env=env).returncode == 0
+        revoked = await http.get(f"{running.url}/v1/balance", headers=bearer(second["api_key"]))
+        assert revoked.status_code == 403
+        assert run("keys", "revoke", "999", env=env).returncode == 1
+
+        totals = await running.node.ledger.audit()
+        assert totals.granted_msat == 57_000
+        assert totals.keys_msat + totals.earned_msat == 57_000
+
+
+def test_the_wallet_is_filled_emptied_and_filled_again(folder: Path, mint_url: str) -> None:
+    data = ["--data", str(folder)]
+    assert "empty" in run("wallet", "balance", *data).stdout
+    funded = run("wallet", "fund", "--sats", "100", "--mint", f"{mint_url}/", *data)
+    assert funded.returncode == 0, funded.stderr
+    assert funded.stdout.startswith("lnbc")
+    assert "100 sat" in funded.stderr
+    token = run("wallet", "send", "--sats", "40", *data).stdout
+    assert token.startswith("cashuB")
+    assert run("wallet", "send", "--sats", "4000", *data).returncode == 1
+    back = run("wallet", "receive", *data, stdin=token)
+    assert back.returncode == 0, back.stderr
+    coins = json.loads(run("wallet", "balance", "--json", *data).stdout)["coins"]
+    assert [(coin["mint"], coin["unit"]) for coin in coins] == [(mint_url, "sat")]
+    assert 95 <= coins[0]["amount"] < 100, "the mint took its fee for two swaps"
+    spent = run("wallet", "receive", *data, stdin=token)
+    assert spent.returncode == 1
+    assert "spent" in spent.stderr
+    assert run("wallet", "receive", *data, stdin="garbage").returncode == 1
+    assert run("wallet", "recover", *data).returncode == 0

@@ -1,0 +1,137 @@
+"""kill -9 at any moment: after the restart the books add up, the wallet holds what they say, and every token is good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from node.ledger.ledger import Ledger
+from node.localnet.process import Child, free_port
+from router_client.ecash.token import token_hash
+from router_client.ecash.wallet import Wallet
+from tests.node.harness import HELLO, bearer, funded_wallet, token_of
+
+LONG = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
+KILLS = 6
+
+
+class Served:
+    """A node in a process of its own that can be killed and started again on the same folder."""
+
+    def __init__(self, folder: Path, mint_url: str, model_url: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._env = {
+            "PORT": str(self.port),
+            "DATA_DIR": str(folder / "data"),
+            "CASHU_MINTS": mint_url,
+            "UPSTREAM_BASE_URL": model_url,
+            "FIXED_PER_1K_INPUT_TOKENS": "2",
+            "FIXED_PER_1K_OUTPUT_TOKENS": "8",
+        }
+        self.child = self._start()
+
+    def restart(self) -> None:
+        self.child = self._start()
+
+    def _start(self) -> Child:
+        child = Child("node", "node.cli", ["serve"], self._env, self.folder)
+        child.wait_http(f"{self.url}/health", 60)
+        return child
+
+
+@pytest.fixture
+def served(folder: Path, mint_url: str, model_url: str) -> Iterator[Served]:
+    node = Served(folder / "node", mint_url, model_url)
+    yield node
+    node.child.stop()
+
+
+async def ask(http: httpx.AsyncClient, method: str, url: str, key: str, **options: object) -> httpx.Response | None:
+    """The answer, or None when the node died on the way."""
+    with contextlib.suppress(httpx.HTTPError):
+        return await http.request(method, url, headers=bearer(key), **options)  # type: ignore[arg-type]
+    return None
+
+
+async def sums_agree(served: Served, http: httpx.AsyncClient) -> tuple[int, int]:
+    """Audit the stopped node's books against its wallet; returns what came in and what is still open."""
+    ledger = Ledger(served.folder / "data" / "ledger.db")
+    wallet = await Wallet.open(served.folder / "data" / "wallet.db", http)
+    try:
+        totals = await ledger.audit()
+        open_now = len(ledger.open_deposits()) + len(ledger.open_refunds())
+        if not open_now:
+            assert wallet.balance_msat() == totals.ecash_in_msat
+        return totals.ecash_in_msat, open_now
+    finally:
+        wallet.close()
+        ledger.close()
+
+
+async def test_kill_nine_in_deposits_streams_and_refunds(
+    served: Served, folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    wallet = await funded_wallet(folder / "caller.db", http, mint_url, sats=5000)
+    total_msat = 5_000_000
+    tokens: list[str] = []
+    for _ in range(KILLS):
+        tokens += [await token_of(wallet, mint_url, 100_000) for _ in range(3)]
+        fresh, older = tokens[-3:], chance.choice(tokens)
+        async with httpx.AsyncClient(timeout=20) as caller:
+            work = [
+                *(ask(caller, "GET", f"{served.url}/v1/balance", token) for token in fresh),
+                ask(caller, "POST", f"{served.url}/v1/chat/completions", older, json=LONG),
+                ask(caller, "POST", f"{served.url}/v1/balance/refund", older),
+            ]
+            running = asyncio.gather(*work)
+            await asyncio.sleep(chance.uniform(0, 0.4))
+            served.child.kill()
+            await running
+        await sums_agree(served, http)
+        served.restart()
+        answers = [await ask(http, "GET", f"{served.url}/v1/balance", token) for token in tokens]
+        assert {answer.status_code for answer in answers if answer is not None} == {200}, "every token is good"
+        assert all(answer is not None and answer.json()["reserved"] == 0 for answer in answers), "no hold is left"
+
+    refunds: set[str] = set()
+    for token in tokens:
+        back = await ask(http, "POST", f"{served.url}/v1/balance/refund", token)
+        assert back is not None
+        assert back.status_code == 200, back.text
+        refunds.add(back.json()["token"])
+    served.child.stop()
+    left_msat, open_now = await sums_agree(served, http)
+    assert open_now == 0
+    for refund in refunds:
+        await wallet.receive(refund, f"back:{token_hash(refund)}")
+    lost_msat = total_msat - wallet.balance_msat() - left_msat
+    coins = len(tokens) * 2 * 40 + len(refunds) * 40
+    assert 0 <= lost_msat <= coins, "what is gone is the mint's fee of at most 1 msat a coin and swap"
+    wallet.close()
+
+
+async def test_a_restart_keeps_balances_keys_and_the_name(
+    served: Served, folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    wallet = await funded_wallet(folder / "caller.db", http, mint_url)
+    token = await token_of(wallet, mint_url, 50_000)
+    made = await http.post(f"{served.url}/v1/balance/create", json={"initial_balance_token": token})
+    key = made.json()["api_key"]
+    npub = (await http.get(f"{served.url}/v1/info")).json()["npub"]
+    served.child.stop()
+    served.restart()
+    assert (await http.get(f"{served.url}/v1/info")).json()["npub"] == npub
+    balance = await http.get(f"{served.url}/v1/balance", headers=bearer(key))
+    assert balance.json()["balance"] == made.json()["balance"]
+    wallet.close()

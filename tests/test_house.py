@@ -1,0 +1,53 @@
+"""The house rules, held by their tools: style, strict types, and imports that point down."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("relays", "router_client", "node")
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 70
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["lint-imports", "--no-cache"], ["mypy"]],
+    ids=" ".join,
+)
+@pytest.mark.timeout(300)
+def test_tool(words: list[str]) -> None:
+    tool = shutil.which(words[0], path=str(Path(sys.executable).parent)) or shutil.which(words[0])
+    if tool is None:
+        pytest.fail(f"{words[0]} is not installed: uv sync")
+    done = subprocess.run([tool, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_noun_per_file_one_screen_per_function(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    tree = ast.parse(text)
+    assert not tree.body or ast.get_docstring(tree), "a module says what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            nested = any(isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) for inner in node.body)
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert nested or lines <= MAX_FUNCTION_LINES, f"{node.name} is {lines} lines long"
+
+
+def test_the_client_imports_without_cashu() -> None:
+    """cashu loads slowly and reads `.env` files over the environment: it comes when a wallet is opened, not before."""
+    probe = "import sys, router_client; print('cashu' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
