@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,15 @@ MINT_FEE_PPK = 100
 DEAD_RELAY = "ws://127.0.0.1:9"
 DEAD_MINT = "http://127.0.0.1:9"
 """Port 9 is nobody's here: a connection is refused at once."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI every part is installed: a skip there hides something, so it fails."""
+    report = yield
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(scope="session")

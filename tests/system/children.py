@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -14,16 +14,18 @@ def satroute() -> list[str]:
 
 def leashed(folder: Path) -> list[str]:
     """Command lines of running local network parts whose working folder is inside `folder`."""
+    return [command for _, command in running(folder) if "node.localnet.leash" in command]
+
+
+def running(folder: Path) -> list[tuple[int, str]]:
+    """(pid, command line) of every process whose working folder is inside `folder`."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                inside = (process / "cwd").resolve().is_relative_to(folder.resolve())
-            except OSError:
-                continue
-            if inside and "node.localnet.leash" in command:
-                found.append(command)
+                if (process / "cwd").resolve().is_relative_to(folder.resolve()):
+                    found.append((int(process.name), command))
     return found
 
 
@@ -36,9 +38,3 @@ def until(condition: object, seconds: float = 20) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def no_children_of(_: object) -> None:
-    """The temporary folders of finished demos hold no running part."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "satroute-demo-" not in listed

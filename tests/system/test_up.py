@@ -14,9 +14,8 @@ from pathlib import Path
 
 import httpx
 import openai
-import pytest
 
-from tests.system.children import leashed, satroute, until
+from tests.system.children import leashed, running, satroute, until
 
 
 @contextlib.contextmanager
@@ -92,15 +91,9 @@ def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: P
 
 def kill_part(folder: Path, module: str) -> None:
     """SIGKILL to the running part of that module."""
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                command = (process / "cmdline").read_bytes().decode(errors="replace")
-                inside = (process / "cwd").resolve().is_relative_to(folder.resolve())
-                if inside and module in command:
-                    os.kill(int(process.name), signal.SIGKILL)
-                    return
-    pytest.fail(f"{module} does not run")
+    pids = [pid for pid, command in running(folder) if module in command]
+    assert len(pids) == 1
+    os.kill(pids[0], signal.SIGKILL)
 
 
 def run(*words: str) -> str:
