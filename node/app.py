@@ -21,8 +21,10 @@ from node.node import Node
 from node.refunds import Refunds
 from node.tasks import Tasks
 from node.upstream.openai import OpenAIUpstream
+from relays.event import Signer
 from relays.pool import RelayPool
 from router_client.ecash.wallet import Wallet
+from router_client.storage import exclusive
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,14 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
     """A running node: what a crash left is finished first, then its jobs run until the block ends."""
     signer, tasks = settings.signer(), Tasks()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # Two processes on one ledger would free each other's holds as a dead one's.
+    with exclusive(settings.ledger_path.with_suffix(".lock")):
+        async with _running(settings, signer, tasks) as node:
+            yield node
+
+
+@asynccontextmanager
+async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIterator[Node]:
     async with httpx.AsyncClient() as http, RelayPool(settings.relays, signer) as pool:
         upstream = OpenAIUpstream(
             settings.upstream_base_url,
@@ -78,10 +88,10 @@ async def _settle_the_past(node: Node) -> None:
     """Free what an earlier process held, finish its deposits and refunds, and prove the sums before serving."""
     if orphans := await node.ledger.expire_orphans():
         log.warning("freed %d holds that an earlier run left", orphans)
-    await node.deposits.recover()
+    await node.deposits.recover(older_than_s=0)
     await node.refunds.recover()
     await node.ledger.audit()
     try:
-        await node.refresh_models()
+        node.catalogue.update(await node.upstream.models())
     except UpstreamError as error:
         log.warning("no models yet: %s", error)

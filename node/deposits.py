@@ -89,9 +89,9 @@ class Deposits:
         """Redeem a token onto an account. Raises Refusal as `open_account` does."""
         return await self._redeem(text, "topup", account, None)
 
-    async def recover(self) -> int:
+    async def recover(self, older_than_s: float = RECOVER_AFTER_S) -> int:
         """Finish deposits that a crash or a silent mint left open; returns how many are credited now."""
-        await self._wallet.recover(RECOVER_AFTER_S)
+        await self._wallet.recover(older_than_s)
         credited = 0
         for deposit in self._ledger.open_deposits():
             outcome = self._wallet.outcome(_operation(deposit.id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -22,6 +22,8 @@ ANNOUNCE_EVERY_S = 20 * 60
 ANNOUNCE_RETRY_S = 30
 AUDIT_EVERY_S = 600
 JITTER_S = 5
+FIRST_ANNOUNCEMENT = timedelta(seconds=0.5)
+"""After the start: who reads it will knock at once, and should find the door open."""
 
 
 def schedule(node: Node) -> AsyncIOScheduler:
@@ -46,7 +48,9 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce")
     every(ANNOUNCE_RETRY_S, node.announcer.publish_where_missing, "announce where missing")
     every(AUDIT_EVERY_S, node.ledger.audit, "audit")
-    scheduler.add_job(_guarded(node.announcer.publish, "announce"), "date", run_date=datetime.now(UTC))
+    scheduler.add_job(
+        _guarded(node.announcer.publish, "announce"), "date", run_date=datetime.now(UTC) + FIRST_ANNOUNCEMENT
+    )
     return scheduler
 
 

@@ -45,15 +45,20 @@ class Refunds:
         done = 0
         for refund in self._ledger.open_refunds():
             try:
-                await self._finish(refund)
+                async with self._turn(refund.account):
+                    await self._finish(refund)
                 done += 1
-            except Refusal as error:
+            except (Refusal, WalletError) as error:
                 log.warning("refund %s waits: %s", refund.id, error)
         return done
 
     async def _one_at_a_time(self, account: int) -> Refund:
-        async with self._turns.setdefault(account, asyncio.Lock()):
+        async with self._turn(account):
             return await self._begin(account)
+
+    def _turn(self, account: int) -> asyncio.Lock:
+        """One refund of an account at a time: one that is given up must not be finished by another caller meanwhile."""
+        return self._turns.setdefault(account, asyncio.Lock())
 
     async def _begin(self, account: int) -> Refund:
         mint, unit = self._source(account)

@@ -28,11 +28,11 @@ class Tasks:
         return task
 
     async def drain(self, deadline_s: float) -> int:
-        """Wait for what runs; returns how many did not end in time."""
-        if not self._running:
-            return 0
-        _, late = await asyncio.wait(self._running, timeout=deadline_s)
-        return len(late)
+        """Wait for what runs, and for what that starts; returns how many did not end in time."""
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        while self._running and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._running, timeout=left_s)
+        return len(self._running)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -113,9 +113,9 @@ class RouterClient:
                 reasons[label] = str(error)
         raise NoProvider(_why(reasons, self.directory.failures))
 
-    async def recover(self) -> Msat:
-        """Fetch what earlier runs left at nodes and mints; returns what came back."""
-        return await self.payments.recover()
+    async def recover(self, older_than_s: float = 0) -> Msat:
+        """Fetch what earlier runs left at nodes and mints for at least that long; returns what came back."""
+        return await self.payments.recover(older_than_s)
 
     def _purses(self) -> list[Purse]:
         return [Purse(mint, unit, amount) for (mint, unit), amount in self.wallet.balances().items()]

@@ -98,11 +98,17 @@ class Payments:
         """
         return await self._take_back(paid.id, paid.node_url, paid.token)
 
-    async def recover(self) -> Msat:
-        """Settle what a crash or an absent node left open; returns what came back."""
-        await self._wallet.recover()
+    async def recover(self, older_than_s: float = 0) -> Msat:
+        """Settle what a crash or an absent node left open for at least that long; returns what came back.
+
+        With 0, requests of other processes on this wallet that are under way lose their money back to it.
+        """
+        await self._wallet.recover(older_than_s)
         total = 0
-        for payment_id, node_url in self._db.read(_open_payments):
+        latest = int(self._clock() - older_than_s)
+        for payment_id, node_url, created_at in self._db.read(_open_payments):
+            if created_at > latest:
+                continue
             operation = self._wallet.outcome(payment_id)
             if operation is None or operation.state == "failed":
                 await self._close(payment_id)
@@ -158,5 +164,7 @@ class _Refund(msgspec.Struct):
     fee_msats: int = 0
 
 
-def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str]]:
-    return conn.execute("SELECT id, node_url FROM payments WHERE state = 'open' ORDER BY created_at").fetchall()
+def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:
+    return conn.execute(
+        "SELECT id, node_url, created_at FROM payments WHERE state = 'open' ORDER BY created_at"
+    ).fetchall()

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 from rich.table import Table
 
-from node.cli.console import CommandFailed, err, escaped, note, out, print_json
+from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
 from node.localnet.network import read_state
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
 from relays.pricing import TOKENS_PER_PRICE
@@ -27,6 +27,8 @@ T = TypeVar("T")
 ROOT = Path("~/.satroute").expanduser()
 POLL_S = 1.0
 INVOICE_WAIT_S = 900
+ABANDONED_S = 600
+"""An open payment this old is no other process's request under way."""
 
 _data = click.option(
     "--data",
@@ -78,9 +80,9 @@ def ask(
     body = {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": question}]}
 
     async def work(client: RouterClient) -> Answer:
-        await client.recover()
+        await client.recover(older_than_s=ABANDONED_S)
         limit_msat = None if max_sats is None else from_sat(max_sats)
-        show = None if as_json else lambda text: click.echo(text, nl=False)
+        show = None if as_json else lambda text: click.echo(printable(text), nl=False)
         return await client.chat(body, on_text=show, max_cost_msat=limit_msat)
 
     answer = _with_client(data, relays, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ PIPED_WIDTH = 160
 """Tables keep their columns where nobody watches."""
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 err = Console(stderr=True, highlight=False)
 
 
@@ -67,4 +70,9 @@ def steps(title: str, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
 
 def escaped(text: str) -> str:
     """Text that is not ours, without effect as markup."""
-    return escape(text)
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """Text of strangers without control characters, so that it cannot steer the terminal."""
+    return _CONTROL.sub("", text)

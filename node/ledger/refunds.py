@@ -76,8 +76,8 @@ def begin(
 def finish(conn: sqlite3.Connection, refund_id: str, token: str, fee_msat: int, now: int) -> Refund:
     """The token exists: book the amount out and keep the token for whoever asks again. Once."""
     refund = read(conn, refund_id)
-    if refund is None:
-        raise LedgerError(f"refund {refund_id} does not exist")
+    if refund is None or refund.state == "failed":
+        raise LedgerError(f"refund {refund_id} was given up or never begun, and yet a token was made for it")
     if refund.state == "open":
         holds.end_refund(conn, refund_id, MINTS, now)
         conn.execute(

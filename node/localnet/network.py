@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import httpx
 import msgspec
@@ -25,6 +23,7 @@ from relays.money import MSAT_PER_SAT
 from relays.pool import RelayPool
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
+from router_client.storage import exclusive
 
 STATE_FILE = "network.json"
 NODE_READY_S = 60
@@ -181,11 +180,12 @@ class LocalNetwork:
 def local_network(folder: Path, *, fresh: bool, done: Step) -> Iterator[LocalNetwork]:
     """A running network with its state in `folder`, stopped at the end of the block however that comes.
 
-    `fresh` clears the folder first. Raises PartFailed: parts missing, folder in use, or a part that does not start.
+    `fresh` clears the folder first. Raises PartFailed when parts are missing or one does not start, StorageError when
+    another network works in the folder.
     """
     check_parts()
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with exclusive(folder / "lock"):
         if fresh:
             _clear(folder)
         network = LocalNetwork(folder)
@@ -221,19 +221,6 @@ async def fund(wallet: Wallet, mint_url: str, sats: int) -> None:
         if time.monotonic() > deadline:
             raise PartFailed(f"the mint's invoice was not paid within {PAID_S} s")
         await asyncio.sleep(0.1)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[IO[bytes]]:
-    """One network per folder: two would write the same books."""
-    with (folder / "lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise PartFailed(
-                f"a network runs in {folder} already; stop it, or name another folder with --data"
-            ) from error
-        yield lock
 
 
 def _clear(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -85,13 +87,15 @@ class Keyring:
         self._http = http
         self._clock = clock
         self._mints: dict[str, tuple[float, MintKeys]] = {}
+        self._looking_up: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def mint(self, url: str) -> MintKeys:
         """The mint, with keysets not older than their time to live. Raises MintUnavailable or MintMisbehaved."""
-        known = self._mints.get(url)
-        if known is not None and known[0] > self._clock() - KEYSETS_TTL_S:
-            return known[1]
-        return await self.refresh(url)
+        async with self._looking_up.setdefault(url, asyncio.Lock()):
+            known = self._mints.get(url)
+            if known is not None and known[0] > self._clock() - KEYSETS_TTL_S:
+                return known[1]
+            return await self.refresh(url)
 
     async def resolve(self, token: Token) -> tuple[tuple[Proof, ...], list[int]]:
         """The token's coins under full keyset ids, with their fees; unknown keysets are looked up, but not every time.

@@ -379,3 +379,11 @@ async def one(ledger: Ledger, account: int, move: str, which: int, amount: int) 
             await ledger.fail_refund(f"f{which}")
         case "grant":
             await key(ledger, amount)
+
+
+async def test_a_token_for_a_refund_that_was_given_up_is_an_alarm(ledger: Ledger) -> None:
+    account = await paid_in(ledger, 1000)
+    await begun(ledger, account, "f1")
+    await ledger.fail_refund("f1")
+    with pytest.raises(LedgerError, match="given up"):
+        await ledger.finish_refund("f1", "token", 0)

@@ -11,6 +11,7 @@ import click
 import httpx
 import pytest
 
+from node.cli.console import escaped, printable
 from node.cli.main import satroute as command
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, bearer, running_node
@@ -151,3 +152,25 @@ def test_the_wallet_is_filled_emptied_and_filled_again(folder: Path, mint_url: s
     assert "spent" in spent.stderr
     assert run("wallet", "receive", *data, stdin="garbage").returncode == 1
     assert run("wallet", "recover", *data).returncode == 0
+
+
+async def test_a_second_node_on_the_same_books_is_refused(folder: Path, model_url: str) -> None:
+    """It would free the first one's holds as those of a dead process."""
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=model_url):
+        env = {
+            "DATA_DIR": str(folder / "node"),
+            "UPSTREAM_BASE_URL": model_url,
+            "CASHU_MINTS": DEAD_MINT,
+            "FIXED_PER_1K_INPUT_TOKENS": "1",
+            "FIXED_PER_1K_OUTPUT_TOKENS": "1",
+            "PORT": "0",
+        }
+        second = run("serve", env=env)
+        assert second.returncode == 1
+        assert "another process" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_strangers_do_not_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\r\u202ec\n\td") == "a[2Jbc\n\td"
+    assert escaped("[red]x\x1b") == "\\[red]x"
