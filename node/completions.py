@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Literal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
-from node.errors import Refusal, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
+from node.errors import Refusal, UpstreamError, UpstreamUnreachable
 from node.ledger.ledger import Ledger
-from node.ledger.model import DuplicateHold, Insufficient, Posted
-from node.metering import DONE, Measured, StreamMeter, usage_of_body
+from node.ledger.model import DuplicateHold, Insufficient
+from node.metering import Measured, StreamMeter, usage_of_body
+from node.paid_stream import Outcome, PaidStream, refusal_for
 from node.quote import Quote, upstream_body
 from node.tasks import Tasks
-from node.upstream.base import Upstream, UpstreamReply
-from relays import payment, receipt
+from node.upstream.base import Upstream
+from relays import payment
 from relays.event import Event, Signer
 from relays.pricing import cost
-from relays.receipt import Receipt
+from relays.receipt import Receipt, encode
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +40,11 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 HOLD_MARGIN_S: Final = 120
 """A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
 
-Outcome = Literal["complete", "aborted", "interrupted"]
-Write = Callable[[bytes], Awaitable[None]]
-
 
 class Answer(msgspec.Struct, frozen=True):
     """A whole answer and its receipt."""
 
     body: bytes
-    content_type: str
     receipt: Event
     cost_msat: int
     balance_msat: int
@@ -78,30 +77,22 @@ class Completions:
 
     async def answer(self, request_id: str, quote: Quote) -> Answer:
         """Serve a held request that is not a stream. Raises Refusal when the upstream does not deliver: then it is free."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                reply = await self._upstream.chat(upstream_body(quote))
-                try:
-                    body = await reply.read(MAX_ANSWER_BYTES)
-                finally:
-                    reply.close()
+        async with self._free_unless_served(request_id):
+            reply = await self._upstream.chat(upstream_body(quote))
+            try:
+                body = await reply.read(MAX_ANSWER_BYTES)
+            finally:
+                reply.close()
             _check_answer(body)
-        except (UpstreamError, TimeoutError) as error:
-            await self._void(request_id)
-            raise refusal_for(error) from error
-        except asyncio.CancelledError:
-            self._tasks.start(self._void(request_id), "void")
-            raise
-        measured = usage_of_body(body, quote.likely_prompt_tokens)
-        posted, event = await self._finish(request_id, quote, measured, "complete")
-        return Answer(body, "application/json", event, posted.receipt.cost_msat, posted.receipt.balance_msat)
+            measured = usage_of_body(body, quote.likely_prompt_tokens)
+        receipt, event = await self._finish(request_id, quote, measured, "complete")
+        return Answer(body, event, receipt.cost_msat, receipt.balance_msat)
 
     async def open_stream(self, request_id: str, quote: Quote) -> PaidStream:
         """Send a held streaming request and wait for its first bytes; until then a failure is free. Raises Refusal."""
-        reply: UpstreamReply | None = None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                reply = await self._upstream.chat(upstream_body(quote))
+        async with self._free_unless_served(request_id):
+            reply = await self._upstream.chat(upstream_body(quote))
+            try:
                 if reply.content_type != "text/event-stream":
                     _check_answer(await reply.read(MAX_ANSWER_BYTES))
                     raise UpstreamUnreachable("the upstream did not stream")
@@ -109,32 +100,33 @@ class Completions:
                 first = await anext(chunks, b"")
                 if not first:
                     raise UpstreamUnreachable("the upstream sent an empty stream")
-        except BaseException as error:
-            if reply is not None:
+            except BaseException:
                 reply.close()
-            voiding = self._tasks.start(self._void(request_id), "void")
+                raise
+        meter = StreamMeter(hide_usage=not quote.wants_usage, likely_prompt_tokens=quote.likely_prompt_tokens)
+        finish = partial(self._finish, request_id, quote)
+        return PaidStream(request_id, reply, first, chunks, meter, finish, self._timeout_s)
+
+    @asynccontextmanager
+    async def _free_unless_served(self, request_id: str) -> AsyncIterator[None]:
+        """A block in which nothing was served yet: whatever ends it early voids the hold. Raises Refusal for upstreams."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except BaseException as error:
+            voiding = self._tasks.start(self._ledger.void(request_id), "void")
             if isinstance(error, UpstreamError | TimeoutError):
                 await asyncio.shield(voiding)
                 raise refusal_for(error) from error
             raise
-        return PaidStream(self, request_id, quote, reply, first, chunks)
-
-    async def finish_stream(
-        self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome
-    ) -> tuple[Posted, Event]:
-        """Charge a stream and sign its receipt, whatever happens to the caller meanwhile."""
-        return await self._finish(request_id, quote, measured, outcome)
-
-    @property
-    def timeout_s(self) -> float:
-        return self._timeout_s
 
     async def _finish(
         self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome
-    ) -> tuple[Posted, Event]:
+    ) -> tuple[Receipt, Event]:
+        """Charge and sign, whatever happens to the caller meanwhile."""
         return await asyncio.shield(self._tasks.start(self._post(request_id, quote, measured, outcome), "post"))
 
-    async def _post(self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome) -> tuple[Posted, Event]:
+    async def _post(self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome) -> tuple[Receipt, Event]:
         due_msat = cost(measured.usage, quote.model.price)
         if due_msat > quote.hold_msat:
             # The upstream used more than a request of this size can: the caller owes the hold, the node bears the rest.
@@ -151,86 +143,11 @@ class Completions:
             balance_msat=0,
         )
         posted = await self._ledger.post(draft)
-        return posted, receipt.encode(posted.receipt, self._signer, posted.created_at)
-
-    async def _void(self, request_id: str) -> None:
-        await asyncio.shield(self._tasks.start(self._ledger.void(request_id), "void"))
+        return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
 
     async def _void_after(self, holding: asyncio.Task[Any], request_id: str) -> None:
         await asyncio.wait([holding])
         await self._ledger.void(request_id)
-
-
-class PaidStream:
-    """A stream that has begun. `run` it once: it charges at its end, at an abort and at a timeout alike."""
-
-    def __init__(
-        self,
-        completions: Completions,
-        request_id: str,
-        quote: Quote,
-        reply: UpstreamReply,
-        first: bytes,
-        chunks: AsyncIterator[bytes],
-    ) -> None:
-        self._completions = completions
-        self._request_id = request_id
-        self._quote = quote
-        self._reply = reply
-        self._first = first
-        self._chunks = chunks
-        self._meter = StreamMeter(hide_usage=not quote.wants_usage, likely_prompt_tokens=quote.likely_prompt_tokens)
-
-    async def run(self, write: Write) -> None:
-        """Write the stream, then its receipt and `[DONE]`. Cancel it when the caller has gone."""
-        failure: Refusal | None = None
-        outcome: Outcome = "aborted"
-        try:
-            try:
-                async with asyncio.timeout(self._completions.timeout_s):
-                    await self._relay(write)
-                outcome = "complete"
-            except (UpstreamError, TimeoutError) as error:
-                outcome, failure = "interrupted", refusal_for(error)
-        finally:
-            self._reply.close()
-            posting = self._completions.finish_stream(self._request_id, self._quote, self._meter.measured(), outcome)
-            _, event = await posting
-        if failure is not None:
-            await write(sse_error(failure, self._request_id) + receipt.to_sse(event))
-        else:
-            await write(receipt.to_sse(event) + DONE)
-
-    async def _relay(self, write: Write) -> None:
-        if passed := self._meter.feed(self._first):
-            await write(passed)
-        async for chunk in self._chunks:
-            if passed := self._meter.feed(chunk):
-                await write(passed)
-        if passed := self._meter.finish():
-            await write(passed)
-
-
-def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
-    """What the caller is told of an upstream that did not deliver; the operator's own trouble stays with the operator."""
-    free = "nothing was charged for what was not served"
-    if isinstance(error, UpstreamTimeout | TimeoutError):
-        return Refusal(504, payment.UPSTREAM_TIMEOUT, f"the model's server did not answer in time; {free}")
-    if isinstance(error, UpstreamRefused):
-        if error.status in (400, 413, 422):
-            words = error.message or "no reason given"
-            return Refusal(error.status, payment.UPSTREAM_REFUSED, f"the model's server refused the request: {words}")
-        if error.status == 429:
-            headers = {"retry-after": error.retry_after or "5"}
-            return Refusal(429, payment.RATE_LIMITED, f"the model's server is busy: try again; {free}", headers=headers)
-        log.warning("upstream answered %d: %s", error.status, error.message)
-    return Refusal(502, payment.UPSTREAM_UNAVAILABLE, f"the model's server did not deliver: try another node; {free}")
-
-
-def sse_error(refusal: Refusal, request_id: str) -> bytes:
-    """An error inside a stream that has begun, in the form OpenAI's SDKs raise from."""
-    error = {"message": refusal.message, "type": refusal.type, "code": refusal.code, "param": None}
-    return b"data: " + msgspec.json.encode({"error": error, "request_id": request_id}) + b"\n\n"
 
 
 class _Head(msgspec.Struct):

@@ -56,8 +56,7 @@ async def _serve(node: Node, reply: _Reply, request_id: str, quote: Quote, autho
     await node.completions.hold(account, request_id, quote)
     if quote.stream:
         stream = await node.completions.open_stream(request_id, quote)
-        await reply.begin_stream()
-        await stream.run(reply.write)
+        await stream.run(reply.begin_stream, reply.write)
         await reply.end()
         return
     answer = await node.completions.answer(request_id, quote)

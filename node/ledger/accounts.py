@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 from node.errors import LedgerError
 from node.ledger.model import GRANTS, Account, TransferKind
@@ -12,6 +16,14 @@ SELECT id, name, hint, revoked, available_msat, held_msat, created_at,
        (SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE debit = accounts.id AND kind = 'charge')
 FROM accounts
 """
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def row_to(kind: type[T], row: Sequence[Any]) -> T:
+    """A row whose columns are the struct's fields, in their order."""
+    return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), type=kind)
 
 
 def create(conn: sqlite3.Connection, *, key_hash: str | None, hint: str, name: str, now: int) -> int:

@@ -6,9 +6,10 @@ import sqlite3
 
 from node.errors import LedgerError
 from node.ledger import accounts
-from node.ledger.model import MINTS, Deposit, DepositPurpose
+from node.ledger.accounts import row_to
+from node.ledger.model import MINTS, Deposit
 
-_COLUMNS = "id, purpose, account, state, mint, unit, amount_msat, fee_msat, reason"
+_COLUMNS = ", ".join(Deposit.__struct_fields__)
 
 
 def begin(conn: sqlite3.Connection, deposit: Deposit, now: int) -> Deposit:
@@ -76,25 +77,10 @@ def fail(conn: sqlite3.Connection, deposit_id: str, reason: str) -> None:
 def read(conn: sqlite3.Connection, deposit_id: str) -> Deposit | None:
     """The deposit of that token hash."""
     row = conn.execute(f"SELECT {_COLUMNS} FROM deposits WHERE id = ?", (deposit_id,)).fetchone()
-    return None if row is None else _deposit(row)
+    return None if row is None else row_to(Deposit, row)
 
 
 def still_open(conn: sqlite3.Connection) -> list[Deposit]:
     """Deposits whose outcome is not booked yet."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM deposits WHERE state = 'open' ORDER BY created_at")
-    return [_deposit(row) for row in rows]
-
-
-def _deposit(row: tuple[str, DepositPurpose, int | None, str, str, str, int, int, str]) -> Deposit:
-    id_, purpose, account, state, mint, unit, amount_msat, fee_msat, reason = row
-    return Deposit(
-        id=id_,
-        purpose=purpose,
-        account=account,
-        state=state,  # type: ignore[arg-type] # the table's CHECK has the same list
-        mint=mint,
-        unit=unit,
-        amount_msat=amount_msat,
-        fee_msat=fee_msat,
-        reason=reason,
-    )
+    return [row_to(Deposit, row) for row in rows]

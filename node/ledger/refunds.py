@@ -6,11 +6,12 @@ import sqlite3
 
 from node.errors import LedgerError
 from node.ledger import accounts, holds
+from node.ledger.accounts import row_to
 from node.ledger.model import MINTS, Held, NothingToRefund, Refund
 from relays.money import Msat
 from router_client.ecash.token import MSAT_PER_UNIT
 
-_COLUMNS = "id, account, state, mint, unit, amount_msat, fee_msat, token"
+_COLUMNS = ", ".join(Refund.__struct_fields__)
 
 
 def source(conn: sqlite3.Connection, account: int) -> tuple[str, str] | None:
@@ -98,13 +99,13 @@ def fail(conn: sqlite3.Connection, refund_id: str) -> None:
 def read(conn: sqlite3.Connection, refund_id: str) -> Refund | None:
     """The refund of that id."""
     row = conn.execute(f"SELECT {_COLUMNS} FROM refunds WHERE id = ?", (refund_id,)).fetchone()
-    return None if row is None else _refund(row)
+    return None if row is None else row_to(Refund, row)
 
 
 def still_open(conn: sqlite3.Connection) -> list[Refund]:
     """Refunds whose outcome is not booked yet."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM refunds WHERE state = 'open' ORDER BY created_at")
-    return [_refund(row) for row in rows]
+    return [row_to(Refund, row) for row in rows]
 
 
 def _latest(conn: sqlite3.Connection, account: int) -> Refund | None:
@@ -113,7 +114,7 @@ def _latest(conn: sqlite3.Connection, account: int) -> Refund | None:
         "ORDER BY created_at DESC, rowid DESC LIMIT 1",
         (account,),
     ).fetchone()
-    return None if row is None else _refund(row)
+    return None if row is None else row_to(Refund, row)
 
 
 def _deposit_since(conn: sqlite3.Connection, refund: Refund) -> bool:
@@ -124,17 +125,3 @@ def _deposit_since(conn: sqlite3.Connection, refund: Refund) -> bool:
         (refund.account, refund.id),
     ).fetchone()
     return row is not None
-
-
-def _refund(row: tuple[str, int, str, str, str, int, int, str]) -> Refund:
-    id_, account, state, mint, unit, amount_msat, fee_msat, token = row
-    return Refund(
-        id=id_,
-        account=account,
-        state=state,  # type: ignore[arg-type] # the table's CHECK has the same list
-        mint=mint,
-        unit=unit,
-        amount_msat=amount_msat,
-        fee_msat=fee_msat,
-        token=token,
-    )
