@@ -118,6 +118,8 @@ async def test_kill_nine_in_deposits_streams_and_refunds(
     lost_msat = total_msat - wallet.balance_msat() - left_msat
     coins = len(tokens) * 2 * 40 + len(refunds) * 40
     assert 0 <= lost_msat <= coins, "what is gone is the mint's fee of at most 1 msat a coin and swap"
+    log = served.child.log.read_text()
+    assert "cashu" not in log, "no token reaches the log"
     wallet.close()
 
 
