@@ -13,7 +13,7 @@ import msgspec
 from router_client.ecash import store
 from router_client.ecash.mint import Keyset, MintClient
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, Token, normal_mint_url
-from router_client.errors import MintMisbehaved, TokenRefused, WrongUnit
+from router_client.errors import MintMisbehaved, MintUnavailable, TokenRefused, WrongUnit
 from router_client.storage import Database
 
 KEYSETS_TTL_S = 600
@@ -90,12 +90,24 @@ class Keyring:
         self._looking_up: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def mint(self, url: str) -> MintKeys:
-        """The mint, with keysets not older than their time to live. Raises MintUnavailable or MintMisbehaved."""
+        """The mint, with keysets not older than their time to live, or as last known while it does not answer.
+
+        Raises MintUnavailable for a mint that was never seen, or MintMisbehaved.
+        """
         async with self._looking_up.setdefault(url, asyncio.Lock()):
             known = self._mints.get(url)
             if known is not None and known[0] > self._clock() - KEYSETS_TTL_S:
                 return known[1]
-            return await self.refresh(url)
+            try:
+                return await self.refresh(url)
+            except MintUnavailable:
+                # Coins that fit are handed out without the mint, and an intent is journaled for when it is back.
+                stored = self._db.read(partial(store.keysets, mint=url))
+                if not stored:
+                    raise
+                offline = MintKeys(MintClient(url, self._http), stored)
+                self._mints[url] = (self._clock() - KEYSETS_TTL_S + LOOKUP_PAUSE_S, offline)
+                return offline
 
     async def resolve(self, token: Token) -> tuple[tuple[Proof, ...], list[int]]:
         """The token's coins under full keyset ids, with their fees; unknown keysets are looked up, but not every time.
@@ -117,7 +129,7 @@ class Keyring:
         listed = [keyset for keyset in await client.keysets() if keyset.unit in MSAT_PER_UNIT]
         if len(listed) > MAX_KEYSETS:
             raise MintMisbehaved(f"the mint {url} lists {len(listed)} keysets")
-        stored = {keyset.id: keyset for keyset in self._db.read(lambda conn: store.keysets(conn, client.url))}
+        stored = {keyset.id: keyset for keyset in self._db.read(partial(store.keysets, mint=client.url))}
         keysets = []
         for keyset in listed:
             elder = stored.get(keyset.id)

@@ -148,6 +148,28 @@ async def test_a_dead_mint_leaves_the_operation_open_and_the_money_where_it_is(
         await alice.invoice(10, DEAD_MINT, "sat", "dead-invoice")
 
 
+async def test_a_known_mint_that_is_away_takes_no_part_in_handing_out_coins_that_fit(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 1024)
+    alice.close()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(_unreachable)) as offline:
+        alice = await Wallet.open(folder / "a.db", offline)
+        sent = await alice.send(1024, mint_url, "msat", "whole", fees="inside")
+        assert (sent.amount_msat, sent.fee_msat) == (1024, 0)
+        with pytest.raises(MintUnavailable):
+            await alice.receive(sent.token, "back")
+        alice.close()
+    alice = await Wallet.open(folder / "a.db", http)
+    assert [done.id for done in await alice.recover()] == ["back"]
+    assert alice.balance_msat() == 1023
+    alice.close()
+
+
+def _unreachable(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("no route", request=request)
+
+
 async def test_a_token_worth_less_than_its_fee_is_refused(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
     alice = await funded(folder / "a.db", http, mint_url, 1024)
     odd = decode((await alice.send(1, mint_url, "msat", "x")).token)
