@@ -85,11 +85,10 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
 
 
 async def _settle_the_past(node: Node) -> None:
-    """Free what an earlier process held, finish its deposits and refunds, and prove the sums before serving."""
+    """Free what an earlier process held and prove the sums before serving; the jobs finish its deposits and refunds, since
+    a mint that is silent now must not keep the node from starting."""
     if orphans := await node.ledger.expire_orphans():
         log.warning("freed %d holds that an earlier run left", orphans)
-    await node.deposits.recover(older_than_s=0)
-    await node.refunds.recover()
     await node.ledger.audit()
     try:
         node.catalogue.update(await node.upstream.models())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from node.errors import BadSettings, Refusal
 from relays import payment
 from relays.announcement import ModelOffer
 from relays.bounds import ModelLimits
-from relays.errors import MoneyError
+from relays.errors import InvalidJson, MoneyError
+from relays.jsontext import from_json
 from relays.money import MSAT_PER_SAT
 from relays.pricing import TOKENS_PER_PRICE, ModelPrice, Usage, cost
 
@@ -62,7 +63,7 @@ class Catalogue:
         for id_, raw in listed.items():
             try:
                 models[id_] = model_from(raw, self._settings)
-            except (MoneyError, InvalidOperation, ValueError, TypeError) as error:
+            except (MoneyError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
                 log.warning("model %s is not sold: %s", id_, error)
         changed = [model.offer for model in models.values()] != [model.offer for model in self._models.values()]
         self._models = models
@@ -86,10 +87,10 @@ class Catalogue:
 def read_models_file(path: Path) -> dict[str, dict[str, Any]]:
     """Models by id from a file in OpenRouter's form (`{"data": […]}`, `{"models": […]}` or a list). Raises BadSettings."""
     try:
-        raw = msgspec.json.decode(path.read_bytes())
+        raw = from_json(path.read_bytes())
         entries = raw if isinstance(raw, list) else raw.get("data") or raw.get("models")
         return {str(entry["id"]): entry for entry in entries}
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, InvalidJson, KeyError, TypeError, AttributeError) as error:
         raise BadSettings([f"MODELS_PATH: {path} is not a list of models in OpenRouter's form"]) from error
 
 
@@ -106,7 +107,7 @@ def model_from(raw: Mapping[str, Any], settings: Settings) -> Model:
         created=int(raw.get("created") or 0),
         limits=ModelLimits(context, min(longest, context)),
         price=price_from(raw, settings),
-        input_modalities=tuple(architecture.get("input_modalities") or ("text",)),
+        input_modalities=tuple(str(kind) for kind in architecture.get("input_modalities") or ("text",)),
     )
 
 

@@ -30,12 +30,15 @@ from node.quote import Quote, upstream_body
 from node.tasks import Tasks
 from node.upstream.base import Upstream
 from relays import payment
+from relays.errors import InvalidJson
 from relays.event import Event, Signer
+from relays.jsontext import from_json
 from relays.pricing import cost
 from relays.receipt import Receipt, encode
 
 log = logging.getLogger(__name__)
 
+MAX_HEAD_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 HOLD_MARGIN_S: Final = 120
 """A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
@@ -90,6 +93,7 @@ class Completions:
 
     async def open_stream(self, request_id: str, quote: Quote) -> PaidStream:
         """Send a held streaming request and wait for its first bytes; until then a failure is free. Raises Refusal."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with self._free_unless_served(request_id):
             reply = await self._upstream.chat(upstream_body(quote))
             try:
@@ -97,15 +101,13 @@ class Completions:
                     _check_answer(await reply.read(MAX_ANSWER_BYTES))
                     raise UpstreamUnreachable("the upstream did not stream")
                 chunks = reply.chunks()
-                first = await anext(chunks, b"")
-                if not first:
-                    raise UpstreamUnreachable("the upstream sent an empty stream")
+                first = await _up_to_the_first_choice(chunks)
             except BaseException:
                 reply.close()
                 raise
         meter = StreamMeter(hide_usage=not quote.wants_usage, likely_prompt_tokens=quote.likely_prompt_tokens)
         finish = partial(self._finish, request_id, quote)
-        return PaidStream(request_id, reply, first, chunks, meter, finish, self._timeout_s)
+        return PaidStream(request_id, reply, first, chunks, meter, finish, deadline)
 
     @asynccontextmanager
     async def _free_unless_served(self, request_id: str) -> AsyncIterator[None]:
@@ -150,6 +152,18 @@ class Completions:
         await self._ledger.void(request_id)
 
 
+async def _up_to_the_first_choice(chunks: AsyncIterator[bytes]) -> bytes:
+    """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if b'"choices"' in head:
+            return head
+        if len(head) > MAX_HEAD_BYTES:
+            break
+    raise UpstreamUnreachable("the upstream streamed no answer")
+
+
 class _Head(msgspec.Struct):
     error: msgspec.Raw | None = None
     choices: list[msgspec.Raw] | None = None
@@ -158,8 +172,8 @@ class _Head(msgspec.Struct):
 def _check_answer(body: bytes) -> None:
     """Raise UpstreamUnreachable for a 200 that is no completion: an error in disguise is not charged."""
     try:
-        head = msgspec.json.decode(body, type=_Head)
-    except msgspec.MsgspecError as error:
+        head = from_json(body, _Head)
+    except InvalidJson as error:
         raise UpstreamUnreachable("the upstream's answer is not JSON") from error
     if head.choices is None:
         raise UpstreamUnreachable("the upstream's answer is no completion")

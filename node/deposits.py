@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from node.errors import Refusal
+from node.errors import NodeFault, Refusal
 from node.ledger.ledger import Ledger
 from node.ledger.model import Deposit, DepositPurpose
 from node.tasks import Tasks
@@ -29,6 +29,7 @@ from router_client.ecash.outcomes import Received
 from router_client.ecash.token import Token, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
+    ClientError,
     ForeignMint,
     MintMisbehaved,
     MintUnavailable,
@@ -97,12 +98,15 @@ class Deposits:
             outcome = self._wallet.outcome(_operation(deposit.id))
             if deposit.id in self._under_way or outcome is None:
                 continue
-            if outcome.state == "done":
-                received = await self._wallet.resume(outcome)
-                await self._ledger.credit_deposit(deposit.id, received.amount_msat, received.fee_msat)
-                credited += 1
-            elif outcome.state == "failed":
-                await self._ledger.fail_deposit(deposit.id, outcome.result)
+            try:
+                if outcome.state == "done":
+                    received = await self._wallet.resume(outcome)
+                    await self._ledger.credit_deposit(deposit.id, received.amount_msat, received.fee_msat)
+                    credited += 1
+                elif outcome.state == "failed":
+                    await self._ledger.fail_deposit(deposit.id, outcome.result)
+            except (NodeFault, ClientError) as error:  # one deposit's trouble is not the others'
+                log.error("deposit %s waits: %s", deposit.id[:12], error)
         return credited
 
     async def _redeem(self, text: str, purpose: DepositPurpose, account: int | None, key: NewKey | None) -> Credited:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -47,10 +48,13 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(MODELS_EVERY_S, node.refresh_models, "refresh models")
     every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce")
     every(ANNOUNCE_RETRY_S, node.announcer.publish_where_missing, "announce where missing")
-    every(AUDIT_EVERY_S, node.ledger.audit, "audit")
-    scheduler.add_job(
-        _guarded(node.announcer.publish, "announce"), "date", run_date=datetime.now(UTC) + FIRST_ANNOUNCEMENT
-    )
+    every(AUDIT_EVERY_S, node.audit, "audit")
+    for delay, work, name in (
+        (timedelta(0), partial(node.deposits.recover, older_than_s=0), "recover deposits at the start"),
+        (timedelta(0), node.refunds.recover, "recover refunds at the start"),
+        (FIRST_ANNOUNCEMENT, node.announcer.publish, "announce at the start"),
+    ):
+        scheduler.add_job(_guarded(work, name), "date", run_date=datetime.now(UTC) + delay)
     return scheduler
 
 

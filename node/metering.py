@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
 from relays.pricing import Usage
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -48,8 +50,8 @@ class _WithUsage(msgspec.Struct):
 def usage_of_body(body: bytes, likely_prompt_tokens: int) -> Measured:
     """The usage of a whole JSON answer; counted from its text where it reports none that can be true."""
     try:
-        reported = _usable(msgspec.json.decode(body, type=_WithUsage).usage)
-    except msgspec.MsgspecError:
+        reported = _usable(from_json(body, _WithUsage).usage)
+    except InvalidJson:
         reported = None
     written = _count_text(_texts_of(body))
     if reported is not None and (reported.completion_tokens or not written):
@@ -68,6 +70,8 @@ class StreamMeter:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._counted_tokens = 0
+        self.broken = False
+        """The upstream said in its stream that it failed."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The complete events so far, less what is kept back."""
@@ -92,14 +96,16 @@ class StreamMeter:
         return Measured(Usage(self._likely_prompt_tokens, self._written()), "counted")
 
     def _pass(self, events: bytes) -> bytes:
-        """Look at complete events: the plain case costs two searches and no parsing."""
-        if b'"usage"' not in events and b"[DONE]" not in events:
+        """Look at complete events: the plain case costs three searches and no parsing."""
+        if b'"usage"' not in events and b"[DONE]" not in events and b'"error"' not in events:
             self._keep(events)
             return events
         passed = []
         for event in _split_events(events):
             if _data(event).strip() == b"[DONE]":
                 continue
+            if b'"error"' in event and b'"choices"' not in event:
+                self.broken = True
             if b'"usage"' in event and self._take_usage(event) and self._hide_usage:
                 continue
             self._keep(event)
@@ -109,8 +115,8 @@ class StreamMeter:
     def _take_usage(self, event: bytes) -> bool:
         """Note a reported usage; True when the event carries nothing else."""
         try:
-            answer = msgspec.json.decode(_data(event), type=_WithUsage)
-        except msgspec.MsgspecError:
+            answer = from_json(_data(event), _WithUsage)
+        except InvalidJson:
             return False
         if answer.usage is None:
             return False
@@ -165,9 +171,9 @@ def _texts_of(data: bytes) -> list[str]:
     if not data.startswith((b"{", b" {")):
         return []
     try:
-        answer = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
-        return []
+        answer = from_json(data)
+    except InvalidJson:
+        return [data.decode(errors="replace")]  # not understood is not free: counted by its bytes
     choices = answer.get("choices") if isinstance(answer, dict) else None
     texts: list[str] = []
     for choice in choices if isinstance(choices, list) else ():

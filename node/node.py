@@ -12,6 +12,7 @@ from node.completions import Completions
 from node.config import Settings
 from node.credentials import Credentials
 from node.deposits import Deposits
+from node.errors import LedgerError
 from node.ledger.ledger import Ledger
 from node.refunds import Refunds
 from node.upstream.base import Upstream
@@ -41,3 +42,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         if self.catalogue.update(await self.upstream.models()):
             log.info("%d models for sale", len(self.catalogue.all()))
             await self.announcer.publish()
+
+    async def audit(self) -> None:
+        """Prove the books, and that the wallet holds what they say came in. Raises LedgerError."""
+        totals = await self.ledger.audit()
+        holds_msat = self.wallet.balance_msat()
+        if holds_msat < totals.ecash_in_msat and not self.ledger.open_refunds():
+            raise LedgerError(f"the wallet holds {holds_msat} msat, {totals.ecash_in_msat} msat came in")

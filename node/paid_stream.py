@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,8 @@ from relays.event import Event
 from relays.receipt import Receipt, to_sse
 
 log = logging.getLogger(__name__)
+
+LAST_WRITE_S = 30.0
 
 Outcome = Literal["complete", "aborted", "interrupted"]
 Begin = Callable[[], Awaitable[None]]
@@ -35,7 +38,7 @@ class PaidStream:
         chunks: AsyncIterator[bytes],
         meter: StreamMeter,
         finish: Finish,
-        timeout_s: float,
+        deadline: float,
     ) -> None:
         self._request_id = request_id
         self._reply = reply
@@ -43,7 +46,7 @@ class PaidStream:
         self._chunks = chunks
         self._meter = meter
         self._finish = finish
-        self._timeout_s = timeout_s
+        self._deadline = deadline
 
     async def run(self, begin: Begin, write: Write) -> None:
         """Begin the response, write the stream, then its receipt and `[DONE]`. Cancel it when the caller has gone."""
@@ -52,18 +55,22 @@ class PaidStream:
         try:
             try:
                 await begin()
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout_at(self._deadline):
                     await self._relay(write)
-                outcome = "complete"
+                outcome = "interrupted" if self._meter.broken else "complete"
             except (UpstreamError, TimeoutError) as error:
                 outcome, failure = "interrupted", refusal_for(error)
         finally:
             self._reply.close()
             _, event = await self._finish(self._meter.measured(), outcome)
+        last = to_sse(event)
         if failure is not None:
-            await write(sse_error(failure, self._request_id) + to_sse(event))
-        else:
-            await write(to_sse(event) + DONE)
+            last = sse_error(failure, self._request_id) + last
+        elif outcome == "complete":
+            last += DONE
+        with suppress(TimeoutError):  # a caller that stopped reading
+            async with asyncio.timeout(LAST_WRITE_S):
+                await write(last)
 
     async def _relay(self, write: Write) -> None:
         if passed := self._meter.feed(self._first):
@@ -85,9 +92,10 @@ def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
             words = error.message or "no reason given"
             return Refusal(error.status, payment.UPSTREAM_REFUSED, f"the model's server refused the request: {words}")
         if error.status == 429:
-            headers = {"retry-after": error.retry_after or "5"}
+            after = error.retry_after if (error.retry_after or "").isascii() else None
+            headers = {"retry-after": after or "5"}
             return Refusal(429, payment.RATE_LIMITED, f"the model's server is busy: try again; {free}", headers=headers)
-        log.warning("upstream answered %d: %s", error.status, error.message)
+        log.warning("upstream answered %d", error.status)  # its words may hold the caller's
     return Refusal(502, payment.UPSTREAM_UNAVAILABLE, f"the model's server did not deliver: try another node; {free}")
 
 

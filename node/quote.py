@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,8 +11,52 @@ from node.catalogue import Catalogue, Model
 from node.errors import Refusal
 from relays import payment
 from relays.bounds import likely_prompt_tokens, most_usage
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
 from relays.money import Msat
 from relays.pricing import Usage, cost
+
+CHAT_FIELDS: Final = frozenset(
+    [
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "stop",
+        "seed",
+        "user",
+        "metadata",
+        "store",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "typical_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+        "repeat_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "response_format",
+        "reasoning_effort",
+        "verbosity",
+        "safety_identifier",
+        "prompt_cache_key",
+        "modalities",
+    ]
+)
+"""What is sent upstream: OpenAI's fields and the common sampling parameters. Others are refused, since servers have fields
+of their own that change the model, its length or its price (`models`, `n_predict`, `service_tier`, `plugins` …)."""
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -62,8 +106,8 @@ def upstream_body(quote: Quote) -> bytes:
 
 def _body(raw: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        body = from_json(raw)
+    except InvalidJson as error:
         raise _bad(f"the request body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise _bad("the request body is not a JSON object")
@@ -71,6 +115,8 @@ def _body(raw: bytes) -> dict[str, Any]:
 
 
 def _check(body: Mapping[str, Any]) -> None:
+    if strange := sorted(str(field)[:40] for field in body if field not in CHAT_FIELDS):
+        raise _bad(f"unknown field {strange[0]!r}: a field that is not known here could cost more than was agreed")
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise _bad("'model' is missing: name one of GET /v1/models")
     messages = body.get("messages")

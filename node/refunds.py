@@ -15,14 +15,14 @@ import logging
 import secrets
 from weakref import WeakValueDictionary
 
-from node.errors import Refusal
+from node.errors import NodeFault, Refusal
 from node.ledger.ledger import Ledger
 from node.ledger.model import NothingToRefund, Refund
 from node.tasks import Tasks
 from relays import payment
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.ecash.wallet import Wallet
-from router_client.errors import InsufficientFunds, MintUnavailable, WalletError
+from router_client.errors import ClientError, InsufficientFunds, MintUnavailable, WalletError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Refunds:
                 async with self._turn(refund.account):
                     await self._finish(refund)
                 done += 1
-            except (Refusal, WalletError) as error:
+            except (NodeFault, ClientError) as error:  # one refund's trouble is not the others'
                 log.warning("refund %s waits: %s", refund.id, error)
         return done
 
@@ -65,6 +65,13 @@ class Refunds:
         refund_id = f"refund_{secrets.token_hex(12)}"
         begun = await self._ledger.begin_refund(account, refund_id, mint, unit)
         if isinstance(begun, NothingToRefund):
+            if self._ledger.account(account).held_msat:
+                raise Refusal(
+                    409,
+                    payment.BALANCE_HELD,
+                    "running requests hold the balance: ask again when they are done",
+                    headers={"retry-after": "2"},
+                )
             raise Refusal(
                 403,
                 payment.NOT_REFUNDABLE,
@@ -89,7 +96,13 @@ class Refunds:
         except WalletError as error:
             made = self._wallet.outcome(refund.id)
             if made is not None and made.state != "failed":
-                raise  # a token was made or may be: this refund is never given up
+                # A token was made or may be: this refund is never given up.
+                log.error("refund %s is stuck: %s", refund.id, error)
+                raise Refusal(
+                    503,
+                    payment.MINT_UNAVAILABLE,
+                    "the mint gave a wrong answer; the refund goes on when it is well again",
+                ) from error
             await self._ledger.fail_refund(refund.id)
             log.error("refund %s of %d msat failed: %s", refund.id, refund.amount_msat, error)
             held = self._wallet.balances().get((refund.mint, refund.unit), 0)

@@ -12,11 +12,14 @@ import msgspec
 
 from relays import kinds
 from relays.bounds import ModelLimits
-from relays.errors import InvalidAnnouncement, MoneyError
+from relays.errors import InvalidAnnouncement, InvalidJson
 from relays.event import Event, Signer
+from relays.jsontext import from_json, shaped
 from relays.pricing import ModelPrice
 
 OFFER_VERSION = 1
+MAX_URLS = 8
+"""More ways to reach one node are not read."""
 MAX_CLOCK_SKEW_S = 15 * 60
 """Events dated further ahead than this are refused."""
 
@@ -76,7 +79,7 @@ def decode(event: Event, *, now: int) -> Announcement:
     """Read a verified event. Raises InvalidAnnouncement: wrong kind, no `u` tag, dated ahead, or expired (NIP-40)."""
     if event.kind != kinds.PROVIDER_ANNOUNCEMENT:
         raise InvalidAnnouncement(f"kind {event.kind} is not a provider announcement")
-    urls = tuple(url for url in event.values(kinds.TAG_URL) if url.startswith(("http://", "https://")))
+    urls = tuple(url for url in event.values(kinds.TAG_URL) if url.startswith(("http://", "https://")))[:MAX_URLS]
     if not urls:
         raise InvalidAnnouncement("without a URL it is not a provider")
     if event.created_at > now + MAX_CLOCK_SKEW_S:
@@ -111,8 +114,8 @@ def _expiration(event: Event) -> int | None:
 def _content(text: str) -> dict[str, Any]:
     """RIP-02 nodes in the wild have free text here: that costs them their name, not their place."""
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError:
+        return from_json(text, dict[str, Any])
+    except InvalidJson:
         return {}
 
 
@@ -130,6 +133,6 @@ def _offer(raw: object) -> tuple[ModelOffer, ...] | None:
     if not isinstance(raw, dict) or raw.get("v") != OFFER_VERSION:
         return None
     try:
-        return msgspec.convert(raw, type=_Offer).models
-    except (msgspec.ValidationError, MoneyError) as error:
+        return shaped(raw, _Offer).models
+    except InvalidJson as error:
         raise InvalidAnnouncement(f"the offer cannot be read: {error}") from error

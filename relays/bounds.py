@@ -13,6 +13,9 @@ import msgspec
 
 from relays.pricing import ModelPrice, Usage
 
+MAX_CONTEXT = 1_000_000_000
+"""No model reads or writes more; a larger number is a mistake or a trap."""
+
 TEMPLATE_TOKENS = 64
 """Room for what a chat template adds by itself, such as a default system prompt."""
 
@@ -29,11 +32,23 @@ class ModelLimits(msgspec.Struct, frozen=True):
     context_length: int
     max_output_tokens: int
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.context_length <= MAX_CONTEXT and 1 <= self.max_output_tokens <= MAX_CONTEXT):
+            raise ValueError(f"limits are from 1 to {MAX_CONTEXT} tokens")
+
 
 def prompt_bound(body: Mapping[str, Any]) -> int:
     """At most this many tokens are read: bytes of everything the model sees, plus what a template adds."""
     seen = {field: body[field] for field in PROMPT_FIELDS if field in body}
     return len(msgspec.json.encode(seen)) + TEMPLATE_TOKENS
+
+
+def has_media(body: Mapping[str, Any]) -> bool:
+    """Whether a message holds anything else than text."""
+    messages = body.get("messages")
+    contents = [m.get("content") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(not isinstance(part, Mapping) or part.get("type") not in ("text", "refusal") for part in parts)
 
 
 def completion_bound(body: Mapping[str, Any], limits: ModelLimits) -> int:
@@ -44,9 +59,11 @@ def completion_bound(body: Mapping[str, Any], limits: ModelLimits) -> int:
 
 def most_usage(body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice) -> Usage:
     """The dearest usage the request can reach: prompt and answer share one context window."""
-    prompt, completion, choices = prompt_bound(body), completion_bound(body, limits), int(body.get("n") or 1)
+    # What an image or a sound becomes is not to be told from its bytes: then the whole context is held.
+    prompt = limits.context_length if has_media(body) else prompt_bound(body)
+    completion, choices = completion_bound(body, limits), int(body.get("n") or 1)
     if price.completion_msat_per_mtok * choices >= price.prompt_msat_per_mtok:
-        prompt = min(prompt, max(0, limits.context_length - completion))
+        prompt = min(prompt, limits.context_length - completion)
     else:
         prompt = min(prompt, limits.context_length)
         completion = min(completion, limits.context_length - prompt)

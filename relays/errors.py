@@ -2,6 +2,7 @@
 
 RelaysError
 ├── MoneyError           an amount that is no amount: negative, fractional, too large
+├── InvalidJson          bytes that are no JSON, or not of the form expected
 ├── InvalidEvent         not a Nostr event, or its id or signature is wrong
 │   ├── InvalidAnnouncement
 │   └── InvalidReceipt
@@ -16,6 +17,10 @@ class RelaysError(Exception):
 
 class MoneyError(RelaysError, ValueError):
     """An amount that cannot be money: negative, fractional or beyond all bitcoin."""
+
+
+class InvalidJson(RelaysError, ValueError):
+    """Bytes that are no JSON, or JSON that is not of the form expected."""
 
 
 class InvalidEvent(RelaysError, ValueError):

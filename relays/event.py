@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from pynostr.key import PrivateKey, PublicKey
 
-from relays.errors import InvalidEvent, InvalidKey
+from relays.errors import InvalidEvent, InvalidJson, InvalidKey
+from relays.jsontext import from_json, shaped
 
 MAX_EVENT_BYTES = 128 * 1024
 """Larger events are refused before they are parsed: ours are a few KiB."""
@@ -77,10 +78,10 @@ def parse_event(raw: object) -> Event:
         if isinstance(raw, (str, bytes)):
             if len(raw) > MAX_EVENT_BYTES:
                 raise InvalidEvent(f"the event is larger than {MAX_EVENT_BYTES} bytes")
-            event = msgspec.json.decode(raw, type=Event)
+            event = from_json(raw, Event)
         else:
-            event = msgspec.convert(raw, type=Event)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            event = shaped(raw, Event)
+    except InvalidJson as error:
         raise InvalidEvent("not a Nostr event") from error
     verify_event(event)
     return event

@@ -15,8 +15,9 @@ from typing import Self
 import aiohttp
 import msgspec
 
-from relays.errors import InvalidEvent, RelayUnavailable
+from relays.errors import InvalidEvent, InvalidJson, RelayUnavailable
 from relays.event import Event, Signer, parse_event
+from relays.jsontext import from_json
 from relays.relay import Filter, Relay
 
 log = logging.getLogger(__name__)
@@ -113,8 +114,8 @@ class RelayPool:
                 http_url, headers={"Accept": "application/nostr+json"}, timeout=timeout
             ) as reply:
                 raw = await reply.content.read(INFO_MAX_BYTES)
-                return msgspec.json.decode(raw, type=dict[str, object]) if reply.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
+                return from_json(raw, dict[str, object]) if reply.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, InvalidJson):
             return None
 
 

@@ -13,8 +13,9 @@ from typing import Literal
 import msgspec
 
 from relays import kinds
-from relays.errors import InvalidReceipt, MoneyError
+from relays.errors import InvalidJson, InvalidReceipt, MoneyError
 from relays.event import Event, Signer, parse_event, to_json
+from relays.jsontext import from_json
 from relays.money import msat
 from relays.pricing import ModelPrice, Usage, cost
 
@@ -57,8 +58,8 @@ def decode(event: Event) -> Receipt:
     if event.kind != kinds.RECEIPT:
         raise InvalidReceipt(f"kind {event.kind} is not a receipt")
     try:
-        receipt = msgspec.json.decode(event.content, type=Receipt)
-    except (msgspec.MsgspecError, MoneyError) as error:
+        receipt = from_json(event.content, Receipt)
+    except InvalidJson as error:
         raise InvalidReceipt(f"the receipt cannot be read: {error}") from error
     if receipt.v != RECEIPT_VERSION:
         raise InvalidReceipt(f"receipt version {receipt.v} is not known")
@@ -100,6 +101,10 @@ def verify(event: Event, *, pubkey: str, request_id: str, model: str, price: Mod
         raise InvalidReceipt("at another price than announced")
     if receipt.hold_msat > hold_msat:
         raise InvalidReceipt(f"held {receipt.hold_msat} msat, which is more than the {hold_msat} msat agreed")
-    if receipt.cost_msat != min(cost(receipt.usage, price), receipt.hold_msat):
+    try:
+        due_msat = cost(receipt.usage, price)
+    except MoneyError as error:
+        raise InvalidReceipt("the usage cannot be") from error
+    if receipt.cost_msat != min(due_msat, receipt.hold_msat):
         raise InvalidReceipt("the cost is not the price of the usage")
     return receipt

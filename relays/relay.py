@@ -14,8 +14,9 @@ import aiohttp
 import msgspec
 
 from relays import kinds
-from relays.errors import RelayUnavailable
+from relays.errors import InvalidJson, RelayUnavailable
 from relays.event import MAX_EVENT_BYTES, Event, Signer
+from relays.jsontext import from_json
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ class Relay:
                 if frame.type is aiohttp.WSMsgType.TEXT:
                     await self._receive(frame.data)
         finally:
+            await socket.close()
             for ack in self._acks.values():
                 if not ack.done():
                     ack.set_exception(RelayUnavailable(f"{self.url} closed the connection"))
@@ -137,8 +139,8 @@ class Relay:
 
     async def _receive(self, text: str) -> None:
         try:
-            message = msgspec.json.decode(text)
-        except msgspec.MsgspecError:
+            message = from_json(text)
+        except InvalidJson:
             return
         match message:
             case ["OK", str(event_id), bool(accepted), *rest] if event_id in self._acks:

@@ -6,6 +6,7 @@ async with RouterClient.open(relays, folder) as client:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -16,8 +17,9 @@ import httpx
 import msgspec
 
 from relays import receipt as receipts
-from relays.errors import InvalidEvent
+from relays.errors import InvalidEvent, InvalidJson, MoneyError
 from relays.event import Event, parse_event
+from relays.jsontext import from_json
 from relays.money import Msat
 from relays.payment import REQUEST_ID_HEADER
 from relays.pool import RelayPool
@@ -26,14 +28,20 @@ from relays.receipt import Receipt
 from router_client.complexity import Task, Tier, assess
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
-from router_client.errors import NodeError, NodeRefused, NodeUnavailable, NoProvider, WalletError
-from router_client.nodeapi import STREAM_TIMEOUT, error_of, headers
+from router_client.errors import ChangeRejected, NodeError, NodeRefused, NodeUnavailable, NoProvider, WalletError
+from router_client.nodeapi import error_of, headers
 from router_client.payments import Paid, Payments, Settled
 from router_client.selection import Candidate, Choice, Purse, choose
 
 log = logging.getLogger(__name__)
 
-RETRY_ELSEWHERE: Final = (401, 402, 403, 404, 409, 429)
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+MAX_ERROR_BYTES: Final = 64 * 1024
+MAX_TRIES: Final = 4
+"""A request is paid for at this many nodes at most."""
+SILENCE_S: Final = 300.0
+STREAM_DEADLINE_S: Final = 3600.0
+NOT_ABOUT_THE_REQUEST: Final = (401, 402, 403, 404, 405, 409)
 """Answers of a node that say nothing against the request itself."""
 
 OnText = Callable[[str], None]
@@ -100,7 +108,8 @@ class RouterClient:
         """
         task, choice = await self.choice(body, max_cost_msat=max_cost_msat)
         reasons = dict(choice.rejected)
-        for candidate in choice.candidates:
+        refusal: NodeRefused | None = None
+        for candidate in choice.candidates[:MAX_TRIES]:
             label = candidate.provider.announcement.name or candidate.provider.npub[:16]
             try:
                 return await self._buy(body, task, candidate, choice.candidates, on_text)
@@ -108,9 +117,14 @@ class RouterClient:
                 self.directory.forget(candidate.provider.announcement.pubkey)
                 reasons[label] = str(error)
             except NodeRefused as error:
-                if error.status not in RETRY_ELSEWHERE:
-                    raise
+                # One node's word against a request is not enough: the cheapest could stop everything with it.
+                if error.status not in NOT_ABOUT_THE_REQUEST:
+                    refusal = refusal or error
                 reasons[label] = str(error)
+            except WalletError as error:
+                reasons[label] = str(error)
+        if refusal is not None:
+            raise refusal
         raise NoProvider(_why(reasons, self.directory.failures))
 
     async def recover(self, older_than_s: float = 0) -> Msat:
@@ -137,13 +151,14 @@ class RouterClient:
             await self._take_back(paid)
             raise
         receipt, problem = _verify(stream, candidate)
-        settled = await self._settle(paid)
+        settled, fraud = await self._settle(paid)
+        problem = problem or fraud
         usage = receipt.usage if receipt is not None else stream.usage or Usage(0, 0)
         change_msat = settled.change_msat if settled is not None else 0
         cost_msat = receipt.cost_msat if receipt is not None else paid.credit_msat - change_msat
         if settled is not None and receipt is not None:
             problem = problem or _short_change(paid, settled, receipt.cost_msat)
-        dearest_msat = max(cost(usage, other.offer.price) for other in all_candidates)
+        dearest_msat = max((_priced(usage, other) for other in all_candidates), default=0)
         return Answer(
             text="".join(stream.texts),
             request_id=stream.request_id,
@@ -164,32 +179,41 @@ class RouterClient:
     async def _run(self, url: str, request: dict[str, Any], token: str, stream: _Stream) -> None:
         """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeError for a broken stream."""
         try:
-            async with self._http.stream(
-                "POST",
-                f"{url}/v1/chat/completions",
-                content=msgspec.json.encode(request),
-                headers=headers(token),
-                timeout=STREAM_TIMEOUT,
-            ) as reply:
+            async with (
+                asyncio.timeout(STREAM_DEADLINE_S),
+                self._http.stream(
+                    "POST",
+                    f"{url}/v1/chat/completions",
+                    content=msgspec.json.encode(request),
+                    headers=headers(token),
+                    timeout=SILENCE_S,
+                ) as reply,
+            ):
                 if not reply.is_success:
-                    raise error_of(reply.status_code, await reply.aread())
+                    raise error_of(reply.status_code, (await _first_bytes(reply)))
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
-                async for line in reply.aiter_lines():
-                    stream.take(line)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+                async for chunk in reply.aiter_bytes():
+                    stream.feed(chunk)
+        except NodeError:
+            raise
+        except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
             if stream.texts:
                 raise NodeError(f"{url} broke off after {len(stream.texts)} pieces of its answer") from error
             raise NodeUnavailable(f"{url} did not answer") from error
         if stream.error is not None:
-            raise NodeError(f"{url}: {stream.error}")
+            raise (NodeError if stream.texts else NodeUnavailable)(f"{url}: {stream.error[:500]}")
+        if not stream.texts and stream.receipt is None:
+            raise NodeUnavailable(f"{url} answered nothing")
 
-    async def _settle(self, paid: Paid) -> Settled | None:
-        """Fetch the change; None when that must wait for `recover`. The answer is not lost for it."""
+    async def _settle(self, paid: Paid) -> tuple[Settled | None, str | None]:
+        """Fetch the change; none when that must wait for `recover`, and why if the node is to blame. The answer stays."""
         try:
-            return await self.payments.settle(paid)
+            return await self.payments.settle(paid), None
+        except ChangeRejected as error:
+            return None, str(error)
         except (NodeError, WalletError) as error:
             log.warning("the change of %s is still out: %s", paid.id, error)
-            return None
+            return None, None
 
     async def _take_back(self, paid: Paid) -> None:
         try:
@@ -208,6 +232,15 @@ class _Stream:
         self.usage: Usage | None = None
         self.receipt: Event | None = None
         self.error: str | None = None
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the complete lines so far. Raises NodeError for a line without end."""
+        *lines, self._tail = (self._tail + chunk).split(b"\n")
+        if len(self._tail) > MAX_LINE_BYTES:
+            raise NodeError("the stream has a line without end")
+        for line in lines:
+            self.take(line.decode(errors="replace").rstrip("\r"))
 
     def take(self, line: str) -> None:
         if line.startswith(receipts.SSE_PREFIX):
@@ -220,8 +253,8 @@ class _Stream:
 
     def _take_data(self, data: str) -> None:
         try:
-            chunk = msgspec.json.decode(data, type=_Chunk)
-        except msgspec.MsgspecError:
+            chunk = from_json(data, _Chunk)
+        except InvalidJson:
             return
         if chunk.error is not None:
             self.error = str(chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error)
@@ -232,6 +265,24 @@ class _Stream:
                 self.texts.append(choice.delta.content)
                 if self._on_text is not None:
                     self._on_text(choice.delta.content)
+
+
+async def _first_bytes(reply: httpx.Response) -> bytes:
+    """Enough of an error answer to tell what it is."""
+    body = b""
+    async for chunk in reply.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_ERROR_BYTES:
+            break
+    return body
+
+
+def _priced(usage: Usage, candidate: Candidate) -> int:
+    """What the usage would have cost there; 0 for a price at which it cannot be sold."""
+    try:
+        return cost(usage, candidate.offer.price)
+    except MoneyError:
+        return 0
 
 
 class _Delta(msgspec.Struct):

@@ -12,16 +12,17 @@ import msgspec
 
 from relays import kinds
 from relays.announcement import Announcement, decode
-from relays.errors import InvalidAnnouncement
+from relays.errors import InvalidAnnouncement, InvalidJson
 from relays.event import Event, npub
+from relays.jsontext import from_json
 from relays.pool import RelayPool
+from router_client.fetch import FetchFailed, fetch
 
 log = logging.getLogger(__name__)
 
 TTL_S = 300.0
-PROBE_TIMEOUT_S = 5.0
+PROBE_DEADLINE_S = 5.0
 MAX_PROBES_AT_ONCE = 32
-MAX_INFO_BYTES = 256 * 1024
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -78,16 +79,20 @@ class Directory:
 
     async def _living_url(self, announcement: Announcement) -> str | None:
         """The first of its URLs that answers `/v1/info` with the announced key."""
-        for url in announcement.urls:
-            base = url.rstrip("/").removesuffix("/v1")
-            try:
-                reply = await self._http.get(f"{base}/v1/info", timeout=PROBE_TIMEOUT_S)
-                info = msgspec.json.decode(reply.content[:MAX_INFO_BYTES], type=dict[str, object])
-            except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError):
-                continue
-            if info.get("npub") == npub(announcement.pubkey):
-                return base
-            log.info("%s does not answer as %s", base, npub(announcement.pubkey))
+        answers = await asyncio.gather(*(self._answers_as(url, announcement.pubkey) for url in announcement.urls))
+        return next((base for base in answers if base is not None), None)
+
+    async def _answers_as(self, url: str, pubkey: str) -> str | None:
+        """The base of `url` if a node of that key answers there."""
+        base = url.rstrip("/").removesuffix("/v1")
+        try:
+            reply = await fetch(self._http, "GET", f"{base}/v1/info", deadline_s=PROBE_DEADLINE_S)
+            info = from_json(reply.body, dict[str, object])
+        except (FetchFailed, InvalidJson):
+            return None
+        if info.get("npub") == npub(pubkey):
+            return base
+        log.info("%s does not answer as %s", base, npub(pubkey))
         return None
 
 

@@ -12,11 +12,10 @@ ClientError
 │   ├── MintUnavailable      no answer, or not yet: the outcome is open and `recover` finishes it
 │   └── MintMisbehaved       keys, signatures or sums that do not fit: nothing of it was accepted
 ├── NoProvider               no node fits the request; says which filter removed each
-├── BudgetExceeded           the request could cost more than allowed
 └── NodeError
     ├── NodeUnavailable      no connection, a 5xx or a timeout before the first byte: another node may serve
     ├── NodeRefused          the node's own answer, with status, code and message
-    └── ReceiptRejected      served, but the receipt does not verify
+    └── ChangeRejected       the node gives change that is not money to us
 """
 
 from __future__ import annotations
@@ -70,10 +69,6 @@ class NoProvider(ClientError):
     """No announced node fits the request."""
 
 
-class BudgetExceeded(ClientError):
-    """The request could cost more than the caller allowed."""
-
-
 class NodeError(ClientError):
     """A node did not deliver."""
 
@@ -92,5 +87,5 @@ class NodeRefused(NodeError):
         self.message = message
 
 
-class ReceiptRejected(NodeError):
-    """The answer came, but its receipt does not verify."""
+class ChangeRejected(NodeError):
+    """The node gives change of another mint or unit than it was paid with."""

@@ -7,23 +7,26 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
 from router_client.errors import NodeError, NodeRefused, NodeUnavailable
+from router_client.fetch import FetchFailed, fetch
 
-TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
-STREAM_TIMEOUT: Final = httpx.Timeout(300.0, connect=10.0)
+DEADLINE_S: Final = 60.0
 
 
-async def post_json(http: httpx.AsyncClient, url: str, body: object, bearer: str) -> dict[str, Any]:
-    """POST and decode. Raises NodeUnavailable or NodeRefused."""
+async def call(http: httpx.AsyncClient, method: str, url: str, bearer: str, body: object = None) -> dict[str, Any]:
+    """Ask and decode. Raises NodeUnavailable or NodeRefused."""
+    content = None if body is None else msgspec.json.encode(body)
     try:
-        reply = await http.post(url, content=msgspec.json.encode(body), headers=headers(bearer), timeout=TIMEOUT)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NodeUnavailable(f"{url} cannot be reached") from error
+        reply = await fetch(http, method, url, content=content, headers=headers(bearer), deadline_s=DEADLINE_S)
+    except FetchFailed as error:
+        raise NodeUnavailable(f"{url}: {error}") from error
     if not reply.is_success:
-        raise error_of(reply.status_code, reply.content)
+        raise error_of(reply.status, reply.body)
     try:
-        return msgspec.json.decode(reply.content, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+        return from_json(reply.body, dict[str, Any])
+    except InvalidJson as error:
         raise NodeUnavailable(f"{url} does not answer with JSON") from error
 
 
@@ -32,13 +35,13 @@ def headers(bearer: str) -> dict[str, str]:
 
 
 def error_of(status: int, body: bytes) -> NodeError:
-    """A node's error answer: NodeUnavailable where another node may do better, else NodeRefused."""
+    """A node's error answer: NodeUnavailable where it says nothing of the request, else NodeRefused."""
     try:
-        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
-    except msgspec.MsgspecError:
+        error = from_json(body, dict[str, Any]).get("error")
+    except InvalidJson:
         error = None
     detail = error if isinstance(error, dict) else {}
-    message = str(detail.get("message") or f"HTTP {status}")
-    if status >= 500 or status == 429:
+    message = str(detail.get("message") or f"HTTP {status}")[:500]
+    if status >= 500 or status < 400 or status == 429:
         return NodeUnavailable(message)
-    return NodeRefused(status, str(detail.get("code") or ""), message)
+    return NodeRefused(status, str(detail.get("code") or "")[:100], message)

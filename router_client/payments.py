@@ -13,16 +13,19 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import httpx
 import msgspec
 
 from relays import payment as wire
-from relays.money import Msat, ceil_div
-from router_client.ecash.token import MSAT_PER_UNIT
+from relays.errors import InvalidJson
+from relays.jsontext import shaped
+from relays.money import MAX_MSAT, Msat, ceil_div
+from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, token_hash
 from router_client.ecash.wallet import Wallet
-from router_client.errors import NodeError, NodeRefused, NodeUnavailable, WalletError
-from router_client.nodeapi import post_json
+from router_client.errors import ChangeRejected, NodeError, NodeRefused, NodeUnavailable, TokenSpent
+from router_client.nodeapi import call
 from router_client.storage import Database
 
 log = logging.getLogger(__name__)
@@ -107,15 +110,15 @@ class Payments:
         total = 0
         latest = int(self._clock() - older_than_s)
         for payment_id, node_url, created_at in self._db.read(_open_payments):
+            operation = self._wallet.outcome(payment_id)
             if created_at > latest:
                 continue
-            operation = self._wallet.outcome(payment_id)
             if operation is None or operation.state == "failed":
                 await self._close(payment_id)
             elif operation.state == "done":
                 try:
                     total += (await self._take_back(payment_id, node_url, operation.result)).change_msat
-                except (NodeError, WalletError) as error:
+                except Exception as error:  # noqa: BLE001 - what one node answers must not keep the others' money out
                     log.warning("payment %s stays open: %s", payment_id, error)
         return Msat(total)
 
@@ -126,32 +129,55 @@ class Payments:
     async def _settle(self, payment_id: str, node_url: str, token: str) -> Settled:
         refund = await self._refund(node_url, token)
         if refund is None:
-            settled = Settled(Msat(0), Msat(0), Msat(0))
-        else:
-            received = await self._wallet.receive(refund.token, f"change:{payment_id}")
-            settled = Settled(received.amount_msat, Msat(refund.fee_msats), received.fee_msat)
+            return await self._nothing_left(payment_id)
+        received = await self._wallet.receive(
+            self._own_money(payment_id, refund.token), f"change:{payment_id}:{token_hash(refund.token)[:16]}"
+        )
+        if refund.reserved:
+            raise NodeUnavailable(f"{node_url} still runs a request of this payment and holds money for it")
         await self._close(payment_id)
-        return settled
+        return Settled(received.amount_msat, Msat(refund.fee_msats), received.fee_msat)
 
     async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:
             return await self._settle(payment_id, node_url, token)
         except NodeError:
-            received = await self._wallet.reclaim(payment_id)
+            return await self._reclaim(payment_id)
+
+    async def _nothing_left(self, payment_id: str) -> Settled:
+        """The node says that nothing is left: true if the mint knows the token as spent; else the token is still ours."""
+        try:
+            return await self._reclaim(payment_id)
+        except TokenSpent:
             await self._close(payment_id)
-            return Settled(received.amount_msat, Msat(0), received.fee_msat)
+            return Settled(Msat(0), Msat(0), Msat(0))
+
+    async def _reclaim(self, payment_id: str) -> Settled:
+        received = await self._wallet.reclaim(payment_id)
+        await self._close(payment_id)
+        return Settled(received.amount_msat, Msat(0), received.fee_msat)
+
+    def _own_money(self, payment_id: str, change: str) -> Token:
+        """The change, if it is of the mint and unit that were paid with: any other is not money to us."""
+        paid_with = self._wallet.outcome(payment_id)
+        token = decode(change)
+        if paid_with is None or (token.mint, token.unit) != (paid_with.mint, paid_with.unit):
+            raise ChangeRejected(
+                f"the node gives change in {token.unit} of {token.mint[:100]}, which was not paid with"
+            )
+        return token
 
     async def _refund(self, node_url: str, token: str) -> _Refund | None:
         """The node's refund for a token; None when there is nothing left of it."""
         try:
-            answer = await post_json(self._http, f"{node_url}/v1/balance/refund", {}, token)
+            answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", token, {})
         except NodeRefused as error:
             if error.code == wire.NOT_REFUNDABLE:
                 return None
             raise
         try:
-            return msgspec.convert(answer, type=_Refund)
-        except msgspec.ValidationError as error:
+            return shaped(answer, _Refund)
+        except InvalidJson as error:
             raise NodeUnavailable(f"{node_url} answers a refund without a token") from error
 
     async def _close(self, payment_id: str) -> None:
@@ -161,7 +187,8 @@ class Payments:
 
 class _Refund(msgspec.Struct):
     token: str
-    fee_msats: int = 0
+    fee_msats: Annotated[int, msgspec.Meta(ge=0, le=MAX_MSAT)] = 0
+    reserved: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:

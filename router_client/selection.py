@@ -106,8 +106,8 @@ def _candidate(
         return "not the model that is wanted"
     if task.prompt_tokens >= offer.limits.context_length:
         return f"its context of {offer.limits.context_length} tokens is too short"
-    likely = Usage(task.prompt_tokens, min(task.completion_tokens, offer.limits.max_output_tokens))
     try:
+        likely = Usage(task.prompt_tokens, min(task.completion_tokens, offer.limits.max_output_tokens))
         expected_msat = cost(likely, offer.price)
         hold_msat = cost(most_usage(body, offer.limits, offer.price), offer.price)
     except MoneyError:

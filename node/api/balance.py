@@ -91,11 +91,13 @@ def balance_routes(node: Node) -> list[Router]:
             )
         id_ = await account_of(request)
         refunded = await node.refunds.refund(id_)
+        account = node.ledger.account(id_)
         return {
             "token": refunded.token,
             "msats": refunded.amount_msat - refunded.fee_msat,
             "fee_msats": refunded.fee_msat,
-            "balance": node.ledger.account(id_).available_msat,
+            "balance": account.available_msat,
+            "reserved": account.held_msat,
         }
 
     handlers = [create_from_query, create_from_body, balance, top_up, refund]

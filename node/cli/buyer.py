@@ -124,7 +124,10 @@ def nodes(data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
 
     async def work(client: RouterClient) -> tuple[Provider, ...]:
         providers = await client.directory.providers()
-        for failure in client.directory.failures.values():
+        failures = client.directory.failures.values()
+        if failures and not providers:
+            raise CommandFailed("no relay answered: " + "; ".join(failures))
+        for failure in failures:
             note(f"[yellow]note:[/] {escaped(failure)}")
         return providers
 

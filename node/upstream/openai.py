@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import aiohttp
-import msgspec
 
 from node.errors import UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_LIST_BYTES: Final = 32 * 1024 * 1024
@@ -63,8 +64,8 @@ class OpenAIUpstream:
         timeout = aiohttp.ClientTimeout(total=LIST_TIMEOUT_S)
         reply = await self._request("GET", "/models", None, timeout)
         try:
-            listed = msgspec.json.decode(await reply.read(MAX_LIST_BYTES), type=dict[str, Any]).get("data")
-        except msgspec.MsgspecError as error:
+            listed = from_json(await reply.read(MAX_LIST_BYTES), dict[str, Any]).get("data")
+        except InvalidJson as error:
             raise UpstreamUnreachable("the upstream's list of models is not JSON") from error
         finally:
             reply.close()
@@ -106,8 +107,8 @@ class OpenAIUpstream:
 def _message(body: bytes) -> str:
     """The words of an error answer, in the forms that servers use; empty when there are none."""
     try:
-        answer = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+        answer = from_json(body)
+    except InvalidJson:
         return ""
     error = answer.get("error", answer) if isinstance(answer, dict) else None
     message = error.get("message") if isinstance(error, dict) else error

@@ -8,14 +8,16 @@ from typing import Any, Literal, TypeVar
 import httpx
 import msgspec
 
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
 from router_client.ecash.crypto import Dleq, keyset_id_matches
 from router_client.ecash.token import Proof
 from router_client.errors import MintMisbehaved, MintUnavailable, TokenRefused, TokenSpent
+from router_client.fetch import FetchFailed, Reply, fetch
 
 T = TypeVar("T")
 
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
+DEADLINE_S = 30.0
 
 CODE_SPENT = 11001
 CODE_PENDING = 11002
@@ -146,27 +148,26 @@ class MintClient:
     async def _call(self, method: str, path: str, form: type[T], body: object = None) -> T:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"}
+        url = self.url + path
         try:
-            reply = await self._http.request(method, self.url + path, content=content, headers=headers, timeout=TIMEOUT)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise MintUnavailable(f"the mint {self.url} cannot be reached") from error
-        if reply.status_code >= 500 or reply.status_code == 429:
-            raise MintUnavailable(f"the mint {self.url} is in trouble (HTTP {reply.status_code})")
-        if reply.status_code >= 400:
+            reply = await fetch(self._http, method, url, content=content, headers=headers, deadline_s=DEADLINE_S)
+        except FetchFailed as error:
+            raise MintUnavailable(f"the mint {self.url} cannot be reached: {error}") from error
+        if reply.status >= 500 or reply.status == 429:
+            raise MintUnavailable(f"the mint {self.url} is in trouble (HTTP {reply.status})")
+        if reply.status >= 400:
             raise _refusal(self.url, reply)
-        if len(reply.content) > MAX_ANSWER_BYTES:
-            raise MintMisbehaved(f"the mint {self.url} answers with too much")
         try:
-            return msgspec.json.decode(reply.content, type=form)
-        except msgspec.MsgspecError as error:
+            return from_json(reply.body, form)
+        except InvalidJson as error:
             raise MintUnavailable(f"the mint {self.url} answers what is no mint's answer") from error
 
 
-def _refusal(url: str, reply: httpx.Response) -> Exception:
+def _refusal(url: str, reply: Reply) -> Exception:
     try:
-        refusal = msgspec.json.decode(reply.content, type=_Refusal)
-    except msgspec.MsgspecError:
-        return MintUnavailable(f"the mint {url} answers what is no mint's answer (HTTP {reply.status_code})")
+        refusal = from_json(reply.body, _Refusal)
+    except InvalidJson:
+        return MintUnavailable(f"the mint {url} answers what is no mint's answer (HTTP {reply.status})")
     words = f"the mint {url} says: {str(refusal.detail)[:200]}"
     if refusal.code == CODE_SPENT:
         return TokenSpent(words)

@@ -19,8 +19,9 @@ SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE seed (id INTEGER PRIMARY KEY CHECK (id = 1), mnemonic TEXT NOT NULL);
 CREATE TABLE keysets (
-    id TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, active INTEGER NOT NULL,
-    input_fee_ppk INTEGER NOT NULL, keys TEXT NOT NULL, counter INTEGER NOT NULL DEFAULT 0 CHECK (counter >= 0)
+    id TEXT NOT NULL, mint TEXT NOT NULL, unit TEXT NOT NULL, active INTEGER NOT NULL,
+    input_fee_ppk INTEGER NOT NULL, keys TEXT NOT NULL, counter INTEGER NOT NULL DEFAULT 0 CHECK (counter >= 0),
+    PRIMARY KEY (mint, id)
 );
 CREATE TABLE operations (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, mint TEXT NOT NULL, unit TEXT NOT NULL,
@@ -29,7 +30,7 @@ CREATE TABLE operations (
 );
 CREATE INDEX operations_open ON operations (created_at) WHERE state = 'open';
 CREATE TABLE coins (
-    secret TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, keyset TEXT NOT NULL REFERENCES keysets (id),
+    secret TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, keyset TEXT NOT NULL,
     amount INTEGER NOT NULL CHECK (amount > 0), proof TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('unspent', 'reserved', 'sent', 'spent')),
     made_by TEXT NOT NULL REFERENCES operations (id), used_by TEXT REFERENCES operations (id)
@@ -89,12 +90,12 @@ def load_or_create_seed(conn: sqlite3.Connection, fresh_mnemonic: str) -> str:
 
 def save_keyset(conn: sqlite3.Connection, mint: str, keyset: Keyset) -> None:
     """Insert, or update what may change. Its keys, unit and mint never do."""
-    row = conn.execute("SELECT mint, unit FROM keysets WHERE id = ?", (keyset.id,)).fetchone()
-    if row is not None and row != (mint, keyset.unit):
-        raise MintMisbehaved(f"keyset {keyset.id} of {mint} belongs to {row[0]}")
+    row = conn.execute("SELECT unit FROM keysets WHERE mint = ? AND id = ?", (mint, keyset.id)).fetchone()
+    if row is not None and row[0] != keyset.unit:
+        raise MintMisbehaved(f"keyset {keyset.id} of {mint} was {row[0]} and is {keyset.unit} now")
     conn.execute(
         "INSERT INTO keysets (id, mint, unit, active, input_fee_ppk, keys) VALUES (?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (id) DO UPDATE SET active = excluded.active, input_fee_ppk = excluded.input_fee_ppk",
+        "ON CONFLICT (mint, id) DO UPDATE SET active = excluded.active, input_fee_ppk = excluded.input_fee_ppk",
         (keyset.id, mint, keyset.unit, keyset.active, keyset.input_fee_ppk, msgspec.json.encode(keyset.keys).decode()),
     )
 
@@ -110,14 +111,21 @@ def keysets(conn: sqlite3.Connection, mint: str) -> list[Keyset]:
 
 def move_mint(conn: sqlite3.Connection, old: str, new: str) -> None:
     """Everything of one mint is another's: the same mint under a new URL."""
-    for table in ("keysets", "coins", "operations"):
+    for table in ("coins", "operations"):
         conn.execute(f"UPDATE {table} SET mint = ? WHERE mint = ?", (new, old))
+    conn.execute(
+        "INSERT INTO keysets SELECT id, ?, unit, active, input_fee_ppk, keys, counter FROM keysets WHERE mint = ? "
+        "ON CONFLICT (mint, id) DO UPDATE SET counter = MAX(counter, excluded.counter)",
+        (new, old),
+    )
+    conn.execute("DELETE FROM keysets WHERE mint = ?", (old,))
 
 
-def take_counters(conn: sqlite3.Connection, keyset_id: str, count: int) -> int:
+def take_counters(conn: sqlite3.Connection, mint: str, keyset_id: str, count: int) -> int:
     """Reserve `count` counters of a keyset for ever; returns the first."""
     row = conn.execute(
-        "UPDATE keysets SET counter = counter + ? WHERE id = ? RETURNING counter - ?", (count, keyset_id, count)
+        "UPDATE keysets SET counter = counter + ?1 WHERE mint = ?2 AND id = ?3 RETURNING counter - ?1",
+        (count, mint, keyset_id),
     ).fetchone()
     return int(row[0])
 

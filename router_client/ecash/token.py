@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from cashu.core.base import TokenV3, TokenV4
 
+from relays.errors import MoneyError
 from relays.money import MSAT_PER_SAT, Msat, msat
 from router_client.ecash.crypto import Dleq, y_of
 from router_client.errors import TokenUnreadable, WrongUnit
@@ -85,14 +86,17 @@ def decode(text: str) -> Token:
         raise TokenUnreadable("the token holds coins of several mints: send one token per mint")
     try:
         proofs = tuple(_proof(proof) for proof in parsed.proofs)
-    except (msgspec.ValidationError, ValueError, AttributeError) as error:
+    except (msgspec.ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise TokenUnreadable("a coin in the token is malformed") from error
     _check(proofs)
     mint = mints.pop()
     if not isinstance(mint, str) or not mint.startswith(("http://", "https://")):
         raise TokenUnreadable("the token does not say which mint it is of")
     token = Token(normal_mint_url(mint), str(parsed.unit), proofs)
-    to_msat(token.amount, token.unit)
+    try:
+        to_msat(token.amount, token.unit)
+    except MoneyError as error:
+        raise TokenUnreadable("the token claims more than all bitcoin") from error
     return token
 
 

@@ -29,11 +29,13 @@ from router_client.ecash import store
 from router_client.ecash.coins import Fees, plan_spend, split, swap_fee
 from router_client.ecash.crypto import SecretChain
 from router_client.ecash.keyring import Keyring
+from router_client.ecash.mint import BlindedMessage, BlindSignature, MintClient
 from router_client.ecash.outcomes import Invoice, Received, Sent, TokenFees, failure, received, sent, was_spent
 from router_client.ecash.outputs import blinded, unblinded
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof, Token, decode, encode, to_msat
 from router_client.errors import (
+    MintUnavailable,
     TokenRefused,
     TokenSpent,
     WalletError,
@@ -55,6 +57,7 @@ class Wallet:
         self._keyring = Keyring(db, http, clock)
         self._clock = clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
     async def open(cls, path: Path, http: httpx.AsyncClient, clock: Callable[[], float] = time.time) -> Wallet:
@@ -93,7 +96,9 @@ class Wallet:
         open, and asking again with the same id goes on with it.
         """
         coins = decode(token) if isinstance(token, str) else token
-        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        operation = self.outcome(operation_id)
+        if operation is not None and _secrets(operation.journal.inputs) != _secrets(coins.proofs):
+            raise TokenRefused("an operation of that name took in another token")
         if operation is None or (operation.state == "failed" and not was_spent(operation)):
             operation = await _opened(self._begin_receive(coins, operation_id))
         return received(await self._finish(operation))
@@ -110,7 +115,7 @@ class Wallet:
 
         def begin(conn: sqlite3.Connection) -> Operation:
             _check_vacant(conn, operation_id)
-            counter = store.take_counters(conn, keyset.id, len(amounts))
+            counter = store.take_counters(conn, token.mint, keyset.id, len(amounts))
             journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
             return self._open(conn, operation_id, "receive", token.mint, token.unit, journal)
 
@@ -123,10 +128,12 @@ class Wallet:
 
         Raises InsufficientFunds, TokenRefused, MintMisbehaved; MintUnavailable leaves the operation open.
         """
-        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
-        if operation is None or operation.state == "failed":
-            operation = await _opened(self._begin_send(amount, mint_url, unit, operation_id, fees))
-        return sent(await self._finish(operation))
+        # One at a time: while a large coin is away for change, the next would find too little.
+        async with self._spending.setdefault(f"{unit} {mint_url}", asyncio.Lock()):
+            operation = self.outcome(operation_id)
+            if operation is None or operation.state == "failed":
+                operation = await _opened(self._begin_send(amount, mint_url, unit, operation_id, fees))
+            return sent(await self._finish(operation))
 
     async def _begin_send(self, amount: int, mint_url: str, unit: str, operation_id: str, fees: Fees) -> Operation:
         mint = await self._keyring.mint(mint_url)
@@ -137,7 +144,7 @@ class Wallet:
             coins = store.unspent(conn, mint_url, unit)
             plan = plan_spend(coins, amount, fees, mint.fees_ppk(), keyset.input_fee_ppk)
             outputs = plan.send + plan.keep
-            counter = store.take_counters(conn, keyset.id, len(outputs)) if plan.needs_swap else 0
+            counter = store.take_counters(conn, mint_url, keyset.id, len(outputs)) if plan.needs_swap else 0
             journal = Journal(
                 keyset=keyset.id,
                 counter=counter,
@@ -167,7 +174,7 @@ class Wallet:
 
     async def reclaim(self, operation_id: str) -> Received:
         """Take back a token that was sent and not redeemed. Raises TokenSpent when it was."""
-        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        operation = self.outcome(operation_id)
         if operation is None or operation.kind != "send" or operation.state != "done":
             raise TokenRefused("there is no sent token of that name")
         return await self.receive(operation.result, f"reclaim:{operation_id}")
@@ -176,7 +183,7 @@ class Wallet:
 
     async def invoice(self, amount: int, mint_url: str, unit: str, operation_id: str) -> Invoice:
         """Ask a mint for a Lightning invoice over `amount` of `unit`; pay it, then `claim` the same operation."""
-        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        operation = self.outcome(operation_id)
         if operation is None:
             mint = await self._keyring.mint(mint_url)
             mint.active(unit)
@@ -189,11 +196,12 @@ class Wallet:
 
     async def claim(self, operation_id: str) -> Received | None:
         """The ecash for a paid invoice, or None while it is unpaid."""
-        operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+        operation = self.outcome(operation_id)
         if operation is None or operation.kind != "mint":
             raise TokenRefused("there is no invoice of that name")
         if operation.state == "open" and not operation.journal.amounts:
-            mint = await self._keyring.mint(operation.mint)
+            mint_url = operation.mint
+            mint = await self._keyring.mint(mint_url)
             quote = await mint.client.mint_quote_state(operation.journal.quote)
             if quote.state not in ("PAID", "ISSUED"):
                 return None
@@ -203,14 +211,14 @@ class Wallet:
             def begin(conn: sqlite3.Connection) -> None:
                 current = store.operation(conn, operation_id)
                 if current is not None and current.state == "open" and not current.journal.amounts:
-                    counter = store.take_counters(conn, keyset.id, len(amounts))
+                    counter = store.take_counters(conn, mint_url, keyset.id, len(amounts))
                     planned = msgspec.structs.replace(
                         current.journal, keyset=keyset.id, counter=counter, amounts=amounts
                     )
                     store.set_journal(conn, operation_id, planned)
 
             await self._db.run(begin)
-            operation = self._db.read(lambda conn: store.operation(conn, operation_id))
+            operation = self.outcome(operation_id)
             assert operation is not None
         return received(await self._finish(operation))
 
@@ -222,14 +230,18 @@ class Wallet:
         One that still cannot be finished stays open for the next time.
         """
         finished = []
+        away: set[str] = set()
         for operation in self._db.read(store.open_operations):
-            if operation.created_at > self._clock() - older_than_s:
+            if operation.created_at > self._clock() - older_than_s or operation.mint in away:
                 continue
             try:
                 if operation.kind == "mint":
                     await self._recover_mint(operation)
                 else:
                     await self._finish(operation)
+            except MintUnavailable as error:
+                away.add(operation.mint)  # one deadline per silent mint, not one per operation
+                log.warning("%s %s waits: %s", operation.kind, operation.id, error)
             except WalletError as error:
                 log.warning("%s %s: %s", operation.kind, operation.id, error)
             after = self.outcome(operation.id)
@@ -293,7 +305,7 @@ class Wallet:
             else:
                 signatures = await mint.client.swap(journal.inputs, outputs)
         except (TokenSpent, TokenRefused) as refusal:
-            restored = await mint.client.restore(outputs)
+            restored = await self._restored(mint.client, operation, outputs)
             # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
             if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
                 await self._fail(operation, refusal)
@@ -301,6 +313,17 @@ class Wallet:
             signatures = [restored[output.B_] for output in outputs]
         proofs = unblinded(mint.keys(journal.keyset), outputs, secrets, signatures)
         return await self._db.run(lambda conn: _complete(conn, operation, proofs))
+
+    async def _restored(
+        self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]
+    ) -> dict[str, BlindSignature]:
+        """What the mint signed before; nothing, if it cannot tell (no NUT-09) but calls the inputs unspent."""
+        try:
+            return await client.restore(outputs)
+        except (TokenRefused, TokenSpent) as error:
+            if operation.kind == "mint" or await client.spent(operation.journal.inputs):
+                raise MintUnavailable(f"the mint {operation.mint} cannot say what it signed") from error
+            return {}
 
     async def _fail(self, operation: Operation, refusal: WalletError) -> None:
         """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""
@@ -326,6 +349,10 @@ class _AlreadyOpen(Exception):
     def __init__(self, operation: Operation) -> None:
         super().__init__(operation.id)
         self.operation = operation
+
+
+def _secrets(proofs: Sequence[Proof]) -> set[str]:
+    return {proof.secret for proof in proofs}
 
 
 def _check_vacant(conn: sqlite3.Connection, operation_id: str) -> None:

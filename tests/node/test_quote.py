@@ -51,6 +51,10 @@ def raw(**changes: Any) -> bytes:
         raw(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]),
         raw(messages=[{"role": "user", "content": [{"type": "input_audio"}]}]),
         raw(messages=[{"role": "user", "content": ["x"]}]),
+        raw(n_predict=1000),
+        raw(models=["dearer"]),
+        raw(service_tier="priority"),
+        b'{"model": "m", "messages": [{"role": "user", "content": "\xff"}]}',
     ],
 )
 def test_bad_requests_are_400_with_a_reason(body: bytes) -> None:
@@ -84,7 +88,7 @@ def test_the_upstream_is_asked_for_usage_and_for_no_more_than_is_held() -> None:
 
 
 extras = st.dictionaries(
-    st.sampled_from(["temperature", "tools", "response_format", "logprobs", "user", "x"]),
+    st.sampled_from(["temperature", "tools", "response_format", "logprobs", "user", "metadata"]),
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

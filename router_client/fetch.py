@@ -1,0 +1,58 @@
+"""One HTTP exchange with a stranger: bounded in time and size, every failure as one error.
+
+httpx's timeouts are per read, so a server that drips a byte a second is never late; here the whole exchange has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx
+import msgspec
+
+from router_client.errors import ClientError
+
+MAX_BYTES = 4 * 1024 * 1024
+
+
+class FetchFailed(ClientError):
+    """No answer, not in time, or too long a one."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    status: int
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+async def fetch(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    content: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    deadline_s: float,
+) -> Reply:
+    """The whole answer, whatever its status. Raises FetchFailed."""
+    try:
+        async with (
+            asyncio.timeout(deadline_s),
+            http.stream(method, url, content=content, headers=headers, timeout=deadline_s) as reply,
+        ):
+            body = bytearray()
+            async for chunk in reply.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise FetchFailed(f"the answer is longer than {MAX_BYTES} bytes")
+            return Reply(reply.status_code, bytes(body))
+    except TimeoutError as error:
+        raise FetchFailed(f"no answer within {deadline_s:g} s") from error
+    except FetchFailed:
+        raise
+    except Exception as error:
+        raise FetchFailed(f"no connection: {type(error).__name__}") from error
