@@ -35,7 +35,6 @@ DRAIN_S = 20
 async def open_node(settings: Settings) -> AsyncIterator[Node]:
     """A running node: what a crash left is finished first, then its jobs run until the block ends."""
     signer, tasks = settings.signer(), Tasks()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     # Two processes on one ledger would free each other's holds as a dead one's.
     with exclusive(settings.ledger_path.with_suffix(".lock")):
         async with _running(settings, signer, tasks) as node:

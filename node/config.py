@@ -180,14 +180,18 @@ class Settings(StorageSettings):
         if secret := self.nsec.get_secret_value():
             return Signer.parse(secret)
         path = self.data_dir / "nsec"
-        if not path.exists():
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(Signer.generate().nsec())
         try:
+            if not path.exists():
+                self.data_dir.mkdir(parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+                path.write_text(Signer.generate().nsec())
             return Signer.parse(path.read_text())
         except InvalidKey as error:
             raise BadSettings([f"NSEC: the file {path} does not hold a key"]) from error
+        except OSError as error:
+            raise BadSettings(
+                [f"DATA_DIR: cannot write in {self.data_dir} ({error.strerror}): name another"]
+            ) from error
 
 
 S = TypeVar("S", bound=StorageSettings)

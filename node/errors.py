@@ -83,8 +83,10 @@ class Refusal(NodeFault):
     @property
     def type(self) -> str:
         """OpenAI's coarse classes of errors."""
-        if self.status in (401, 403):
+        if self.status == 401:
             return "authentication_error"
+        if self.status == 403:
+            return "permission_error"
         if self.status == 402:
             return "insufficient_quota"
         if self.status == 429:

@@ -17,43 +17,13 @@ from relays.money import Msat
 from relays.pricing import Usage, cost
 
 CHAT_FIELDS: Final = frozenset(
-    [
-        "model",
-        "messages",
-        "stream",
-        "stream_options",
-        "max_tokens",
-        "max_completion_tokens",
-        "n",
-        "stop",
-        "seed",
-        "user",
-        "metadata",
-        "store",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "typical_p",
-        "frequency_penalty",
-        "presence_penalty",
-        "repetition_penalty",
-        "repeat_penalty",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "functions",
-        "function_call",
-        "response_format",
-        "reasoning_effort",
-        "verbosity",
-        "safety_identifier",
-        "prompt_cache_key",
-        "modalities",
-    ]
+    {
+        *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "stop", "seed"),
+        *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
+        *("repetition_penalty", "repeat_penalty", "logprobs", "top_logprobs", "tools", "tool_choice", "functions"),
+        *("parallel_tool_calls", "function_call", "response_format", "reasoning_effort", "verbosity", "modalities"),
+        *("user", "metadata", "store", "safety_identifier", "prompt_cache_key"),
+    }
 )
 """What is sent upstream: OpenAI's fields and the common sampling parameters. Others are refused, since servers have fields
 of their own that change the model, its length or its price (`models`, `n_predict`, `service_tier`, `plugins` …)."""

@@ -101,7 +101,8 @@ class Relay:
                     self.url, heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES
                 )
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise RelayUnavailable(f"{self.url} cannot be reached: {error}") from error
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+                raise RelayUnavailable(f"{self.url} cannot be reached ({reason})") from error
             self._authenticated.clear()
             self._reader = asyncio.create_task(self._read(self._socket), name=f"relay {self.url}")
             return self._socket

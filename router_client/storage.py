@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from router_client.errors import StorageError
 
@@ -47,17 +47,34 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file at `path` for this process alone; it is free again when the process ends, however that comes.
 
-    Raises StorageError when another process holds it.
+    Raises StorageError when another process holds it, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(
-                f"another process works on {path.parent} already: stop it, or use another folder"
-            ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("ab")
+    except OSError as error:
+        raise StorageError(f"cannot write in {path.parent} ({error.strerror}): name another folder") from error
+    with lock:
+        if not _try_lock(lock):
+            raise StorageError(f"another process works on {path.parent} already: stop it, or name another folder")
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file at `path`."""
+    try:
+        with path.open("rb") as lock:
+            return not _try_lock(lock)
+    except OSError:
+        return False
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 class _Job:

@@ -1,6 +1,6 @@
 """`python -m node.cli` is the `satroute` command."""
 
-from node.cli.main import main
+from node.cli import main
 
 if __name__ == "__main__":
     main()

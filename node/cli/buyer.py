@@ -21,6 +21,7 @@ from relays.pricing import TOKENS_PER_PRICE
 from router_client.client import Answer, RouterClient
 from router_client.discovery import Provider
 from router_client.ecash.wallet import Wallet
+from router_client.storage import is_held
 
 T = TypeVar("T")
 
@@ -54,8 +55,9 @@ def place(data: Path | None, relays: tuple[str, ...] = ()) -> Place:
     """What was named; else the network that `satroute up` runs on this machine; else the user's own folder."""
     local = data if data is not None else ROOT / "local"
     state = read_state(local)
-    if state is not None and state.running and not relays:
-        return Place(local / "client", (state.relay_url,), state.mint_url)
+    if state is not None and not relays:
+        running = is_held(local / "lock")
+        return Place(local / "client", (state.relay_url,) if running else (), state.mint_url)
     return Place(data if data is not None else ROOT / "client", relays, None)
 
 

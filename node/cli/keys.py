@@ -39,6 +39,7 @@ def create(sats: int, name: str, env_file: Path | None, as_json: bool) -> None:
     key, grant_msat = new_key(), from_sat(sats)
     with _ledger(env_file) as ledger:
         account = asyncio.run(ledger.create_key(key.hash, key.hint, name, grant_msat))
+        note(f"in the books at {ledger.path}")
     if as_json:
         print_json({"id": account, "name": name, "api_key": key.text, "balance_msat": grant_msat})
         return

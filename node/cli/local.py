@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import tempfile
 import time
@@ -62,7 +63,7 @@ TASKS: tuple[dict[str, Any], ...] = (
 def up(data: Path | None, fresh: bool) -> None:
     """Start a mint, a relay, a model and two nodes here; show how to use them; stop everything at Ctrl-C."""
     folder = (data or ROOT / "local").absolute()
-    with _stopped_by_signals(), _network(folder, fresh=fresh) as (network, announcements):
+    with _stopped_by_signals(exit_code=0), _network(folder, fresh=fresh) as (network, announcements):
         key = asyncio.run(network.funded_key(network.nodes[0]))
         asyncio.run(_fund_client(network))
         out.print(_panel(network, announcements))
@@ -76,10 +77,12 @@ def up(data: Path | None, fresh: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def demo(data: Path | None, fresh: bool, as_json: bool) -> None:
     """Start the network, buy three answers as a stranger would who knows only the relay, and stop."""
-    with _stopped_by_signals(), tempfile.TemporaryDirectory(prefix="satroute-demo-") as temporary:
-        folder = Path(temporary) if data is None else data.absolute()
-        with _network(folder, fresh=fresh) as (network, announcements):
-            answers, spent_msat = asyncio.run(_story(network, quiet=as_json))
+    with (
+        _stopped_by_signals(exit_code=130),
+        _folder(data) as folder,
+        _network(folder, fresh=fresh) as (network, announcements),
+    ):
+        answers, spent_msat = asyncio.run(_story(network.relay_url, network.client_folder, quiet=as_json))
     result = {
         "receipts": [_receipt_json(answer) for answer in answers],
         "wallet_spent_msat": spent_msat,
@@ -95,11 +98,12 @@ def demo(data: Path | None, fresh: bool, as_json: bool) -> None:
         raise CommandFailed(f"a receipt does not verify: {problems[0]}")
 
 
-async def _story(network: LocalNetwork, *, quiet: bool) -> tuple[list[Answer], int]:
-    """Three tasks, bought with an own wallet; returns the answers and what the wallet has less."""
+async def _story(relay_url: str, folder: Path, *, quiet: bool) -> tuple[list[Answer], int]:
+    """Three tasks, bought by a stranger who knows a relay alone; returns the answers and what the wallet has less."""
     answers = []
-    async with RouterClient.open([network.relay_url], network.client_folder) as client:
-        await fund(client.wallet, network.mint_url, CLIENT_SATS)
+    async with RouterClient.open([relay_url], folder) as client:
+        providers = await client.directory.providers()
+        await fund(client.wallet, providers[0].announcement.mints[0], CLIENT_SATS)
         before_msat = client.wallet.balance_msat()
         for number, task in enumerate(TASKS, start=1):
             question = str(task["messages"][-1]["content"])
@@ -116,7 +120,7 @@ async def _story(network: LocalNetwork, *, quiet: bool) -> tuple[list[Answer], i
 @contextmanager
 def _network(folder: Path, *, fresh: bool) -> Iterator[tuple[LocalNetwork, tuple[Announcement, ...]]]:
     """The network, up and announced, with a progress bar on the way."""
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR)
     started = time.monotonic()
     with ExitStack() as stack:
         with steps("starting", STEPS) as done:
@@ -149,7 +153,25 @@ def _watch(network: LocalNetwork) -> None:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def _folder(data: Path | None) -> Iterator[Path]:
+    """The folder named, or one for this run alone, which stays when the run fails: its logs say why."""
+    if data is not None:
+        yield data.absolute()
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="satroute-demo-"))
+    failed = False
+    try:
+        yield temporary
+    except Exception:
+        failed = True
+        raise
+    finally:
+        if not failed:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _stopped_by_signals(exit_code: int) -> Iterator[None]:
     """SIGTERM and a closed terminal stop everything as Ctrl-C does; a second signal does not cut the stopping short."""
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -163,7 +185,7 @@ def _stopped_by_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         note("stopped")
-        raise click.exceptions.Exit(0) from None
+        raise click.exceptions.Exit(exit_code) from None
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

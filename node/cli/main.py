@@ -46,8 +46,8 @@ for _command in (up, demo, serve, keys, ask, nodes, wallet):
     satroute.add_command(_command)
 
 
-def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+def run() -> None:
+    """Run the command of `sys.argv`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         satroute.main(standalone_mode=False)
     except click.exceptions.Abort:

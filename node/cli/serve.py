@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -13,6 +16,8 @@ from node.api.app import create_app
 from node.app import open_node
 from node.cli.console import note
 from node.config import Settings, load_settings, unused_settings
+from node.errors import BadSettings
+from node.node import Node
 
 GRACE_S = 30
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -36,19 +41,42 @@ def serve(env_file: Path | None) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    async with open_node(settings) as node:
-        config = uvicorn.Config(
-            create_app(node),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # a URL may hold a token
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-            lifespan="on",
-        )
-        note(f"{settings.name} {node.signer.npub}")
-        note(f"serving {settings.upstream_base_url} at http://{settings.host}:{settings.port}/v1")
-        note(f"{len(node.catalogue.all())} models; mints: {', '.join(settings.cashu_mints)}")
-        note(f"relays: {', '.join(settings.relays) or 'none, this node is not announced'}")
-        await uvicorn.Server(config).serve()
+    # The port comes first: a node that cannot be reached must not touch its books or announce itself.
+    with _listening(settings.host, settings.port) as listener:
+        async with open_node(settings) as node:
+            config = uvicorn.Config(
+                create_app(node),
+                log_config=None,
+                access_log=False,  # a URL may hold a token
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+                lifespan="on",
+            )
+            _introduce(node, listener.getsockname()[1])
+            await uvicorn.Server(config).serve(sockets=[listener])
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket bound to the address. Raises BadSettings when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise BadSettings(
+            [f"HOST, PORT: cannot listen on {host}:{port} ({error.strerror}): set another PORT"]
+        ) from error
+    with listener:
+        yield listener
+
+
+def _introduce(node: Node, port: int) -> None:
+    settings, models = node.settings, node.catalogue.all()
+    note(f"{settings.name} {node.signer.npub}")
+    note(f"serving {settings.upstream_base_url} at http://{settings.host}:{port}/v1")
+    note(f"{len(models)} models; mints: {', '.join(settings.cashu_mints)}")
+    if not models:
+        note("note: nothing to sell yet: the upstream gives no model that has a price; the log says why")
+    note(f"relays: {', '.join(settings.relays) or 'none, this node is not announced'}")

@@ -31,6 +31,7 @@ class Ledger:
     """Books in one SQLite file, made if there is none."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
         self._db = Database(path)
         self._clock = clock
         version = self._db.read(lambda conn: int(conn.execute("PRAGMA user_version").fetchone()[0]))

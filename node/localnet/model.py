@@ -47,6 +47,8 @@ def _serve(port: int) -> None:
     params.n_ctx = CONTEXT_TOKENS * SLOTS
     params.n_parallel = SLOTS
     params.port = port
+    # One thread is nearly as fast for so small a model, and does not spin against the rest of a busy machine.
+    params.cpuparams.n_threads = 1
     server = Server(params)
     print(f"listening on {server.listening_address}", flush=True)  # noqa: T201 - its log
     threading.Event().wait()

@@ -60,12 +60,11 @@ class RunningNode(msgspec.Struct, frozen=True):
 
 
 class NetworkState(msgspec.Struct, frozen=True):
-    """What others need to join: kept in the data folder while the network runs."""
+    """What others need to join; the folder's lock file tells whether the network runs."""
 
     mint_url: str
     relay_url: str
     nodes: tuple[RunningNode, ...]
-    running: bool
 
 
 class LocalNetwork:
@@ -84,7 +83,6 @@ class LocalNetwork:
 
     def start(self, done: Step) -> None:
         """Bring everything up. Raises PartFailed."""
-        earlier = read_state(self.folder)
         mint, self.mint_url = self._child(*start_mint(self.folder / "mint"))
         relay, self.relay_url = self._child(*start_relay(self.folder / "relay"))
         model, model_url = self._child(*start_model(self.folder / "model"))
@@ -95,21 +93,19 @@ class LocalNetwork:
         ):
             wait(child, url)
             done(name)
-        if earlier is not None and earlier.mint_url != self.mint_url:
-            asyncio.run(self._move_wallets(earlier.mint_url))
+        asyncio.run(self._move_wallets())
         started = [self._start_node(name, plan, model_url) for name, plan in NODE_PLANS.items()]
         for child, node in started:
             child.wait_http(f"{node.url}/v1/info", NODE_READY_S)
             self.nodes.append(node)
             done(f"node {node.name}")
-        self._write_state(running=True)
+        state = NetworkState(self.mint_url, self.relay_url, tuple(self.nodes))
+        (self.folder / STATE_FILE).write_bytes(msgspec.json.encode(state))
 
     def stop(self) -> None:
         """Stop every part, the last started first. Safe after any crash."""
         for child in reversed(self.children):
             child.stop()
-        if self.mint_url:
-            self._write_state(running=False)
 
     def crashed(self) -> list[Child]:
         """Parts that ended by themselves."""
@@ -162,18 +158,15 @@ class LocalNetwork:
         child, _ = self._child(Child(f"node {name}", "node.cli", ["serve"], env, folder), url)
         return child, RunningNode(name, url)
 
-    async def _move_wallets(self, old_url: str) -> None:
-        """The mint listens elsewhere than last time: coins of then are this mint's."""
+    async def _move_wallets(self) -> None:
+        """Wallets of earlier runs know one mint, wherever it listened then: it is this one."""
         for path in (self.client_folder, *(self.folder / "nodes" / name for name in NODE_PLANS)):
             if (path / "wallet.db").exists():
                 async with httpx.AsyncClient() as http:
                     wallet = await Wallet.open(path / "wallet.db", http)
-                    await wallet.move_mint(old_url, self.mint_url)
+                    for url in wallet.mints() - {self.mint_url}:
+                        await wallet.move_mint(url, self.mint_url)
                     wallet.close()
-
-    def _write_state(self, *, running: bool) -> None:
-        state = NetworkState(self.mint_url, self.relay_url, tuple(self.nodes), running)
-        (self.folder / STATE_FILE).write_bytes(msgspec.json.encode(state))
 
 
 @contextmanager
@@ -184,7 +177,7 @@ def local_network(folder: Path, *, fresh: bool, done: Step) -> Iterator[LocalNet
     another network works in the folder.
     """
     check_parts()
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_ours(folder)
     with exclusive(folder / "lock"):
         if fresh:
             _clear(folder)
@@ -223,8 +216,17 @@ async def fund(wallet: Wallet, mint_url: str, sats: int) -> None:
         await asyncio.sleep(0.1)
 
 
+OURS = ("mint", "relay", "model", "nodes", "client")
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that holds somebody else's files under our names: `--fresh` would remove them."""
+    if not (folder / "lock").exists() and any((folder / name).exists() for name in OURS):
+        raise PartFailed(f"{folder} holds files that no network of ours made: name another folder with --data")
+
+
 def _clear(folder: Path) -> None:
-    """Remove what earlier runs left, but nothing that is not ours."""
-    for name in ("mint", "relay", "model", "nodes", "client"):
+    """Remove what earlier runs left."""
+    for name in OURS:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / STATE_FILE).unlink(missing_ok=True)

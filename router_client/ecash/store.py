@@ -109,6 +109,11 @@ def keysets(conn: sqlite3.Connection, mint: str) -> list[Keyset]:
     ]
 
 
+def mints(conn: sqlite3.Connection) -> set[str]:
+    """Every mint there are keysets or coins of."""
+    return {mint for (mint,) in conn.execute("SELECT mint FROM keysets UNION SELECT mint FROM coins")}
+
+
 def move_mint(conn: sqlite3.Connection, old: str, new: str) -> None:
     """Everything of one mint is another's: the same mint under a new URL."""
     for table in ("coins", "operations"):

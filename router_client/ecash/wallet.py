@@ -82,6 +82,10 @@ class Wallet:
         """All spendable coins together."""
         return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))
 
+    def mints(self) -> set[str]:
+        """Mints that this wallet knows."""
+        return self._db.read(store.mints)
+
     async def move_mint(self, old_url: str, new_url: str) -> None:
         """A mint has moved to another URL: its keysets, coins and open operations are the new URL's."""
         await self._db.run(lambda conn: store.move_mint(conn, old_url, new_url))
