@@ -57,6 +57,12 @@ def completion_bound(body: Mapping[str, Any], limits: ModelLimits) -> int:
     return min(int(asked), limits.max_output_tokens, limits.context_length)
 
 
+def largest_usage(body: Mapping[str, Any], limits: ModelLimits) -> Usage:
+    """The most of each kind of token, taken for itself: a receipt that names more cannot be true."""
+    prompt = limits.context_length if has_media(body) else min(prompt_bound(body), limits.context_length)
+    return Usage(prompt, completion_bound(body, limits) * int(body.get("n") or 1))
+
+
 def most_usage(body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice) -> Usage:
     """The dearest usage the request can reach: prompt and answer share one context window."""
     # What an image or a sound becomes is not to be told from its bytes: then the whole context is held.

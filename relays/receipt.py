@@ -84,11 +84,14 @@ def to_sse(event: Event) -> bytes:
     return f"{SSE_PREFIX}{to_json(event)}\n\n".encode()
 
 
-def verify(event: Event, *, pubkey: str, request_id: str, model: str, price: ModelPrice, hold_msat: int) -> Receipt:
+def verify(
+    event: Event, *, pubkey: str, request_id: str, model: str, price: ModelPrice, hold_msat: int, most: Usage
+) -> Receipt:
     """Check a receipt against what was agreed before paying; returns it, or raises InvalidReceipt with the reason.
 
     The signature is checked when the event is parsed; here: the right node signed, for this request and model, at the
-    announced price, for no more than the hold that the caller computed, and the sum is the price of the usage.
+    announced price, for no more than the hold and the usage that the caller computed as the most, and the sum is the
+    price of the usage.
     """
     receipt = decode(event)
     if event.pubkey != pubkey:
@@ -101,6 +104,8 @@ def verify(event: Event, *, pubkey: str, request_id: str, model: str, price: Mod
         raise InvalidReceipt("at another price than announced")
     if receipt.hold_msat > hold_msat:
         raise InvalidReceipt(f"held {receipt.hold_msat} msat, which is more than the {hold_msat} msat agreed")
+    if receipt.usage.prompt_tokens > most.prompt_tokens or receipt.usage.completion_tokens > most.completion_tokens:
+        raise InvalidReceipt(f"{receipt.usage} is more than this request can use")
     try:
         due_msat = cost(receipt.usage, price)
     except MoneyError as error:

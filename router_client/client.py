@@ -17,6 +17,7 @@ import httpx
 import msgspec
 
 from relays import receipt as receipts
+from relays.bounds import largest_usage
 from relays.errors import InvalidEvent, InvalidJson, MoneyError
 from relays.event import Event, parse_event
 from relays.jsontext import from_json
@@ -150,7 +151,7 @@ class RouterClient:
         except NodeError:
             await self._take_back(paid)
             raise
-        receipt, problem = _verify(stream, candidate)
+        receipt, problem = _verify(stream, candidate, largest_usage(body, candidate.offer.limits))
         settled, fraud = await self._settle(paid)
         problem = problem or fraud
         usage = receipt.usage if receipt is not None else stream.usage or Usage(0, 0)
@@ -304,7 +305,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-def _verify(stream: _Stream, candidate: Candidate) -> tuple[Receipt | None, str | None]:
+def _verify(stream: _Stream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
     """The receipt, and what is wrong with it. The usage must also be the one that the stream itself told."""
     if stream.receipt is None:
         return None, "the node gave no receipt"
@@ -316,6 +317,7 @@ def _verify(stream: _Stream, candidate: Candidate) -> tuple[Receipt | None, str 
             model=candidate.offer.id,
             price=candidate.offer.price,
             hold_msat=candidate.hold_msat,
+            most=most,
         )
     except InvalidEvent as error:
         return None, str(error)

@@ -24,7 +24,15 @@ from relays.jsontext import shaped
 from relays.money import MAX_MSAT, Msat, ceil_div
 from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, token_hash
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ChangeRejected, NodeError, NodeRefused, NodeUnavailable, TokenSpent
+from router_client.errors import (
+    ChangeRejected,
+    NodeError,
+    NodeRefused,
+    NodeUnavailable,
+    TokenSpent,
+    TokenUnreadable,
+    WrongUnit,
+)
 from router_client.nodeapi import call
 from router_client.storage import Database
 
@@ -160,7 +168,10 @@ class Payments:
     def _own_money(self, payment_id: str, change: str) -> Token:
         """The change, if it is of the mint and unit that were paid with: any other is not money to us."""
         paid_with = self._wallet.outcome(payment_id)
-        token = decode(change)
+        try:
+            token = decode(change)
+        except (TokenUnreadable, WrongUnit) as error:
+            raise ChangeRejected(f"the node gives change that is no money: {error}") from error
         if paid_with is None or (token.mint, token.unit) != (paid_with.mint, paid_with.unit):
             raise ChangeRejected(
                 f"the node gives change in {token.unit} of {token.mint[:100]}, which was not paid with"

@@ -29,6 +29,7 @@ AGREED: dict[str, Any] = {
     "model": "smollm2-135m",
     "price": PRICE,
     "hold_msat": 264,
+    "most": Usage(64, 5000),
 }
 
 
@@ -65,6 +66,8 @@ def test_a_cost_beyond_the_hold_is_charged_at_the_hold() -> None:
         ({"cost_msat": 108}, "price of the usage"),
         ({"cost_msat": 106}, "price of the usage"),
         ({"usage": Usage(31, 6)}, "price of the usage"),
+        ({"usage": Usage(65, 5), "cost_msat": 175}, "more than this request"),
+        ({"usage": Usage(31, 5001), "cost_msat": 264}, "more than this request"),
     ],
 )
 def test_a_false_receipt_is_found_out(change: dict[str, Any], reason: str) -> None:

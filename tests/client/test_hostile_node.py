@@ -1,0 +1,254 @@
+"""A node that cheats, lies or babbles: the client keeps its money or says what is missing, and goes on to the next.
+
+The hand-written node here misbehaves on purpose; the real one passes `tests/system/test_client.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from relays.announcement import Announcement, ModelOffer
+from relays.bounds import ModelLimits
+from relays.event import Signer
+from relays.pool import RelayPool
+from relays.pricing import ModelPrice, Usage
+from relays.receipt import Receipt, encode, to_sse
+from router_client.client import RouterClient
+from router_client.discovery import Directory, Provider
+from router_client.ecash.token import Token, decode
+from router_client.ecash.token import encode as encode_token
+from router_client.ecash.wallet import Wallet
+from router_client.errors import ClientError, NoProvider
+from router_client.payments import Payments
+from tests.client.test_discovery import announcement
+from tests.client.test_wallet import funded, until_claimed
+
+SIGNER = Signer.generate()
+PRICE = ModelPrice(2_000_000, 8_000_000, 0)
+BODY: dict[str, Any] = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
+TEXT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
+DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+
+class Cheat:
+    """A node whose answers a test sets; it redeems nothing unless told to."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self.wallet = wallet
+        self.chat_status = 200
+        self.chat: list[bytes] = [TEXT]
+        self.refund: Callable[[str], Any] = lambda token: web.json_response({"error": {}}, status=500)
+        self.url = ""
+
+    async def on_chat(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=self.chat_status, headers={"x-satroute-request-id": "r"})
+        await response.prepare(request)
+        for chunk in self.chat:
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+    async def on_refund(self, request: web.Request) -> web.StreamResponse:
+        answer = self.refund(request.headers["Authorization"].removeprefix("Bearer "))
+        result = await answer if asyncio.iscoroutine(answer) else answer
+        assert isinstance(result, web.StreamResponse)
+        return result
+
+
+def receipt(cost_msat: int = 102, **changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "request_id": "r",
+        "model": "m",
+        "usage": Usage(31, 5),
+        "metered": "counted",
+        "outcome": "complete",
+        "price": PRICE,
+        "hold_msat": 300,
+        "cost_msat": cost_msat,
+        "balance_msat": 0,
+    }
+    return to_sse(encode(Receipt(**fields | changes), SIGNER, 1))
+
+
+@pytest.fixture
+async def cheat(folder: Path, http: httpx.AsyncClient) -> AsyncIterator[Cheat]:
+    node = Cheat(await Wallet.open(folder / "cheat.db", http))
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", node.on_chat)
+    app.router.add_post("/v1/balance/refund", node.on_refund)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield node
+    await runner.cleanup()
+    node.wallet.close()
+
+
+@pytest.fixture
+async def buyer(folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Cheat) -> AsyncIterator[RouterClient]:
+    wallet = await funded(folder / "buyer.db", http, mint_url, 10_000)
+    payments = await Payments.open(folder / "payments.db", wallet, http)
+    made = Announcement(
+        pubkey=SIGNER.pubkey,
+        identifier="x",
+        urls=(cheat.url,),
+        mints=(mint_url,),
+        version="1",
+        name="cheat",
+        about="",
+        models=(ModelOffer("m", ModelLimits(2048, 1024), PRICE),),
+        created_at=1,
+        expires_at=None,
+    )
+    async with RelayPool([]) as pool:
+        directory = Directory(pool, http)
+        directory._providers = (Provider(made, cheat.url),)
+        directory._read_at = time.time()
+        yield RouterClient(directory, wallet, payments, http)
+    payments.close()
+    wallet.close()
+
+
+async def test_change_of_another_mint_is_no_money(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, http: httpx.AsyncClient
+) -> None:
+    cheat.chat = [TEXT, receipt()]
+    await cheat.wallet.invoice(900, mint_url, "sat", "own")
+    await until_claimed(cheat.wallet, "own")
+    worthless = decode((await cheat.wallet.send(500, mint_url, "sat", "change")).token)
+    for token in (worthless, Token("http://127.0.0.1:9", "msat", worthless.proofs)):
+        cheat.refund = lambda _, token=token: web.json_response({"token": encode_token(token)})  # type: ignore[misc]
+        answer = await buyer.chat(BODY)
+        assert not answer.verified
+        assert not answer.settled
+        assert "not paid with" in str(answer.problem)
+        await buyer.directory.providers()
+    assert {mint for mint, unit in buyer.wallet.balances() if unit == "msat"} == {mint_url}
+    assert (mint_url, "sat") not in buyer.wallet.balances()
+
+
+async def test_a_node_that_never_redeems_and_denies_the_refund_keeps_nothing(buyer: RouterClient, cheat: Cheat) -> None:
+    denial = {"error": {"code": "not_refundable", "message": "nothing here"}}
+    cheat.refund = lambda _: web.json_response(denial, status=403)
+    cheat.chat_status = 302
+    with pytest.raises(NoProvider):
+        await buyer.chat(BODY)
+    assert buyer.payments.open_count() == 0
+    assert buyer.wallet.balance_msat() >= 10_000 - 5, "the token was swapped back"
+
+
+@pytest.mark.parametrize(
+    "refund",
+    [
+        lambda _: web.Response(body=DEEP),
+        lambda _: web.Response(body=b'{"token": "\xff"}'),
+        lambda _: web.json_response({"token": "cashuBgarbage"}),
+        lambda _: web.json_response({"token": 7}),
+        lambda _: web.json_response({"token": "x", "fee_msats": 10**30}),
+        lambda _: web.Response(status=302, headers={"Location": "http://127.0.0.1:99999"}),
+        lambda _: web.Response(status=500, body=DEEP),
+        lambda _: web.Response(body=b"x" * 5_000_000),
+    ],
+)
+async def test_no_refund_answer_breaks_the_client_or_later_recoveries(
+    buyer: RouterClient, cheat: Cheat, refund: Callable[[str], web.Response]
+) -> None:
+    cheat.chat = [TEXT, receipt()]
+    cheat.refund = refund
+    answer = await buyer.chat(BODY)
+    assert (answer.text, answer.settled) == ("hello", False)
+    await buyer.recover()
+    assert buyer.payments.open_count() == 0, "the token was never redeemed: it is back"
+    assert buyer.wallet.balance_msat() >= 10_000 - 5
+
+
+@pytest.mark.parametrize(
+    ("status", "chat"),
+    [
+        (200, []),
+        (200, [b"data: [DONE]\n\n"]),
+        (200, [b'data: {"error":{"message":"no"}}\n\n']),
+        (302, [b""]),
+        (400, [DEEP]),
+        (400, [b'{"error":{"message":"\xff"}}']),
+        (500, [b"\xff"]),
+        (200, [b"data: " + b"x" * 9_000_000]),
+    ],
+)
+async def test_a_node_that_serves_nothing_is_paid_nothing(
+    buyer: RouterClient, cheat: Cheat, status: int, chat: list[bytes]
+) -> None:
+    cheat.chat_status, cheat.chat = status, chat
+    with pytest.raises(ClientError):
+        await buyer.chat(BODY)
+    assert buyer.payments.open_count() == 0
+    assert buyer.wallet.balance_msat() >= 10_000 - 5
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        [TEXT],
+        [TEXT, receipt(103)],
+        [TEXT, receipt(hold_msat=10_000)],
+        [TEXT, receipt(usage=Usage(10**15, 10**15), cost_msat=300)],
+        [TEXT, b": satroute-receipt " + DEEP + b"\n\n"],
+        [TEXT, b': satroute-receipt {"id":"\xff"}\n\n'],
+        [b"data: " + DEEP + b"\n\n", TEXT],
+        [b"data: \xff\xfe\n\n", TEXT],
+    ],
+)
+async def test_a_false_receipt_is_said_not_raised(buyer: RouterClient, cheat: Cheat, stream: list[bytes]) -> None:
+    cheat.chat = stream
+    answer = await buyer.chat(BODY)
+    assert answer.text == "hello"
+    assert not answer.verified
+    assert answer.problem
+
+
+async def test_hostile_announcements_do_not_disable_the_directory(relay_url: str, http: httpx.AsyncClient) -> None:
+    """Whatever one of them holds, the others are found, and in bounded time."""
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.5)
+
+    app = web.Application()
+    app.router.add_get("/v1/info", drip)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    now = int(time.time())
+    urls = [
+        f"http://127.0.0.1:{runner.addresses[0][1]}",
+        "http://127.0.0.1:99999",
+        "http://xn--/",
+        "http://[",
+        "http://x y",
+    ]
+    async with RelayPool([relay_url]) as pool:
+        for url in urls:
+            await pool.publish(announcement(Signer.generate(), url=url, at=now, name=f"hostile {url}"))
+        many = [["u", f"http://127.0.0.1:{9}/{i}"] for i in range(500)]
+        for content in (DEEP.decode(), '{"satroute":{"v":1,"models":[{"id":"m","limits":{"context_length":-1}}]}}'):
+            signer = Signer.generate()
+            await pool.publish(signer.sign(kind=38421, content=content, created_at=now, tags=[["d", "x"], *many]))
+        directory = Directory(pool, http)
+        started = time.monotonic()
+        found = await directory.providers()
+        assert time.monotonic() - started < 20
+        assert {p.announcement.name for p in found if p.url is not None}.isdisjoint(f"hostile {url}" for url in urls)
+        assert len([p for p in found if p.announcement.name.startswith("hostile")]) == len(urls)
+    await runner.cleanup()

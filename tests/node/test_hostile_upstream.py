@@ -1,0 +1,265 @@
+"""A server that does what none should: whatever it answers, no hold is left, nobody pays for nothing, no 500 without reason.
+
+The hand-written server here misbehaves on purpose; the real one passes `test_chat.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from node.deposits import new_key
+from relays.event import parse_event
+from relays.receipt import SSE_PREFIX, decode
+from tests.conftest import DEAD_MINT
+from tests.node.harness import HELLO, Running, bearer, running_node
+
+GRANT_MSAT = 1_000_000
+TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":5}}\n\n'
+DONE = b"data: [DONE]\n\n"
+DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+Answer = tuple[int, dict[str, str], list[bytes]]
+
+
+class Hostile:
+    """Answers every chat with `answer`; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = (200, {}, [])
+        self.asked: list[dict[str, Any]] = []
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": HELLO["model"], "context_length": 2048}]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(await request.json())
+        status, headers, chunks = self.answer
+        response = web.StreamResponse(status=status, headers=headers)
+        await response.prepare(request)
+        for chunk in chunks:
+            if chunk == b"CUT":
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            await response.write(chunk)
+            await asyncio.sleep(0.01)
+        await response.write_eof()
+        return response
+
+
+@pytest.fixture
+async def hostile() -> AsyncIterator[tuple[Hostile, str]]:
+    server = Hostile()
+    app = web.Application()
+    app.router.add_get("/v1/models", server.models)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield server, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def node(folder: Path, hostile: tuple[Hostile, str]) -> AsyncIterator[Running]:
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as running:
+        yield running
+
+
+async def ask(node: Running, http: httpx.AsyncClient, **changes: Any) -> tuple[httpx.Response, int]:
+    """The reply, and what it cost, once nothing is held any more and the books add up."""
+    key = new_key()
+    account = await node.node.ledger.create_key(key.hash, key.hint, "", GRANT_MSAT)
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO | changes, headers=bearer(key.text))
+    for _ in range(100):
+        state = node.node.ledger.account(account)
+        if state.held_msat == 0:
+            await node.node.audit()
+            return reply, GRANT_MSAT - state.available_msat
+        await asyncio.sleep(0.02)
+    raise AssertionError("a hold was left")
+
+
+def body(content: bytes = b"abcdefgh", usage: bytes = b'{"prompt_tokens":31,"completion_tokens":5}') -> bytes:
+    return b'{"choices":[{"message":{"content":"' + content + b'"}}],"usage":' + usage + b"}"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "chunks", "expected"),
+    [
+        (200, {}, [b'{"error":{"message":"out of money"}}'], 502),
+        (200, {}, [b"<html>"], 502),
+        (200, {}, [b""], 502),
+        (200, {}, [b"[]"], 502),
+        (200, {}, [DEEP], 502),
+        (200, {}, [body()[:20], b"CUT"], 502),
+        (400, {}, [b'{"error":{"message":"bad seed"}}'], 400),
+        (400, {}, [b'{"error":{"message":"\xff"}}'], 400),
+        (400, {}, [DEEP], 400),
+        (401, {}, [b'{"error":{"message":"wrong key sk-operators-own"}}'], 502),
+        (403, {}, [b""], 502),
+        (404, {}, [b""], 502),
+        (302, {"Location": "http://127.0.0.1:9/"}, [b""], 502),
+        (429, {"Retry-After": "7"}, [b""], 429),
+        (429, {"Retry-After": "bald ü"}, [b""], 429),
+        (500, {}, [b""], 502),
+        (503, {}, [b"\xff"], 502),
+    ],
+)
+async def test_what_is_no_answer_is_free_and_explained(
+    node: Running,
+    http: httpx.AsyncClient,
+    hostile: tuple[Hostile, str],
+    status: int,
+    headers: dict[str, str],
+    chunks: list[bytes],
+    expected: int,
+) -> None:
+    for stream in (False, True):
+        hostile[0].answer = (status, {"Content-Type": "application/json", **headers}, chunks)
+        reply, charged = await ask(node, http, stream=stream)
+        assert (reply.status_code, charged) == (expected, 0)
+        assert reply.json()["error"]["message"]
+        assert "sk-operators-own" not in reply.text
+        if expected == 429:
+            assert reply.headers["retry-after"] in ("7", "5")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [],
+        [DONE],
+        [b": PROCESSING\n\n", b"CUT"],
+        [b": PROCESSING\n\n", b": PROCESSING\n\n"],
+        [b'data: {"error":{"message":"overloaded"}}\n\n', DONE],
+        [b"data: " + DEEP + b"\n\n"],
+        [b"CUT"],
+    ],
+)
+async def test_a_stream_that_says_nothing_is_free(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], chunks: list[bytes]
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "text/event-stream"}, chunks)
+    reply, charged = await ask(node, http, stream=True)
+    assert (reply.status_code, charged) == (502, 0)
+
+
+FULL = 31 * 2 + 5 * 8
+"""The reported usage at the node's price, in msat."""
+
+
+@pytest.mark.parametrize(
+    ("chunks", "outcome", "metered"),
+    [
+        ([b": PROCESSING\n\n", TEXT, USAGE, DONE], "complete", "upstream"),
+        ([TEXT + TEXT + USAGE + DONE], "complete", "upstream"),
+        ([TEXT, USAGE], "complete", "upstream"),
+        ([TEXT.replace(b"\n\n", b"\r\n\r\n"), USAGE.replace(b"\n", b"\r\n"), DONE], "complete", "upstream"),
+        ([TEXT, USAGE, USAGE, DONE], "complete", "upstream"),
+        ([TEXT, DONE], "complete", "counted"),
+        ([TEXT, b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', DONE], "complete", "counted"),
+        ([TEXT, b"data: " + DEEP[:20_000] + b"\n\n", DONE], "complete", "counted"),
+        ([TEXT, USAGE.replace(b"31", b"-31"), DONE], "complete", "counted"),
+        ([TEXT, USAGE.replace(b":5", b":0"), DONE], "complete", "counted"),
+        ([TEXT, USAGE.replace(b"31", b"31000000"), DONE], "complete", "upstream"),
+        ([TEXT, b'data: {"error":{"message":"overloaded"}}\n\n'], "interrupted", "counted"),
+        ([TEXT, b"CUT"], "interrupted", "counted"),
+    ],
+)
+async def test_a_stream_that_says_something_is_charged_once_and_at_most_the_hold(
+    node: Running,
+    http: httpx.AsyncClient,
+    hostile: tuple[Hostile, str],
+    chunks: list[bytes],
+    outcome: str,
+    metered: str,
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "text/event-stream"}, chunks)
+    reply, charged = await ask(node, http, stream=True)
+    assert reply.status_code == 200
+    line = next(line for line in reply.text.splitlines() if line.startswith(SSE_PREFIX))
+    receipt = decode(parse_event(line.removeprefix(SSE_PREFIX)))
+    assert (receipt.outcome, receipt.metered) == (outcome, metered)
+    assert 0 < charged == receipt.cost_msat <= receipt.hold_msat
+    if metered == "upstream":
+        assert charged in (FULL, receipt.hold_msat)
+    assert reply.text.endswith("data: [DONE]\n\n") == (outcome == "complete")
+
+
+async def test_bytes_that_are_no_text_inside_an_answer_pass_and_are_charged_by_its_usage(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [body(b"\xff")])
+    reply, charged = await ask(node, http)
+    assert (reply.status_code, reply.content, charged) == (200, body(b"\xff"), FULL)
+
+
+@pytest.mark.parametrize("usage", [b"null", b"{}", b'{"prompt_tokens":-1,"completion_tokens":5}', b"7"])
+async def test_an_answer_without_a_true_usage_is_neither_free_nor_the_hold(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], usage: bytes
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [body(usage=usage)])
+    reply, charged = await ask(node, http)
+    assert reply.status_code == 200
+    assert 0 < charged < 100
+
+
+async def test_fields_that_change_the_price_do_not_pass(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [body()])
+    for field in ("n_predict", "models", "ignore_eos", "min_tokens", "service_tier", "plugins", "provider"):
+        reply, charged = await ask(node, http, **{field: 1})
+        assert (reply.status_code, charged) == (400, 0)
+        assert field in reply.json()["error"]["message"]
+    assert hostile[0].asked == []
+    await ask(node, http, seed=7, temperature=0.5, tools=[{"type": "function", "function": {"name": "f"}}])
+    assert hostile[0].asked[0]["tools"] == [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"top_provider": "x"},
+        {"architecture": [1]},
+        {"context_length": -1, "meta": {"n_ctx": -1}},
+        {"top_provider": {"max_completion_tokens": -1}},
+        {"top_provider": {"max_completion_tokens": "Infinity"}},
+        {"architecture": {"input_modalities": [1, 2]}},
+        {"created": "now"},
+    ],
+)
+async def test_one_odd_model_costs_itself_alone(
+    folder: Path, hostile: tuple[Hostile, str], http: httpx.AsyncClient, model: dict[str, Any]
+) -> None:
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as running:
+        running.node.catalogue.update([{"id": "odd", **model}, {"id": "even"}])
+        listed = await http.get(f"{running.url}/v1/models")
+        assert listed.status_code == 200
+        assert "even" in [entry["id"] for entry in listed.json()["data"]]
+
+
+async def test_bodies_that_break_parsers_are_400(node: Running, http: httpx.AsyncClient) -> None:
+    key = new_key()
+    await node.node.ledger.create_key(key.hash, key.hint, "", 5)
+    checks: list[Callable[[bytes], Any]] = [
+        lambda raw: http.post(f"{node.url}/v1/chat/completions", content=raw, headers=bearer(key.text)),
+        lambda raw: http.post(f"{node.url}/v1/balance/create", content=raw),
+        lambda raw: http.post(f"{node.url}/v1/balance/topup", content=raw, headers=bearer(key.text)),
+        lambda raw: http.post(f"{node.url}/v1/balance/refund", content=raw, headers=bearer(key.text)),
+    ]
+    for check in checks:
+        for raw in (b'{"a": "\xff"}', DEEP, b"[" * 100_000, b'{"a": 1e999}', b"\x00"):
+            reply = await check(raw)
+            assert reply.status_code == 400, (raw[:20], reply.text)
+            assert json.loads(reply.text)["error"]["code"] == "invalid_request"
