@@ -49,11 +49,9 @@ for _command in (up, demo, serve, keys, ask, nodes, wallet):
 def run() -> None:
     """Run the command of `sys.argv`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
-        satroute.main(standalone_mode=False)
+        sys.exit(satroute.main(standalone_mode=False))
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

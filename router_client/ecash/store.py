@@ -20,9 +20,9 @@ SCHEMA = """
 CREATE TABLE seed (id INTEGER PRIMARY KEY CHECK (id = 1), mnemonic TEXT NOT NULL);
 CREATE TABLE keysets (
     id TEXT NOT NULL, mint TEXT NOT NULL, unit TEXT NOT NULL, active INTEGER NOT NULL,
-    input_fee_ppk INTEGER NOT NULL, keys TEXT NOT NULL, counter INTEGER NOT NULL DEFAULT 0 CHECK (counter >= 0),
-    PRIMARY KEY (mint, id)
+    input_fee_ppk INTEGER NOT NULL, keys TEXT NOT NULL, PRIMARY KEY (mint, id)
 );
+CREATE TABLE counters (keyset TEXT PRIMARY KEY, next INTEGER NOT NULL CHECK (next >= 0));
 CREATE TABLE operations (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, mint TEXT NOT NULL, unit TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'done', 'failed')),
@@ -118,19 +118,17 @@ def move_mint(conn: sqlite3.Connection, old: str, new: str) -> None:
     """Everything of one mint is another's: the same mint under a new URL."""
     for table in ("coins", "operations"):
         conn.execute(f"UPDATE {table} SET mint = ? WHERE mint = ?", (new, old))
-    conn.execute(
-        "INSERT INTO keysets SELECT id, ?, unit, active, input_fee_ppk, keys, counter FROM keysets WHERE mint = ? "
-        "ON CONFLICT (mint, id) DO UPDATE SET counter = MAX(counter, excluded.counter)",
-        (new, old),
-    )
-    conn.execute("DELETE FROM keysets WHERE mint = ?", (old,))
+    conn.execute("UPDATE OR REPLACE keysets SET mint = ? WHERE mint = ?", (new, old))
 
 
-def take_counters(conn: sqlite3.Connection, mint: str, keyset_id: str, count: int) -> int:
-    """Reserve `count` counters of a keyset for ever; returns the first."""
+def take_counters(conn: sqlite3.Connection, keyset_id: str, count: int) -> int:
+    """Reserve `count` counters of a keyset for ever; returns the first.
+
+    They belong to the keyset, not to a URL: a mint with two addresses signs a secret once.
+    """
     row = conn.execute(
-        "UPDATE keysets SET counter = counter + ?1 WHERE mint = ?2 AND id = ?3 RETURNING counter - ?1",
-        (count, mint, keyset_id),
+        "INSERT INTO counters VALUES (?1, ?2) ON CONFLICT (keyset) DO UPDATE SET next = next + ?2 RETURNING next - ?2",
+        (keyset_id, count),
     ).fetchone()
     return int(row[0])
 

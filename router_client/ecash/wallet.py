@@ -119,7 +119,7 @@ class Wallet:
 
         def begin(conn: sqlite3.Connection) -> Operation:
             _check_vacant(conn, operation_id)
-            counter = store.take_counters(conn, token.mint, keyset.id, len(amounts))
+            counter = store.take_counters(conn, keyset.id, len(amounts))
             journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
             return self._open(conn, operation_id, "receive", token.mint, token.unit, journal)
 
@@ -148,7 +148,7 @@ class Wallet:
             coins = store.unspent(conn, mint_url, unit)
             plan = plan_spend(coins, amount, fees, mint.fees_ppk(), keyset.input_fee_ppk)
             outputs = plan.send + plan.keep
-            counter = store.take_counters(conn, mint_url, keyset.id, len(outputs)) if plan.needs_swap else 0
+            counter = store.take_counters(conn, keyset.id, len(outputs)) if plan.needs_swap else 0
             journal = Journal(
                 keyset=keyset.id,
                 counter=counter,
@@ -215,7 +215,7 @@ class Wallet:
             def begin(conn: sqlite3.Connection) -> None:
                 current = store.operation(conn, operation_id)
                 if current is not None and current.state == "open" and not current.journal.amounts:
-                    counter = store.take_counters(conn, mint_url, keyset.id, len(amounts))
+                    counter = store.take_counters(conn, keyset.id, len(amounts))
                     planned = msgspec.structs.replace(
                         current.journal, keyset=keyset.id, counter=counter, amounts=amounts
                     )

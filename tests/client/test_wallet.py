@@ -115,6 +115,42 @@ async def test_concurrent_sends_hand_no_coin_out_twice(folder: Path, http: httpx
     assert alice.balance_msat() + sum(one.amount_msat + one.fee_msat for one in tokens) == 4000
 
 
+async def test_two_sends_at_once_find_enough_when_there_is_enough(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """While the one large coin is away for change, the next send waits instead of finding too little."""
+    alice = await funded(folder / "a.db", http, mint_url, 8192)
+    sent = await asyncio.gather(*(alice.send(1001, mint_url, "msat", f"s{i}", fees="inside") for i in range(6)))
+    assert sum(one.amount_msat + one.fee_msat for one in sent) == 6006
+    assert alice.balance_msat() == 8192 - 6006
+
+
+async def test_an_operation_takes_in_one_token_and_no_other(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 4000)
+    bob = await Wallet.open(folder / "b.db", http)
+    one, two = [(await alice.send(500, mint_url, "msat", name)).token for name in ("one", "two")]
+    await bob.receive(one, "in")
+    with pytest.raises(TokenRefused, match="another token"):
+        await bob.receive(two, "in")
+    await bob.receive(two, "in-2")
+
+
+async def test_one_keyset_at_two_urls_is_two_mints_with_one_counter(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A mint with two addresses signs each secret once; and who lists another's keyset cannot make that one unusable."""
+    other = mint_url.replace("127.0.0.1", "localhost")
+    alice = await funded(folder / "a.db", http, other, 1000)
+    await alice.invoice(500, mint_url, "msat", "second")
+    await until_claimed(alice, "second")
+    assert alice.balances() == {(other, "msat"): 1000, (mint_url, "msat"): 500}
+    await alice.move_mint(other, mint_url)
+    assert alice.balances() == {(mint_url, "msat"): 1500}
+    await alice.send(1400, mint_url, "msat", "both")
+
+
 async def test_the_node_side_spends_the_amount_and_no_more(
     folder: Path, http: httpx.AsyncClient, mint_url: str
 ) -> None:

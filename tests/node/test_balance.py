@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
+from node.quote import quote_chat
 from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, funded_wallet, running_node, token_of
+
+LONG_STREAM = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
 
 
 @pytest.fixture
@@ -145,6 +149,30 @@ async def test_a_refund_and_a_top_up_at_once_lose_nothing(
     left = (await http.get(f"{node.url}/v1/balance", headers=headers)).json()["balance"]
     out = refund.json()["msats"] + refund.json()["fee_msats"]
     assert left + out == key["balance"] + topup.json()["msats"]
+    await add_up(node)
+
+
+async def test_what_running_requests_hold_is_refunded_when_they_are_done(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A refund asked for in mid-stream says that money is held, so that nobody takes the balance for spent."""
+    hold_msat = quote_chat(json.dumps(LONG_STREAM).encode(), node.node.catalogue).hold_msat
+    key = bearer(await token_of(wallet, mint_url, hold_msat))
+    first = (await http.get(f"{node.url}/v1/balance", headers=key)).json()
+    async with http.stream("POST", f"{node.url}/v1/chat/completions", json=LONG_STREAM, headers=key) as reply:
+        assert reply.status_code == 200
+        busy = await http.post(f"{node.url}/v1/balance/refund", headers=key)
+        if first["balance"] == hold_msat:
+            assert (busy.status_code, busy.json()["error"]["code"]) == (409, "balance_held")
+            assert busy.headers["retry-after"]
+        else:
+            assert busy.json()["reserved"] == hold_msat
+    for _ in range(100):
+        rest = await http.post(f"{node.url}/v1/balance/refund", headers=key)
+        if rest.status_code == 200 and rest.json()["reserved"] == 0:
+            break
+        await asyncio.sleep(0.1)
+    assert rest.json()["msats"] > 0
     await add_up(node)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
+import time
 from pathlib import Path
 
 import click
@@ -15,7 +18,7 @@ from node.cli.console import escaped, printable
 from node.cli.main import satroute as command
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, bearer, running_node
-from tests.system.children import satroute
+from tests.system.children import leashed, satroute
 
 
 def run(*words: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -169,6 +172,57 @@ async def test_a_second_node_on_the_same_books_is_refused(folder: Path, model_ur
         assert second.returncode == 1
         assert "another process" in second.stderr
         assert "Traceback" not in second.stderr
+
+
+def test_a_taken_port_is_one_line_before_anything_is_touched(folder: Path) -> None:
+    env = {
+        "DATA_DIR": str(folder / "new"),
+        "UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1",
+        "CASHU_MINTS": DEAD_MINT,
+        "FIXED_PER_1K_INPUT_TOKENS": "1",
+        "FIXED_PER_1K_OUTPUT_TOKENS": "1",
+    }
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("serve", env=env | {"PORT": str(taken.getsockname()[1])})
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "set another PORT" in done.stderr
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize("words", [["up"], ["demo"], ["demo", "--json"], ["nodes", "--relay", "ws://127.0.0.1:9"]])
+def test_a_folder_that_cannot_be_written_is_one_line(folder: Path, words: list[str]) -> None:
+    (folder / "file").write_text("")
+    done = run(*words, "--data", str(folder / "file" / "x"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_fresh_removes_nothing_that_is_not_ours(folder: Path) -> None:
+    (folder / "project" / "client").mkdir(parents=True)
+    (folder / "project" / "client" / "mine.txt").write_text("mine")
+    done = run("up", "--fresh", "--data", str(folder / "project"))
+    assert done.returncode == 1
+    assert "name another folder" in done.stderr
+    assert (folder / "project" / "client" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.4, 1.5, 3.0])
+def test_an_interrupted_demo_says_so_and_leaves_nothing(folder: Path, delay: float) -> None:
+    data = folder / "net"
+    process = subprocess.Popen(
+        [*satroute(), "demo", "--json", "--data", str(data)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (stdout, leashed(folder)) == ("", [])
+    if delay > 0.1:  # before that, Python itself is not up yet
+        assert process.returncode == 130
+        assert "Traceback" not in stderr
 
 
 def test_strangers_do_not_steer_the_terminal() -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,16 @@ def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: P
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert leashed(folder) == []
+
+    # Runs that are interrupted half-way leave the folder good.
+    for delay in (1.0, 2.5):
+        half = subprocess.Popen([*satroute(), "up", *data], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        half.send_signal(signal.SIGINT)
+        half.wait(30)
+    assert leashed(folder) == []
+    down = json.loads(run("wallet", "balance", "--json", *data))
+    assert down["coins"], "the wallet is found when the network is down, too"
 
     # A second run on other ports: the mint's port is taken, and yet the money of the first run is good.
     mint_port = int(found(r"mint\S*\s+http://127.0.0.1:(\d+)", text))
