@@ -151,6 +151,9 @@ class RouterClient:
         except NodeError:
             await self._take_back(paid)
             raise
+        except _ReaderFailed as error:
+            await self._take_back(paid)
+            raise error.error from None
         receipt, problem = _verify(stream, candidate, largest_usage(body, candidate.offer.limits))
         settled, fraud = await self._settle(paid)
         problem = problem or fraud
@@ -195,7 +198,7 @@ class RouterClient:
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
                 async for chunk in reply.aiter_bytes():
                     stream.feed(chunk)
-        except NodeError:
+        except (NodeError, _ReaderFailed):
             raise
         except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
             if stream.texts:
@@ -264,8 +267,22 @@ class _Stream:
         for choice in chunk.choices:
             if choice.delta is not None and choice.delta.content:
                 self.texts.append(choice.delta.content)
-                if self._on_text is not None:
-                    self._on_text(choice.delta.content)
+                self._tell(choice.delta.content)
+
+    def _tell(self, text: str) -> None:
+        if self._on_text is not None:
+            try:
+                self._on_text(text)
+            except Exception as error:
+                raise _ReaderFailed(error) from error
+
+
+class _ReaderFailed(Exception):
+    """The caller's own `on_text` raised: that is the caller's to hear, and says nothing of the node."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 async def _first_bytes(reply: httpx.Response) -> bytes:

@@ -54,5 +54,5 @@ async def fetch(
         raise FetchFailed(f"no answer within {deadline_s:g} s") from error
     except FetchFailed:
         raise
-    except Exception as error:
+    except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
         raise FetchFailed(f"no connection: {type(error).__name__}") from error

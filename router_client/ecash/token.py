@@ -117,7 +117,7 @@ def _parse(text: str) -> TokenV3 | TokenV4:
         raise TokenUnreadable("not a Cashu token: expected cashuA… or cashuB…")
     try:
         return TokenV3.deserialize(text) if text.startswith("cashuA") else TokenV4.deserialize(text)
-    except Exception as error:
+    except Exception as error:  # cashu lets base64, JSON, CBOR, pydantic and bare errors through
         raise TokenUnreadable("the Cashu token cannot be read: was it copied whole?") from error
 
 

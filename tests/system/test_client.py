@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -67,6 +68,26 @@ async def test_buys_streams_settles_and_verifies(
         assert totals.keys_msat == totals.held_msat == 0
         fees = before - buyer.wallet.balance_msat() - answer.cost_msat
         assert 0 <= fees <= 12, "beyond the cost only the mint's fees are gone"
+
+
+async def test_the_readers_own_error_is_the_readers_and_its_money_comes_back(
+    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
+) -> None:
+    async with running_node(folder, **settings("solo", mint_url, model_url, relay)) as running:
+        await announced(running)
+
+        def broken(_: str) -> None:
+            raise BrokenPipeError("the reader went away")
+
+        with pytest.raises(BrokenPipeError):
+            await buyer.chat(HELLO, on_text=broken)
+        for _ in range(20):
+            await buyer.recover()
+            if buyer.payments.open_count() == 0:
+                break
+            await asyncio.sleep(0.2)
+        assert buyer.payments.open_count() == 0
+        assert buyer.wallet.balance_msat() > 499_000
 
 
 async def test_the_dearer_node_serves_when_the_cheaper_one_is_down(
