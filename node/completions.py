@@ -154,28 +154,36 @@ class Completions:
 
 async def _up_to_the_first_choice(chunks: AsyncIterator[bytes]) -> bytes:
     """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
-    head = b""
+    head, scanned = bytearray(), 0
     async for chunk in chunks:
+        searched = len(head)
         head += chunk
-        if b'"choices"' in head:
-            return head
+        while (end := head.find(b"\n", max(scanned, searched))) != -1:
+            line, scanned = bytes(head[scanned:end]), end + 1
+            if line.startswith(b"data:") and b'"choices"' in line and _says_something(line[5:]):
+                return bytes(head)
         if len(head) > MAX_HEAD_BYTES:
             break
     raise UpstreamUnreachable("the upstream streamed no answer")
 
 
 class _Head(msgspec.Struct):
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
     choices: list[msgspec.Raw] | None = None
+
+
+def _says_something(data: bytes) -> bool:
+    """Whether an answer or a chunk of one holds a choice, and no error."""
+    try:
+        head = from_json(data, _Head)
+    except InvalidJson:
+        return False
+    return bool(head.choices) and bytes(head.error) == b"null"
 
 
 def _check_answer(body: bytes) -> None:
     """Raise UpstreamUnreachable for a 200 that is no completion: an error in disguise is not charged."""
-    try:
-        head = from_json(body, _Head)
-    except InvalidJson as error:
-        raise UpstreamUnreachable("the upstream's answer is not JSON") from error
-    if head.choices is None:
+    if not _says_something(body):
         raise UpstreamUnreachable("the upstream's answer is no completion")
 
 

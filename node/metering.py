@@ -104,7 +104,7 @@ class StreamMeter:
         for event in _split_events(events):
             if _data(event).strip() == b"[DONE]":
                 continue
-            if b'"error"' in event and b'"choices"' not in event:
+            if b'"error"' in event and _says_error(event):
                 self.broken = True
             if b'"usage"' in event and self._take_usage(event) and self._hide_usage:
                 continue
@@ -138,6 +138,17 @@ class StreamMeter:
     def _written(self) -> int:
         self._count()
         return self._counted_tokens
+
+
+class _WithError(msgspec.Struct):
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def _says_error(event: bytes) -> bool:
+    try:
+        return bytes(from_json(_data(event), _WithError).error) != b"null"
+    except InvalidJson:
+        return False
 
 
 def _usable(reported: _Reported | None) -> Usage | None:

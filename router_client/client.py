@@ -11,13 +11,13 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import httpx
 import msgspec
 
 from relays import receipt as receipts
-from relays.bounds import largest_usage
+from relays.bounds import MAX_CONTEXT, largest_usage
 from relays.errors import InvalidEvent, InvalidJson, MoneyError
 from relays.event import Event, parse_event
 from relays.jsontext import from_json
@@ -30,6 +30,7 @@ from router_client.complexity import Task, Tier, assess
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ChangeRejected, NodeError, NodeRefused, NodeUnavailable, NoProvider, WalletError
+from router_client.fetch import check_plain, plain
 from router_client.nodeapi import error_of, headers
 from router_client.payments import Paid, Payments, Settled
 from router_client.selection import Candidate, Choice, Purse, choose
@@ -37,6 +38,7 @@ from router_client.selection import Candidate, Choice, Purse, choose
 log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
@@ -189,14 +191,15 @@ class RouterClient:
                     "POST",
                     f"{url}/v1/chat/completions",
                     content=msgspec.json.encode(request),
-                    headers=headers(token),
+                    headers=plain(headers(token)),
                     timeout=SILENCE_S,
                 ) as reply,
             ):
+                check_plain(reply)
                 if not reply.is_success:
-                    raise error_of(reply.status_code, (await _first_bytes(reply)))
+                    raise error_of(reply.status_code, await _first_bytes(reply))
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
-                async for chunk in reply.aiter_bytes():
+                async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
         except (NodeError, _ReaderFailed):
             raise
@@ -237,9 +240,13 @@ class _Stream:
         self.receipt: Event | None = None
         self.error: str | None = None
         self._tail = b""
+        self._received = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take the complete lines so far. Raises NodeError for a line without end."""
+        self._received += len(chunk)
+        if self._received > MAX_STREAM_BYTES:
+            raise NodeError("the stream has no end")
         *lines, self._tail = (self._tail + chunk).split(b"\n")
         if len(self._tail) > MAX_LINE_BYTES:
             raise NodeError("the stream has a line without end")
@@ -263,7 +270,7 @@ class _Stream:
         if chunk.error is not None:
             self.error = str(chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error)
         if chunk.usage is not None:
-            self.usage = Usage(max(0, chunk.usage.prompt_tokens), max(0, chunk.usage.completion_tokens))
+            self.usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
         for choice in chunk.choices:
             if choice.delta is not None and choice.delta.content:
                 self.texts.append(choice.delta.content)
@@ -288,7 +295,7 @@ class _ReaderFailed(Exception):
 async def _first_bytes(reply: httpx.Response) -> bytes:
     """Enough of an error answer to tell what it is."""
     body = b""
-    async for chunk in reply.aiter_bytes():
+    async for chunk in reply.aiter_raw():
         body += chunk
         if len(body) > MAX_ERROR_BYTES:
             break
@@ -312,8 +319,8 @@ class _ChunkChoice(msgspec.Struct):
 
 
 class _ChunkUsage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int = 0
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT)]
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT)] = 0
 
 
 class _Chunk(msgspec.Struct):

@@ -29,6 +29,17 @@ class Reply(msgspec.Struct, frozen=True):
         return 200 <= self.status < 300
 
 
+def plain(headers: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The headers, with the wish for an answer that is not packed: a few packed bytes can unpack to gigabytes."""
+    return {**(headers or {}), "Accept-Encoding": "identity"}
+
+
+def check_plain(reply: httpx.Response) -> None:
+    """Raise FetchFailed for an answer that is packed all the same."""
+    if reply.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
+        raise FetchFailed("the answer is packed though a plain one was asked for")
+
+
 async def fetch(
     http: httpx.AsyncClient,
     method: str,
@@ -42,10 +53,11 @@ async def fetch(
     try:
         async with (
             asyncio.timeout(deadline_s),
-            http.stream(method, url, content=content, headers=headers, timeout=deadline_s) as reply,
+            http.stream(method, url, content=content, headers=plain(headers), timeout=deadline_s) as reply,
         ):
+            check_plain(reply)
             body = bytearray()
-            async for chunk in reply.aiter_bytes():
+            async for chunk in reply.aiter_raw():
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise FetchFailed(f"the answer is longer than {MAX_BYTES} bytes")

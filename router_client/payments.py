@@ -29,6 +29,7 @@ from router_client.errors import (
     NodeError,
     NodeRefused,
     NodeUnavailable,
+    TokenRefused,
     TokenSpent,
     TokenUnreadable,
     WrongUnit,
@@ -37,6 +38,9 @@ from router_client.nodeapi import call
 from router_client.storage import Database
 
 log = logging.getLogger(__name__)
+
+PAYING_S = 600
+"""No `pay` lasts longer between its row and its token."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS payments (
@@ -121,7 +125,10 @@ class Payments:
             operation = self._wallet.outcome(payment_id)
             if created_at > latest:
                 continue
-            if operation is None or operation.state == "failed":
+            if operation is None:
+                if created_at < self._clock() - PAYING_S:  # before that, its token may be about to be made
+                    await self._close(payment_id)
+            elif operation.state == "failed":
                 await self._close(payment_id)
             elif operation.state == "done":
                 try:
@@ -138,9 +145,11 @@ class Payments:
         refund = await self._refund(node_url, token)
         if refund is None:
             return await self._nothing_left(payment_id)
-        received = await self._wallet.receive(
-            self._own_money(payment_id, refund.token), f"change:{payment_id}:{token_hash(refund.token)[:16]}"
-        )
+        change = self._own_money(payment_id, refund.token)
+        try:
+            received = await self._wallet.receive(change, f"change:{payment_id}:{token_hash(refund.token)[:16]}")
+        except (TokenSpent, TokenRefused, WrongUnit) as error:
+            raise ChangeRejected(f"the node gives change that the mint does not take: {error}") from error
         if refund.reserved:
             raise NodeUnavailable(f"{node_url} still runs a request of this payment and holds money for it")
         await self._close(payment_id)

@@ -13,6 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from router_client.errors import StorageError
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
+"""Whoever only looks holds a lock for a moment; that must not keep a process from starting."""
 MAX_BATCH = 256
 MAX_QUEUED = 20_000
 BUSY_TIMEOUT_MS = 15_000
@@ -55,23 +58,31 @@ def exclusive(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"cannot write in {path.parent} ({error.strerror}): name another folder") from error
     with lock:
-        if not _try_lock(lock):
+        if not _locked(lock):
             raise StorageError(f"another process works on {path.parent} already: stop it, or name another folder")
         yield
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    for _ in range(LOCK_TRIES):
+        if _try_lock(lock, fcntl.LOCK_EX):
+            return True
+        time.sleep(LOCK_PAUSE_S)
+    return False
 
 
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock file at `path`."""
     try:
         with path.open("rb") as lock:
-            return not _try_lock(lock)
+            return not _try_lock(lock, fcntl.LOCK_SH)
     except OSError:
         return False
 
 
-def _try_lock(lock: IO[bytes]) -> bool:
+def _try_lock(lock: IO[bytes], kind: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -18,6 +18,9 @@ from relays import payment, receipt
 
 T = TypeVar("T")
 
+LAST_WRITE_S = 30.0
+"""A caller that stopped reading does not keep its connection for longer."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -39,7 +42,7 @@ def chat_route(node: Node) -> ASGIRouteHandler:
             quote = quote_chat(await _read_body(headers, receive, node.settings.max_body_bytes), node.catalogue)
             authorization = headers.get(b"authorization", b"").decode("latin-1")
             await _while_connected(receive, _serve(node, reply, request_id, quote, authorization))
-        except CallerGone:
+        except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the caller gets an answer and the log a line
             refusal = as_refusal(error)
@@ -78,8 +81,9 @@ class _Reply:
 
     async def whole(self, status: int, body: bytes, headers: Headers) -> None:
         length = (b"content-length", str(len(body)).encode())
-        await self._start(status, [(b"content-type", b"application/json"), length, self._id, *headers])
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        async with asyncio.timeout(LAST_WRITE_S):
+            await self._start(status, [(b"content-type", b"application/json"), length, self._id, *headers])
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def begin_stream(self) -> None:
         kind = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -89,7 +93,8 @@ class _Reply:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        async with asyncio.timeout(LAST_WRITE_S):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True

@@ -25,6 +25,8 @@ class _OneLine(click.Group):
             return super().invoke(ctx)
         except BadSettings as error:
             raise CommandFailed("\n".join(error.problems)) from error
+        except UnicodeEncodeError as error:
+            raise CommandFailed("the text given is not Unicode") from error
         except (NodeFault, ClientError, RelaysError) as error:
             raise CommandFailed(str(error)) from error
 

@@ -64,10 +64,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
-        raise BadSettings(
-            [f"HOST, PORT: cannot listen on {host}:{port} ({error.strerror}): set another PORT"]
-        ) from error
+        listener.listen()  # two sockets may be bound to one port, but only one listens
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not an address"
+        raise BadSettings([f"HOST, PORT: cannot listen on {host!a}:{port} ({reason}): set another PORT"]) from error
     with listener:
         yield listener
 

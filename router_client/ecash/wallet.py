@@ -44,6 +44,7 @@ from router_client.storage import Database
 
 log = logging.getLogger(__name__)
 
+SEND_WAIT_S = 20.0
 MOST_COINS = 128
 """No sensible swap gives up more coins than this."""
 
@@ -133,11 +134,19 @@ class Wallet:
         Raises InsufficientFunds, TokenRefused, MintMisbehaved; MintUnavailable leaves the operation open.
         """
         # One at a time: while a large coin is away for change, the next would find too little.
-        async with self._spending.setdefault(f"{unit} {mint_url}", asyncio.Lock()):
+        turn = self._spending.setdefault(f"{unit} {mint_url}", asyncio.Lock())
+        try:
+            async with asyncio.timeout(SEND_WAIT_S):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise MintUnavailable(f"the mint {mint_url} keeps others waiting for their change") from error
+        try:
             operation = self.outcome(operation_id)
             if operation is None or operation.state == "failed":
                 operation = await _opened(self._begin_send(amount, mint_url, unit, operation_id, fees))
             return sent(await self._finish(operation))
+        finally:
+            turn.release()
 
     async def _begin_send(self, amount: int, mint_url: str, unit: str, operation_id: str, fees: Fees) -> Operation:
         mint = await self._keyring.mint(mint_url)
@@ -312,7 +321,7 @@ class Wallet:
             restored = await self._restored(mint.client, operation, outputs)
             # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
             if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
-                await self._fail(operation, refusal)
+                await self._refused(operation, refusal)
                 raise
             signatures = [restored[output.B_] for output in outputs]
         proofs = unblinded(mint.keys(journal.keyset), outputs, secrets, signatures)
@@ -328,6 +337,20 @@ class Wallet:
             if operation.kind == "mint" or await client.spent(operation.journal.inputs):
                 raise MintUnavailable(f"the mint {operation.mint} cannot say what it signed") from error
             return {}
+
+    async def _refused(self, operation: Operation, refusal: WalletError) -> None:
+        """The mint said no, and had not said yes before: the operation has failed, unless its invoice is paid all the same.
+
+        Then the no was about the outputs (a keyset was rotated): they are planned anew. Raises MintUnavailable for that.
+        """
+        if operation.kind == "mint":
+            mint = await self._keyring.mint(operation.mint)
+            if (await mint.client.mint_quote_state(operation.journal.quote)).state == "PAID":
+                unplanned = msgspec.structs.replace(operation.journal, amounts=())
+                await self._db.run(lambda conn: store.set_journal(conn, operation.id, unplanned))
+                self._keyring.forget(operation.mint)
+                raise MintUnavailable(f"{refusal}; the invoice is paid: claim it again") from refusal
+        await self._fail(operation, refusal)
 
     async def _fail(self, operation: Operation, refusal: WalletError) -> None:
         """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""

@@ -6,6 +6,7 @@ The hand-written node here misbehaves on purpose; the real one passes `tests/sys
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from router_client.ecash.token import Token, decode
 from router_client.ecash.token import encode as encode_token
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NoProvider
+from router_client.fetch import FetchFailed, fetch
 from router_client.payments import Payments
 from tests.client.test_discovery import announcement
 from tests.client.test_wallet import funded, until_claimed
@@ -134,6 +136,44 @@ async def test_change_of_another_mint_is_no_money(
         await buyer.directory.providers()
     assert {mint for mint, unit in buyer.wallet.balances() if unit == "msat"} == {mint_url}
     assert (mint_url, "sat") not in buyer.wallet.balances()
+
+
+async def test_change_that_the_mint_does_not_take_is_no_change(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, http: httpx.AsyncClient
+) -> None:
+    """A spent token as change: the node is blamed, and its unredeemed payment is swapped back."""
+    cheat.chat = [TEXT, receipt()]
+    await cheat.wallet.invoice(900, mint_url, "msat", "own")
+    await until_claimed(cheat.wallet, "own")
+    spent = (await cheat.wallet.send(100, mint_url, "msat", "change")).token
+    await cheat.wallet.receive(spent, "spend it")
+    cheat.refund = lambda _: web.json_response({"token": spent})
+    answer = await buyer.chat(BODY)
+    assert not answer.verified
+    assert "does not take" in str(answer.problem)
+    await buyer.recover()
+    assert buyer.payments.open_count() == 0
+    assert buyer.wallet.balance_msat() >= 10_000 - 5
+
+
+async def test_a_packed_answer_is_refused_before_it_is_unpacked(buyer: RouterClient, cheat: Cheat) -> None:
+    bomb = gzip.compress(gzip.compress(b"0" * 100_000_000))
+    packed = {"Content-Encoding": "gzip, gzip"}
+    cheat.refund = lambda _: web.Response(body=bomb, headers=packed)
+    cheat.chat = [TEXT, receipt()]
+    answer = await buyer.chat(BODY)
+    assert not answer.settled
+    with pytest.raises(FetchFailed, match="packed"):
+        await fetch(buyer._http, "POST", f"{cheat.url}/v1/balance/refund", headers={"Authorization": "x"}, deadline_s=5)
+
+
+async def test_a_payment_about_to_be_made_is_left_alone_by_recover(buyer: RouterClient, cheat: Cheat) -> None:
+    row = ("pay_young", cheat.url, int(time.time()))
+    await buyer.payments._db.run(
+        lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close()
+    )
+    await buyer.recover()
+    assert buyer.payments.open_count() == 1
 
 
 async def test_a_node_that_never_redeems_and_denies_the_refund_keeps_nothing(buyer: RouterClient, cheat: Cheat) -> None:

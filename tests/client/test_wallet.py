@@ -115,6 +115,26 @@ async def test_concurrent_sends_hand_no_coin_out_twice(folder: Path, http: httpx
     assert alice.balance_msat() + sum(one.amount_msat + one.fee_msat for one in tokens) == 4000
 
 
+async def test_a_paid_invoice_survives_a_refused_claim(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    """A keyset rotated beside the claim: the outputs are planned anew, the payment is not lost."""
+    refused = 0
+
+    async def refuse_once(request: httpx.Request) -> None:
+        nonlocal refused
+        if request.url.path == "/v1/mint/bolt11" and not refused:
+            refused += 1
+            request.url = request.url.copy_with(path="/v1/mint/bolt11-rotated")
+
+    async with httpx.AsyncClient(event_hooks={"request": [refuse_once]}) as rotating:
+        alice = await Wallet.open(folder / "a.db", rotating)
+        await alice.invoice(500, mint_url, "msat", "fund")
+        with pytest.raises(MintUnavailable, match="claim it again"):
+            await until_claimed(alice, "fund")
+        assert (await until_claimed(alice, "fund")).amount_msat == 500
+        assert (refused, alice.balance_msat()) == (1, 500)
+        alice.close()
+
+
 async def test_two_sends_at_once_find_enough_when_there_is_enough(
     folder: Path, http: httpx.AsyncClient, mint_url: str
 ) -> None:
