@@ -280,7 +280,7 @@ class _Stream:
         if self._on_text is not None:
             try:
                 self._on_text(text)
-            except Exception as error:
+            except Exception as error:  # whatever the caller's code raises, it is handed back to the caller
                 raise _ReaderFailed(error) from error
 
 

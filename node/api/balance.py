@@ -36,28 +36,17 @@ def balance_routes(node: Node) -> list[Router]:
     async def account_of(request: Request[Any, Any, Any]) -> int:
         return await node.credentials.account(request.headers.get("authorization"))
 
-    async def create(token: str) -> dict[str, Any]:
-        if not token:
-            raise Refusal(400, payment.INVALID_REQUEST, "'initial_balance_token' is missing: a Cashu token")
-        key = new_key()
-        credited = await node.deposits.open_account(token, key)
-        return {
-            "api_key": key.text,
-            "balance": node.ledger.account(credited.account).available_msat,
-            "fee_msats": credited.fee_msat,
-        }
-
     @get("/create", cache=False)
     async def create_from_query(initial_balance_token: FromQuery[str] = "") -> dict[str, Any]:
         """A new key with the token's worth. Prefer POST: a URL may be logged on its way."""
-        return await create(initial_balance_token)
+        return await _create(node, initial_balance_token)
 
     @post("/create", status_code=200)
     async def create_from_body(
         data: JSONBody[CreateBalance | None] = None, initial_balance_token: FromQuery[str] = ""
     ) -> dict[str, Any]:
         """A new key with the token's worth, in msat after the mint's fee."""
-        return await create(data.initial_balance_token if data else initial_balance_token)
+        return await _create(node, data.initial_balance_token if data else initial_balance_token)
 
     @get(["/", "/info"])
     async def balance(request: Request[Any, Any, Any]) -> dict[str, int]:
@@ -102,3 +91,16 @@ def balance_routes(node: Node) -> list[Router]:
 
     handlers = [create_from_query, create_from_body, balance, top_up, refund]
     return [Router(path, route_handlers=handlers, tags=["balance"]) for path in PATHS]
+
+
+async def _create(node: Node, token: str) -> dict[str, Any]:
+    """A key for a token's worth. Raises Refusal."""
+    if not token:
+        raise Refusal(400, payment.INVALID_REQUEST, "'initial_balance_token' is missing: a Cashu token")
+    key = new_key()
+    credited = await node.deposits.open_account(token, key)
+    return {
+        "api_key": key.text,
+        "balance": node.ledger.account(credited.account).available_msat,
+        "fee_msats": credited.fee_msat,
+    }

@@ -26,6 +26,7 @@ from mnemonic import Mnemonic
 
 from relays.money import Msat
 from router_client.ecash import store
+from router_client.ecash.closing import complete, hand_out
 from router_client.ecash.coins import Fees, plan_spend, split, swap_fee
 from router_client.ecash.crypto import SecretChain
 from router_client.ecash.keyring import Keyring
@@ -33,7 +34,7 @@ from router_client.ecash.mint import BlindedMessage, BlindSignature, MintClient
 from router_client.ecash.outcomes import Invoice, Received, Sent, TokenFees, failure, received, sent, was_spent
 from router_client.ecash.outputs import blinded, unblinded
 from router_client.ecash.store import Journal, Operation
-from router_client.ecash.token import Proof, Token, decode, encode, to_msat
+from router_client.ecash.token import Proof, Token, decode, to_msat
 from router_client.errors import (
     MintUnavailable,
     TokenRefused,
@@ -171,7 +172,7 @@ class Wallet:
             secrets = [coin.secret for coin in plan.inputs]
             store.move_coins(conn, secrets, "unspent", "reserved", operation_id)
             if not plan.needs_swap:
-                operation = _hand_out(conn, operation, plan.inputs, "reserved")
+                operation = hand_out(conn, operation, plan.inputs, "reserved")
             return operation
 
         return await self._db.run(begin)
@@ -325,7 +326,7 @@ class Wallet:
                 raise
             signatures = [restored[output.B_] for output in outputs]
         proofs = unblinded(mint.keys(journal.keyset), outputs, secrets, signatures)
-        return await self._db.run(lambda conn: _complete(conn, operation, proofs))
+        return await self._db.run(lambda conn: complete(conn, operation, proofs))
 
     async def _restored(
         self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]
@@ -395,34 +396,3 @@ async def _opened(opening: Awaitable[Operation]) -> Operation:
         return await opening
     except _AlreadyOpen as other:
         return other.operation
-
-
-def _complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Proof]) -> Operation:
-    """Store what the mint signed and close the operation, once."""
-    current = store.operation(conn, operation.id)
-    assert current is not None
-    if current.state != "open":
-        return current
-    sent = operation.journal.sent
-    if operation.kind == "send":
-        store.move_coins(conn, [coin.secret for coin in operation.journal.inputs], "reserved", "spent", operation.id)
-        store.add_coins(conn, operation, proofs[:sent], "sent")
-        store.add_coins(conn, operation, proofs[sent:], "unspent")
-        return _close_sent(conn, operation, proofs[:sent])
-    store.add_coins(conn, operation, proofs, "unspent")
-    store.close_operation(conn, operation.id, "done")
-    return msgspec.structs.replace(operation, state="done")
-
-
-def _hand_out(
-    conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof], before: store.CoinState
-) -> Operation:
-    """Coins that fit exactly leave as they are, without the mint."""
-    store.move_coins(conn, [coin.secret for coin in coins], before, "sent", operation.id)
-    return _close_sent(conn, operation, coins)
-
-
-def _close_sent(conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof]) -> Operation:
-    token = encode(Token(operation.mint, operation.unit, tuple(coins)))
-    store.close_operation(conn, operation.id, "done", token)
-    return msgspec.structs.replace(operation, state="done", result=token)

@@ -1,0 +1,43 @@
+"""The last step of an operation: coins stored and the journal closed, in the one transaction it runs in."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from router_client.ecash import store
+from router_client.ecash.store import Operation
+from router_client.ecash.token import Proof, Token, encode
+
+
+def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Proof]) -> Operation:
+    """Store what the mint signed and close the operation, once."""
+    current = store.operation(conn, operation.id)
+    assert current is not None
+    if current.state != "open":
+        return current
+    sent = operation.journal.sent
+    if operation.kind == "send":
+        store.move_coins(conn, [coin.secret for coin in operation.journal.inputs], "reserved", "spent", operation.id)
+        store.add_coins(conn, operation, proofs[:sent], "sent")
+        store.add_coins(conn, operation, proofs[sent:], "unspent")
+        return _close_sent(conn, operation, proofs[:sent])
+    store.add_coins(conn, operation, proofs, "unspent")
+    store.close_operation(conn, operation.id, "done")
+    return msgspec.structs.replace(operation, state="done")
+
+
+def hand_out(
+    conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof], before: store.CoinState
+) -> Operation:
+    """Coins that fit exactly leave as they are, without the mint."""
+    store.move_coins(conn, [coin.secret for coin in coins], before, "sent", operation.id)
+    return _close_sent(conn, operation, coins)
+
+
+def _close_sent(conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof]) -> Operation:
+    token = encode(Token(operation.mint, operation.unit, tuple(coins)))
+    store.close_operation(conn, operation.id, "done", token)
+    return msgspec.structs.replace(operation, state="done", result=token)
