@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from router_client.ecash import store
 from router_client.ecash.store import Operation
 from router_client.ecash.token import Proof, Token, encode
+from router_client.errors import WalletError
 
 
 def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Proof]) -> Operation:
@@ -27,6 +29,16 @@ def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Pr
     store.add_coins(conn, operation, proofs, "unspent")
     store.close_operation(conn, operation.id, "done")
     return msgspec.structs.replace(operation, state="done")
+
+
+def close_failed(conn: sqlite3.Connection, operation: Operation, refusal: WalletError, spent: AbstractSet[str]) -> None:
+    """The mint said no: the operation remembers why, and its coins (`spent`: the Ys of those that are gone) are free."""
+    if not store.close_operation(conn, operation.id, "failed", f"{type(refusal).__name__}: {refusal}"):
+        return
+    if operation.kind == "send":
+        for coin in operation.journal.inputs:
+            after: store.CoinState = "spent" if coin.y() in spent else "unspent"
+            store.move_coins(conn, [coin.secret], "reserved", after, operation.id)
 
 
 def hand_out(

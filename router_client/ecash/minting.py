@@ -1,0 +1,100 @@
+"""Mint: a Lightning invoice of the mint, once paid, becomes coins (NUT-04)."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from router_client.ecash import store
+from router_client.ecash.closing import complete
+from router_client.ecash.coins import split
+from router_client.ecash.operations import Operations, opened
+from router_client.ecash.outcomes import Invoice, Received, received
+from router_client.ecash.store import Journal, Operation
+from router_client.ecash.token import to_msat
+from router_client.errors import MintUnavailable, TokenRefused, TokenSpent
+
+
+class Minting:
+    """Lightning in."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        operations.register("mint", self._step, self._recover)
+
+    async def invoice(self, amount: int, mint_url: str, unit: str, operation_id: str) -> Invoice:
+        """See `Wallet.invoice`."""
+        operations = self._operations
+        operation = operations.outcome(operation_id)
+        if operation is None:
+            mint = await operations.keyring.mint(mint_url)
+            mint.active(unit)
+            quote = await mint.client.mint_quote(amount, unit)
+            journal = Journal(quote=quote.quote, invoice=quote.request, amount=amount, expires_at=quote.expiry)
+            opening = operations.db.run(
+                lambda conn: operations.open(conn, operation_id, "mint", mint_url, unit, journal)
+            )
+            operation = await opened(opening)
+        journal = operation.journal
+        return Invoice(operation_id, journal.invoice, to_msat(journal.amount, operation.unit), journal.expires_at)
+
+    async def claim(self, operation_id: str) -> Received | None:
+        """See `Wallet.claim`."""
+        operation = self._operations.outcome(operation_id)
+        if operation is None or operation.kind != "mint":
+            raise TokenRefused("there is no invoice of that name")
+        if operation.state == "open" and not operation.journal.amounts:
+            mint = await self._operations.keyring.mint(operation.mint)
+            quote = await mint.client.mint_quote_state(operation.journal.quote)
+            if quote.state not in ("PAID", "ISSUED"):
+                return None
+            operation = await self._planned(operation, mint.active(operation.unit).id)
+        return received(await self._operations.finish(operation))
+
+    async def _planned(self, operation: Operation, keyset: str) -> Operation:
+        """The operation with its outputs in the journal, ours or those of whoever was faster."""
+        amounts = split(operation.journal.amount)
+
+        def plan(conn: sqlite3.Connection) -> Operation:
+            current = store.operation(conn, operation.id)
+            assert current is not None
+            if current.state != "open" or current.journal.amounts:
+                return current
+            counter = store.take_counters(conn, keyset, len(amounts))
+            journal = msgspec.structs.replace(current.journal, keyset=keyset, counter=counter, amounts=amounts)
+            store.set_journal(conn, operation.id, journal)
+            return msgspec.structs.replace(current, journal=journal)
+
+        return await self._operations.db.run(plan)
+
+    async def _step(self, operation: Operation) -> Operation:
+        quote = operation.journal.quote
+        try:
+            proofs = await self._operations.signed(operation, lambda client, outputs: client.mint(quote, outputs))
+        except (TokenSpent, TokenRefused) as refusal:
+            await self._refused(operation, refusal)
+            raise
+        return await self._operations.db.run(lambda conn: complete(conn, operation, proofs))
+
+    async def _refused(self, operation: Operation, refusal: TokenSpent | TokenRefused) -> None:
+        """The mint said no, and had not said yes before: the operation has failed, unless its invoice is paid all the same.
+
+        Then the no was about the outputs (a keyset was rotated): they are planned anew. Raises MintUnavailable for that.
+        """
+        mint = await self._operations.keyring.mint(operation.mint)
+        if (await mint.client.mint_quote_state(operation.journal.quote)).state == "PAID":
+            unplanned = msgspec.structs.replace(operation.journal, amounts=())
+            await self._operations.db.run(lambda conn: store.set_journal(conn, operation.id, unplanned))
+            self._operations.keyring.forget(operation.mint)
+            raise MintUnavailable(f"{refusal}; the invoice is paid: claim it again") from refusal
+        await self._operations.fail(operation, refusal)
+
+    async def _recover(self, operation: Operation) -> None:
+        """Nobody pays an invoice after its time: then the operation is over."""
+        claimed = await self.claim(operation.id)
+        expires_at = operation.journal.expires_at
+        if claimed is None and expires_at is not None and expires_at < self._operations.clock():
+            await self._operations.db.run(
+                lambda conn: store.close_operation(conn, operation.id, "failed", "invoice expired")
+            )

@@ -1,0 +1,176 @@
+"""The journal's driver: opens operations, asks the mint, restores what a lost reply held back, and closes them.
+
+What an operation asks of its mint is its own room's business (`receiving`, `sending`, `minting`, …), which registers a step
+for its kind. A step returns the closed operation; it raises MintUnavailable as long as the outcome is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from router_client.ecash import store
+from router_client.ecash.closing import close_failed, complete
+from router_client.ecash.crypto import SecretChain
+from router_client.ecash.keyring import Keyring
+from router_client.ecash.mint import BlindedMessage, BlindSignature, MintClient
+from router_client.ecash.outcomes import failure
+from router_client.ecash.outputs import blinded, unblinded
+from router_client.ecash.store import Journal, Kind, Operation
+from router_client.ecash.token import Proof
+from router_client.errors import MintUnavailable, TokenRefused, TokenSpent, WalletError
+from router_client.storage import Database
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[Operation], Awaitable[object]]
+Ask = Callable[[MintClient, Sequence[BlindedMessage]], Awaitable[list[BlindSignature]]]
+
+
+class Operations:
+    """The operations of one wallet, each done once however often it is asked for."""
+
+    def __init__(self, db: Database, chain: SecretChain, keyring: Keyring, clock: Callable[[], float]) -> None:
+        self.db = db
+        self.chain = chain
+        self.keyring = keyring
+        self.clock = clock
+        self._steps: dict[Kind, Callable[[Operation], Awaitable[Operation]]] = {}
+        self._recoveries: dict[Kind, Step] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def register(
+        self, kind: Kind, step: Callable[[Operation], Awaitable[Operation]], recover: Step | None = None
+    ) -> None:
+        """How an open operation of this kind goes on; `recover` where that differs when nobody asks for it."""
+        self._steps[kind] = step
+        self._recoveries[kind] = recover or self.finish
+
+    def outcome(self, operation_id: str) -> Operation | None:
+        """Where an operation stands."""
+        return self.db.read(lambda conn: store.operation(conn, operation_id))
+
+    def open(
+        self, conn: sqlite3.Connection, operation_id: str, kind: Kind, mint: str, unit: str, journal: Journal
+    ) -> Operation:
+        """Write the intent, over that of an operation of this id that failed."""
+        check_vacant(conn, operation_id)
+        existing = store.operation(conn, operation_id)
+        if existing is None:
+            operation = Operation(
+                id=operation_id,
+                kind=kind,
+                mint=mint,
+                unit=unit,
+                state="open",
+                journal=journal,
+                result="",
+                created_at=int(self.clock()),
+            )
+            store.insert_operation(conn, operation)
+            return operation
+        store.set_journal(conn, operation_id, journal)
+        return msgspec.structs.replace(existing, state="open", journal=journal, result="")
+
+    async def finish(self, operation: Operation) -> Operation:
+        """Bring an operation to its end, one caller at a time; who comes later finds it done."""
+        turn = self._turns.setdefault(operation.id, asyncio.Lock())
+        async with turn:
+            current = self.outcome(operation.id) or operation
+            if current.state == "failed":
+                raise failure(current.result)
+            return current if current.state == "done" else await self._steps[current.kind](current)
+
+    async def recover(self, older_than_s: float) -> list[Operation]:
+        """Go on with every open operation of at least that age; returns those that are finished now."""
+        finished = []
+        away: set[str] = set()
+        for operation in self.db.read(store.open_operations):
+            if operation.created_at > self.clock() - older_than_s or operation.mint in away:
+                continue
+            try:
+                await self._recoveries[operation.kind](operation)
+            except MintUnavailable as error:
+                away.add(operation.mint)  # one deadline per silent mint, not one per operation
+                log.warning("%s %s waits: %s", operation.kind, operation.id, error)
+            except WalletError as error:
+                log.warning("%s %s: %s", operation.kind, operation.id, error)
+            after = self.outcome(operation.id)
+            if after is not None and after.state != "open":
+                finished.append(after)
+        return finished
+
+    async def swap(self, operation: Operation) -> Operation:
+        """The step of whatever is a swap (NUT-03): the journal's inputs for its outputs."""
+        inputs = operation.journal.inputs
+        try:
+            proofs = await self.signed(operation, lambda client, outputs: client.swap(inputs, outputs))
+        except (TokenSpent, TokenRefused) as refusal:
+            await self.fail(operation, refusal)
+            raise
+        return await self.db.run(lambda conn: complete(conn, operation, proofs))
+
+    async def signed(self, operation: Operation, ask: Ask) -> list[Proof]:
+        """The coins that a journal stands for: asked for, and restored where that was done before.
+
+        Raises TokenSpent or TokenRefused when the mint says no and never said yes; MintUnavailable, MintMisbehaved.
+        """
+        mint = await self.keyring.mint(operation.mint)
+        secrets, outputs = blinded(self.chain, operation.journal)
+        try:
+            signatures = await ask(mint.client, outputs)
+        except (TokenSpent, TokenRefused):
+            restored = await self._restored(mint.client, operation, outputs)
+            # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
+            if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
+                raise
+            signatures = [restored[output.B_] for output in outputs]
+        return unblinded(mint.keys(operation.journal.keyset), outputs, secrets, signatures)
+
+    async def fail(self, operation: Operation, refusal: WalletError) -> None:
+        """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""
+        spent: set[str] = set()
+        if operation.kind == "send":
+            mint = await self.keyring.mint(operation.mint)
+            spent = await mint.client.spent(operation.journal.inputs)
+        await self.db.run(lambda conn: close_failed(conn, operation, refusal, spent))
+        self.keyring.forget(operation.mint)
+
+    async def _restored(
+        self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]
+    ) -> dict[str, BlindSignature]:
+        """What the mint signed before; nothing, if it cannot tell (no NUT-09) but calls the inputs unspent."""
+        try:
+            return await client.restore(outputs)
+        except (TokenRefused, TokenSpent) as error:
+            if operation.kind == "mint" or await client.spent(operation.journal.inputs):
+                raise MintUnavailable(f"the mint {operation.mint} cannot say what it signed") from error
+            return {}
+
+
+class _AlreadyOpen(Exception):
+    """Another caller opened the operation between our look and our write."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__(operation.id)
+        self.operation = operation
+
+
+def check_vacant(conn: sqlite3.Connection, operation_id: str) -> None:
+    """Leave for `opened` when an operation is to be gone on with, before anything is taken for a second one."""
+    existing = store.operation(conn, operation_id)
+    if existing is not None and existing.state != "failed":
+        raise _AlreadyOpen(existing)
+
+
+async def opened(opening: Awaitable[Operation]) -> Operation:
+    """The operation as opened by us or by whoever was faster."""
+    try:
+        return await opening
+    except _AlreadyOpen as other:
+        return other.operation
