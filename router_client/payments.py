@@ -39,6 +39,8 @@ from router_client.storage import Database
 
 log = logging.getLogger(__name__)
 
+MOST_LOCKED_COINS = 3
+"""A node checks each coin of a locked token: fewer are faster, and the rest comes back as change."""
 PAYING_S = 600
 """No `pay` lasts longer between its row and its token."""
 
@@ -91,13 +93,17 @@ class Payments:
     def close(self) -> None:
         self._db.close()
 
-    async def pay(self, node_url: str, mint: str, unit: str, amount_msat: int) -> Paid:
-        """A token of at least `amount_msat` after the node's swap. Raises WalletError."""
+    async def pay(self, node_url: str, mint: str, unit: str, amount_msat: int, *, lock: str | None = None) -> Paid:
+        """A token of at least `amount_msat` after the node's swap. Raises WalletError.
+
+        With `lock`, the node's public key, nobody else can redeem it and the node can take it without asking the mint; the
+        way back is then the node's refund alone.
+        """
         payment_id = f"pay_{secrets.token_hex(12)}"
         row = (payment_id, node_url, int(self._clock()))
         await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())
         amount = max(1, ceil_div(amount_msat, MSAT_PER_UNIT[unit]))
-        sent = await self._wallet.send(amount, mint, unit, payment_id)
+        sent = await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=MOST_LOCKED_COINS)
         fees = await self._wallet.fees(sent.token)
         credit_msat = Msat(sent.amount_msat - fees.this_msat)
         return Paid(payment_id, node_url, sent.token, credit_msat, fees.most_msat, MSAT_PER_UNIT[unit])
@@ -163,11 +169,15 @@ class Payments:
 
     async def _nothing_left(self, payment_id: str) -> Settled:
         """The node says that nothing is left: true if the mint knows the token as spent; else the token is still ours."""
-        try:
-            return await self._reclaim(payment_id)
-        except TokenSpent:
-            await self._close(payment_id)
-            return Settled(Msat(0), Msat(0), Msat(0))
+        paid_with = self._wallet.outcome(payment_id)
+        if paid_with is None or not paid_with.journal.lock:
+            try:
+                return await self._reclaim(payment_id)
+            except TokenSpent:
+                pass
+        # The mint cannot tell of a locked token, which is redeemed later; nobody but the node could have spent it.
+        await self._close(payment_id)
+        return Settled(Msat(0), Msat(0), Msat(0))
 
     async def _reclaim(self, payment_id: str) -> Settled:
         received = await self._wallet.reclaim(payment_id)

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from router_client.ecash import store
+from router_client.ecash import lockedcoins, store
 from router_client.ecash.store import Operation
 from router_client.ecash.token import Proof, Token, encode
 from router_client.errors import WalletError
@@ -26,6 +26,10 @@ def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Pr
         store.add_coins(conn, operation, proofs[:sent], "sent")
         store.add_coins(conn, operation, proofs[sent:], "unspent")
         return _close_sent(conn, operation, proofs[:sent])
+    if operation.kind == "receive":
+        lockedcoins.received(conn, operation.id)
+    if operation.kind == "redeem":
+        lockedcoins.move(conn, operation.journal.inputs, "redeeming", "redeemed", operation.id)
     store.add_coins(conn, operation, proofs, "unspent")
     store.close_operation(conn, operation.id, "done")
     return msgspec.structs.replace(operation, state="done")
@@ -35,6 +39,10 @@ def close_failed(conn: sqlite3.Connection, operation: Operation, refusal: Wallet
     """The mint said no: the operation remembers why, and its coins (`spent`: the Ys of those that are gone) are free."""
     if not store.close_operation(conn, operation.id, "failed", f"{type(refusal).__name__}: {refusal}"):
         return
+    if operation.kind == "receive":
+        lockedcoins.released(conn, operation.id)
+    if operation.kind == "redeem":
+        lockedcoins.move(conn, operation.journal.inputs, "redeeming", "locked", None)
     if operation.kind == "send":
         for coin in operation.journal.inputs:
             after: store.CoinState = "spent" if coin.y() in spent else "unspent"
@@ -50,6 +58,6 @@ def hand_out(
 
 
 def _close_sent(conn: sqlite3.Connection, operation: Operation, coins: Sequence[Proof]) -> Operation:
-    token = encode(Token(operation.mint, operation.unit, tuple(coins)))
+    token = encode(Token(operation.mint, operation.unit, tuple(coins)), with_dleq=bool(operation.journal.lock))
     store.close_operation(conn, operation.id, "done", token)
     return msgspec.structs.replace(operation, state="done", result=token)

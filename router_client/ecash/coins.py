@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -11,6 +11,10 @@ from relays.money import ceil_div
 from router_client.ecash.token import Proof
 from router_client.errors import InsufficientFunds
 
+MOST_COINS = 128
+"""No sensible swap gives up more coins than this."""
+MOST_STOCK = 64
+"""So many coins at most are made beyond what an amount needs."""
 PPK = 1000
 """Input fees are given per thousand coins (NUT-02)."""
 
@@ -36,6 +40,30 @@ def split(amount: int) -> tuple[int, ...]:
     return tuple(1 << bit for bit in range(amount.bit_length()) if amount >> bit & 1)
 
 
+def stocked(amount: int, held: Mapping[int, int], aim: int) -> tuple[int, ...]:
+    """The amount as powers of two, ascending, the small ones first brought up to `aim` coins each as far as it goes.
+
+    `held` counts coins by amount. Who keeps such a stock can later hand out nearly any amount without the mint.
+    """
+    parts: list[int] = []
+    left, coin = amount, 1
+    while coin <= left and len(parts) < MOST_STOCK:
+        count = min(max(0, aim - held.get(coin, 0)), left // coin, MOST_STOCK - len(parts))
+        parts += [coin] * count
+        left -= coin * count
+        coin <<= 1
+    return tuple(sorted([*parts, *split(left)]))
+
+
+def round_up(amount: int, most_coins: int) -> int:
+    """The smallest amount from this one on that is made of at most so many powers of two."""
+    if most_coins < 1:
+        raise ValueError("an amount is made of one coin at least")
+    while amount.bit_count() > most_coins:
+        amount += amount & -amount  # the lowest coin, doubled, carries into the next
+    return amount
+
+
 def swap_fee(keyset_fees_ppk: Sequence[int]) -> int:
     """What a mint takes for swapping coins of keysets with these fees, rounded up over all (NUT-02)."""
     return ceil_div(sum(keyset_fees_ppk), PPK)
@@ -53,6 +81,37 @@ def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[st
     if exact is not None:
         return Spend(tuple(exact), (), (), 0)
     face = face_for(amount, new_fee_ppk) if fees == "on_top" else amount
+    return _swapped(ordered, amount, face, fees, fee_ppk)
+
+
+def plan_locked(
+    coins: Sequence[Proof],
+    amount: int,
+    fees: Fees,
+    fee_ppk: dict[str, int],
+    new_fee_ppk: int,
+    most_coins: int | None = None,
+) -> Spend:
+    """How to hand out `amount` in coins that must be newly made, whatever fits.
+
+    With `most_coins` the token is worth more where that takes fewer coins, as far as the wallet can pay for it; not with
+    fees inside, when no more than the amount is to be spent. Raises InsufficientFunds.
+    """
+    if amount <= 0:
+        raise InsufficientFunds("an amount to spend is positive")
+    ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
+    if fees == "inside":
+        return _swapped(ordered, amount, amount, fees, fee_ppk)
+    if most_coins is not None:
+        try:
+            return _swapped(ordered, amount, face_for(amount, new_fee_ppk, most_coins), fees, fee_ppk)
+        except InsufficientFunds:
+            pass
+    return _swapped(ordered, amount, face_for(amount, new_fee_ppk), fees, fee_ppk)
+
+
+def _swapped(ordered: Sequence[Proof], amount: int, face: int, fees: Fees, fee_ppk: dict[str, int]) -> Spend:
+    """The largest coins that suffice, swapped into the face value and change."""
     inputs: list[Proof] = []
     for coin in ordered:
         inputs.append(coin)
@@ -61,15 +120,15 @@ def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[st
         sent = face if fees == "on_top" else amount - fee
         if sent > 0 and total >= sent + fee:
             return Spend(tuple(inputs), split(sent), split(total - fee - sent), fee)
-    held = sum(coin.amount for coin in coins)
+    held = sum(coin.amount for coin in ordered)
     raise InsufficientFunds(f"the wallet holds {held}, {amount} and the mint's fee are needed")
 
 
-def face_for(amount: int, fee_ppk: int) -> int:
-    """A face value, in coins of one keyset, of which at least `amount` is left after the receiver's swap."""
-    face = amount
+def face_for(amount: int, fee_ppk: int, most_coins: int = MOST_COINS) -> int:
+    """A face value, in at most so many coins of one keyset, of which `amount` is left after the receiver's swap."""
+    face = round_up(amount, most_coins)
     while face < (needed := amount + swap_fee([fee_ppk] * len(split(face)))):
-        face = needed
+        face = round_up(needed, most_coins)
     return face
 
 

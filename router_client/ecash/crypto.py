@@ -58,6 +58,19 @@ def unblind(blind_secret: BlindSecret, blinded_signature: str, mint_key: str, dl
         raise MintMisbehaved("a signature is malformed") from error
 
 
+def is_signed(secret: str, signature: str, mint_key: str, dleq: Dleq) -> bool:
+    """Whether C is the mint's signature on the secret, by the sender's DLEQ proof alone (NUT-12, as Carol does)."""
+    if dleq.r is None:
+        return False
+    try:
+        point, key = PublicKey(bytes.fromhex(signature)), PublicKey(bytes.fromhex(mint_key))
+        r, e, s = (PrivateKey(bytes.fromhex(number)) for number in (dleq.r, dleq.e, dleq.s))
+        # cashu's carol_verify_dleq also tries an older hash to the curve, under which a secret has a second name.
+        return bool(alice_verify_dleq(hash_to_curve(secret.encode()) + r.public_key, point + key * r, e, s, key))
+    except ValueError:
+        return False
+
+
 def keyset_id_matches(keyset_id: str, keys: dict[int, str], unit: str, input_fee_ppk: int, expiry: int | None) -> bool:
     """Whether the id is derived from the keys (NUT-02, versions 00 and 01)."""
     try:

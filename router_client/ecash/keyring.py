@@ -20,6 +20,7 @@ KEYSETS_TTL_S = 600
 LOOKUP_PAUSE_S = 10
 """A token with unknown keysets makes us ask the mint at most this often."""
 MAX_KEYSETS = 100
+NUT_LOCKS, NUT_DLEQ = 11, 12
 SHORT_ID_CHARS = 16
 """Tokens may shorten a version 01 keyset id to its first eight bytes (NUT-02)."""
 
@@ -44,6 +45,16 @@ class MintKeys:
         if keyset is None or keyset.keys is None:
             raise MintMisbehaved(f"the mint {self.client.url} no longer has keyset {keyset_id}")
         return keyset.keys
+
+    def active_key(self, proof: Proof) -> str:
+        """The public key for a coin of an active keyset. Raises TokenRefused when there is none."""
+        keyset = self._keysets.get(proof.id)
+        if keyset is None or not keyset.active:
+            raise TokenRefused(f"the mint {self.client.url} has no active keyset {proof.id[:20]}")
+        key = (keyset.keys or {}).get(proof.amount)
+        if key is None:
+            raise TokenRefused(f"the mint {self.client.url} makes no coins of {proof.amount}")
+        return key
 
     def fees_ppk(self) -> dict[str, int]:
         """Input fee of every keyset, per thousand coins."""
@@ -87,6 +98,7 @@ class Keyring:
         self._http = http
         self._clock = clock
         self._mints: dict[str, tuple[float, MintKeys]] = {}
+        self._no_locks: dict[str, float] = {}
         self._looking_up: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def mint(self, url: str) -> MintKeys:
@@ -102,12 +114,40 @@ class Keyring:
                 return await self.refresh(url)
             except MintUnavailable:
                 # Coins that fit are handed out without the mint, and an intent is journaled for when it is back.
-                stored = self._db.read(partial(store.keysets, mint=url))
-                if not stored:
+                offline = self._stored(url)
+                if offline is None:
                     raise
-                offline = MintKeys(MintClient(url, self._http), stored)
                 self._mints[url] = (self._clock() - KEYSETS_TTL_S + LOOKUP_PAUSE_S, offline)
                 return offline
+
+    async def pinned(self, url: str) -> MintKeys:
+        """The mint as last known, however long ago: without a call, unless it was never seen.
+
+        Raises MintUnavailable or MintMisbehaved, for a mint that was never seen.
+        """
+        known = self._mints.get(url)
+        if known is not None:
+            return known[1]
+        offline = self._stored(url)
+        if offline is None:
+            return await self.mint(url)
+        self._mints[url] = (self._clock() - KEYSETS_TTL_S, offline)
+        return offline
+
+    async def locks(self, url: str) -> bool:
+        """Whether the mint enforces locks and proves its signatures; once seen, that is known for ever.
+
+        Raises MintUnavailable as long as it is not known.
+        """
+        if self._db.read(partial(store.knows_locks, mint=url)):
+            return True
+        if self._no_locks.get(url, 0) > self._clock() - KEYSETS_TTL_S:
+            return False
+        if await MintClient(url, self._http).supports(NUT_LOCKS, NUT_DLEQ):
+            await self._db.run(partial(store.save_locks, mint=url))
+            return True
+        self._no_locks[url] = self._clock()
+        return False
 
     async def resolve(self, token: Token) -> tuple[tuple[Proof, ...], list[int]]:
         """The token's coins under full keyset ids, with their fees; unknown keysets are looked up, but not every time.
@@ -118,6 +158,10 @@ class Keyring:
         if not mint.knows(token) and self._mints[token.mint][0] < self._clock() - LOOKUP_PAUSE_S:
             mint = await self.refresh(token.mint)
         return mint.resolve(token)
+
+    def _stored(self, url: str) -> MintKeys | None:
+        stored = self._db.read(partial(store.keysets, mint=url))
+        return MintKeys(MintClient(url, self._http), stored) if stored else None
 
     def forget(self, url: str) -> None:
         """Look the mint up anew next time."""

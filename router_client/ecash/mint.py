@@ -62,6 +62,10 @@ class MintQuote(msgspec.Struct, frozen=True):
     expiry: int | None = None
 
 
+class _Info(msgspec.Struct):
+    nuts: dict[str, Any]
+
+
 class _Keysets(msgspec.Struct):
     keysets: list[Keyset]
 
@@ -95,6 +99,11 @@ class MintClient:
     def __init__(self, url: str, http: httpx.AsyncClient) -> None:
         self.url = url
         self._http = http
+
+    async def supports(self, *nuts: int) -> bool:
+        """Whether the mint says that it does all of these (NUT-06)."""
+        told = (await self._call("GET", "/v1/info", _Info)).nuts
+        return all(isinstance(nut := told.get(str(n)), dict) and nut.get("supported") is True for n in nuts)
 
     async def keysets(self) -> list[Keyset]:
         """All keysets, without keys. Legacy ids that are not hex are left out."""

@@ -18,6 +18,7 @@ from router_client.ecash import store
 from router_client.ecash.closing import close_failed, complete
 from router_client.ecash.crypto import SecretChain
 from router_client.ecash.keyring import Keyring
+from router_client.ecash.locks import LockKey
 from router_client.ecash.mint import BlindedMessage, BlindSignature, MintClient
 from router_client.ecash.outcomes import failure
 from router_client.ecash.outputs import blinded, unblinded
@@ -35,11 +36,20 @@ Ask = Callable[[MintClient, Sequence[BlindedMessage]], Awaitable[list[BlindSigna
 class Operations:
     """The operations of one wallet, each done once however often it is asked for."""
 
-    def __init__(self, db: Database, chain: SecretChain, keyring: Keyring, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        seed: bytes,
+        keyring: Keyring,
+        clock: Callable[[], float],
+        stock: int,
+    ) -> None:
         self.db = db
-        self.chain = chain
+        self.chain = SecretChain(seed)
+        self.lock_key = LockKey(seed)
         self.keyring = keyring
         self.clock = clock
+        self.stock = stock
         self._steps: dict[Kind, Callable[[Operation], Awaitable[Operation]]] = {}
         self._recoveries: dict[Kind, Step] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -107,13 +117,20 @@ class Operations:
 
     async def swap(self, operation: Operation) -> Operation:
         """The step of whatever is a swap (NUT-03): the journal's inputs for its outputs."""
-        inputs = operation.journal.inputs
         try:
-            proofs = await self.signed(operation, lambda client, outputs: client.swap(inputs, outputs))
+            proofs = await self.swapped(operation)
         except (TokenSpent, TokenRefused) as refusal:
             await self.fail(operation, refusal)
             raise
         return await self.db.run(lambda conn: complete(conn, operation, proofs))
+
+    async def swapped(self, operation: Operation) -> list[Proof]:
+        """The coins that the mint swaps the inputs for, those that are locked to us with our signature.
+
+        Raises what `signed` does.
+        """
+        inputs = [self.lock_key.signed(coin) for coin in operation.journal.inputs]
+        return await self.signed(operation, lambda client, outputs: client.swap(inputs, outputs))
 
     async def signed(self, operation: Operation, ask: Ask) -> list[Proof]:
         """The coins that a journal stands for: asked for, and restored where that was done before.

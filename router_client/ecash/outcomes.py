@@ -43,6 +43,49 @@ class Invoice(msgspec.Struct, frozen=True):
     expires_at: int | None
 
 
+class Redeemed(msgspec.Struct, frozen=True):
+    """Locked coins that are ordinary coins now. What its operation names is redeemed once: book it once."""
+
+    operation: str
+    mint: str
+    unit: str
+    amount_msat: Msat
+    """What arrived."""
+    fee_msat: Msat
+    """What the mint took for the batch."""
+    credited_msat: Msat
+    """What the coins were accepted for, each token less the fee it would have cost alone."""
+    lost_msat: Msat
+    """Face value of coins that the mint says were spent before: whoever locked them, or the mint, cheated."""
+
+    @property
+    def saved_msat(self) -> int:
+        """What the batch cost less than its tokens alone; negative only if the mint raised its fee."""
+        return self.amount_msat + self.lost_msat - self.credited_msat
+
+
+class Holdings(msgspec.Struct, frozen=True):
+    """All that a wallet has at one moment."""
+
+    spendable_msat: Msat
+    locked_msat: Msat
+    """Accepted offline and not redeemed yet, at what it was credited for."""
+
+
+def redeemed(operation: Operation) -> Redeemed:
+    """A finished redemption."""
+    journal, unit = operation.journal, operation.unit
+    return Redeemed(
+        operation.id,
+        operation.mint,
+        unit,
+        to_msat(journal.amount, unit),
+        to_msat(journal.fee, unit),
+        to_msat(journal.credited, unit),
+        to_msat(journal.lost, unit),
+    )
+
+
 def received(operation: Operation) -> Received:
     """A finished receive or claim."""
     journal, unit = operation.journal, operation.unit

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from router_client.ecash.crypto import BlindSecret, SecretChain, blind, unblind
+from router_client.ecash.locks import lock_secret
 from router_client.ecash.mint import BlindedMessage, BlindSignature
 from router_client.ecash.store import Journal
 from router_client.ecash.token import Proof
@@ -16,6 +17,10 @@ from router_client.errors import MintMisbehaved
 def blinded(chain: SecretChain, journal: Journal) -> tuple[list[BlindSecret], list[BlindedMessage]]:
     """The secrets and messages that a journal stands for; the same ones every time."""
     secrets = [chain.at(journal.keyset, journal.counter + i) for i in range(len(journal.amounts))]
+    if journal.lock:
+        secrets[: journal.sent] = [
+            BlindSecret(lock_secret(journal.lock, nonce=plain.secret), plain.r) for plain in secrets[: journal.sent]
+        ]
     outputs = [
         BlindedMessage(amount, journal.keyset, blind(secret))
         for amount, secret in zip(journal.amounts, secrets, strict=True)

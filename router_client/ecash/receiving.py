@@ -1,20 +1,17 @@
-"""Receive: a token of others becomes coins of our own, by a swap."""
+"""Receive: a token of others becomes coins of our own, by a swap; one that is locked to us is signed for it."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
 
-from router_client.ecash import store
-from router_client.ecash.coins import split, swap_fee
+from router_client.ecash import lockedcoins, store
+from router_client.ecash.coins import MOST_COINS, stocked, swap_fee
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Received, TokenFees, received, was_spent
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof, Token, to_msat
 from router_client.errors import TokenRefused
-
-MOST_COINS = 128
-"""No sensible swap gives up more coins than this."""
 
 
 class Receiving:
@@ -50,13 +47,17 @@ class Receiving:
         if net <= 0:
             raise TokenRefused(f"the token is worth {token.amount} {token.unit}, the mint's fee for it is {fee}")
         keyset = mint.active(token.unit)
-        amounts = split(net)
+        # One that is accepted offline beside this would be credited twice.
+        ours = [coin for coin in coins if self._operations.lock_key.owns(coin.secret)]
 
         def begin(conn: sqlite3.Connection) -> Operation:
             check_vacant(conn, operation_id)
+            amounts = stocked(net, store.held(conn, token.mint, token.unit), self._operations.stock)
             counter = store.take_counters(conn, keyset.id, len(amounts))
             journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
-            return self._operations.open(conn, operation_id, "receive", token.mint, token.unit, journal)
+            operation = self._operations.open(conn, operation_id, "receive", token.mint, token.unit, journal)
+            lockedcoins.add(conn, operation, ours, 0, "receiving")
+            return operation
 
         return await self._operations.db.run(begin)
 

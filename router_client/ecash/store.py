@@ -15,8 +15,7 @@ from router_client.ecash.mint import Keyset
 from router_client.ecash.token import Proof
 from router_client.errors import MintMisbehaved, StorageError
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+SCHEMA_1 = """
 CREATE TABLE seed (id INTEGER PRIMARY KEY CHECK (id = 1), mnemonic TEXT NOT NULL);
 CREATE TABLE keysets (
     id TEXT NOT NULL, mint TEXT NOT NULL, unit TEXT NOT NULL, active INTEGER NOT NULL,
@@ -37,8 +36,21 @@ CREATE TABLE coins (
 );
 CREATE INDEX coins_unspent ON coins (mint, unit) WHERE state = 'unspent';
 """
+SCHEMA_2 = """
+CREATE TABLE mints (url TEXT PRIMARY KEY, locks INTEGER NOT NULL);
+CREATE TABLE locked (
+    y TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, amount INTEGER NOT NULL CHECK (amount > 0),
+    fee INTEGER NOT NULL CHECK (fee >= 0), proof TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('locked', 'redeeming', 'redeemed', 'lost', 'receiving')),
+    accepted_by TEXT NOT NULL REFERENCES operations (id), redeemed_by TEXT REFERENCES operations (id)
+);
+CREATE INDEX locked_waiting ON locked (mint, unit) WHERE state IN ('locked', 'redeeming');
+CREATE INDEX locked_receiving ON locked (accepted_by) WHERE state = 'receiving';
+"""
+SCHEMAS = (SCHEMA_1, SCHEMA_2)
+"""What each version added to the one before; a new file goes through all of them."""
 
-Kind = Literal["receive", "send", "mint"]
+Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt"]
 CoinState = Literal["unspent", "reserved", "sent", "spent"]
 
 
@@ -50,12 +62,18 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     amounts: tuple[int, ...] = ()
     """Amounts of the outputs, in the order of their counters; the first `sent` of them are handed out."""
     sent: int = 0
+    lock: str = ""
+    """The public key that the outputs handed out are locked to (NUT-11)."""
     inputs: tuple[Proof, ...] = ()
     quote: str = ""
     invoice: str = ""
     amount: int = 0
     fee: int = 0
     expires_at: int | None = None
+    credited: int = 0
+    """A redemption: what its coins were accepted for."""
+    lost: int = 0
+    """A redemption: face value of the coins that the mint called spent."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +90,14 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def migrate(conn: sqlite3.Connection) -> None:
-    """Lay the tables in a new file; refuse one of a later version."""
+    """Bring the file to this version, from nothing or from any before; refuse one of a later version."""
     version = conn.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        for statement in SCHEMA.split(";"):
+    if version > len(SCHEMAS):
+        raise StorageError(f"the wallet is of version {version}, this program knows {len(SCHEMAS)}: upgrade it")
+    for schema in SCHEMAS[version:]:
+        for statement in schema.split(";"):
             conn.execute(statement)
-        conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    elif version != SCHEMA_VERSION:
-        raise StorageError(f"the wallet is of version {version}, this program knows {SCHEMA_VERSION}: upgrade it")
+    conn.execute(f"PRAGMA user_version={len(SCHEMAS)}")
 
 
 def load_or_create_seed(conn: sqlite3.Connection, fresh_mnemonic: str) -> str:
@@ -114,10 +132,21 @@ def mints(conn: sqlite3.Connection) -> set[str]:
     return {mint for (mint,) in conn.execute("SELECT mint FROM keysets UNION SELECT mint FROM coins")}
 
 
+def knows_locks(conn: sqlite3.Connection, mint: str) -> bool:
+    """Whether the mint was once found to enforce locks and to prove its signatures (NUT-11, NUT-12)."""
+    return conn.execute("SELECT 1 FROM mints WHERE url = ? AND locks = 1", (mint,)).fetchone() is not None
+
+
+def save_locks(conn: sqlite3.Connection, mint: str) -> None:
+    """Remember that it does."""
+    conn.execute("INSERT OR REPLACE INTO mints VALUES (?, 1)", (mint,))
+
+
 def move_mint(conn: sqlite3.Connection, old: str, new: str) -> None:
     """Everything of one mint is another's: the same mint under a new URL."""
-    for table in ("coins", "operations"):
+    for table in ("coins", "operations", "locked"):
         conn.execute(f"UPDATE {table} SET mint = ? WHERE mint = ?", (new, old))
+    conn.execute("UPDATE OR REPLACE mints SET url = ? WHERE url = ?", (new, old))
     conn.execute("UPDATE OR REPLACE keysets SET mint = ? WHERE mint = ?", (new, old))
 
 
@@ -156,6 +185,11 @@ def insert_operation(conn: sqlite3.Connection, operation: Operation) -> None:
 def operation(conn: sqlite3.Connection, operation_id: str) -> Operation | None:
     """The journal entry of that id."""
     return next(iter(_operations(conn, "WHERE id = ?", (operation_id,))), None)
+
+
+def finished_operations(conn: sqlite3.Connection, kind: Kind, since: int) -> list[Operation]:
+    """Done operations of a kind that were opened at `since` (Unix seconds) or later, oldest first."""
+    return _operations(conn, "WHERE kind = ? AND state = 'done' AND created_at >= ? ORDER BY created_at", (kind, since))
 
 
 def open_operations(conn: sqlite3.Connection) -> list[Operation]:
@@ -198,6 +232,15 @@ def unspent(conn: sqlite3.Connection, mint: str, unit: str) -> list[Proof]:
     return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
 
 
+def held(conn: sqlite3.Connection, mint: str, unit: str) -> dict[int, int]:
+    """How many coins of each amount can be spent."""
+    rows = conn.execute(
+        "SELECT amount, COUNT(*) FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent' GROUP BY amount",
+        (mint, unit),
+    )
+    return {int(amount): int(count) for amount, count in rows}
+
+
 def move_coins(
     conn: sqlite3.Connection, secrets: Sequence[str], before: CoinState, after: CoinState, used_by: str | None
 ) -> None:
@@ -216,7 +259,7 @@ def balances(conn: sqlite3.Connection, state: CoinState = "unspent") -> dict[tup
     return {(mint, unit): int(amount) for mint, unit, amount in rows}
 
 
-def _operations(conn: sqlite3.Connection, where: str, values: tuple[str, ...]) -> list[Operation]:
+def _operations(conn: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[Operation]:
     rows = conn.execute(f"SELECT {_COLUMNS} FROM operations {where}", values)
     return [
         Operation(

@@ -100,16 +100,21 @@ def decode(text: str) -> Token:
     return token
 
 
-def encode(token: Token) -> str:
-    """Write a token as `cashuB…`, without DLEQ proofs (their blinding factors would link it to its sender)."""
+def encode(token: Token, *, with_dleq: bool = False) -> str:
+    """Write a token as `cashuB…`.
+
+    Without DLEQ proofs, whose blinding factors link it to its sender, unless its receiver is to check it offline.
+    """
     by_keyset: dict[str, list[dict[str, Any]]] = {}
     for proof in token.proofs:
         coin: dict[str, Any] = {"a": proof.amount, "s": proof.secret, "c": bytes.fromhex(proof.C)}
         if proof.witness is not None:
             coin["w"] = proof.witness
+        if with_dleq and proof.dleq is not None:
+            coin["d"] = {part: bytes.fromhex(getattr(proof.dleq, part) or "") for part in ("e", "s", "r")}
         by_keyset.setdefault(proof.id, []).append(coin)
     groups = [{"i": bytes.fromhex(keyset_id), "p": coins} for keyset_id, coins in by_keyset.items()]
-    return str(TokenV4.parse_obj({"m": token.mint, "u": token.unit, "t": groups}).serialize())
+    return str(TokenV4.parse_obj({"m": token.mint, "u": token.unit, "t": groups}).serialize(include_dleq=with_dleq))
 
 
 def _parse(text: str) -> TokenV3 | TokenV4:

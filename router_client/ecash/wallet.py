@@ -23,14 +23,15 @@ import httpx
 from mnemonic import Mnemonic
 
 from relays.money import Msat
-from router_client.ecash import store
+from router_client.ecash import lockedcoins, store
+from router_client.ecash.accepting import Accepting
 from router_client.ecash.coins import Fees
-from router_client.ecash.crypto import SecretChain
 from router_client.ecash.keyring import Keyring
 from router_client.ecash.minting import Minting
 from router_client.ecash.operations import Operations
-from router_client.ecash.outcomes import Invoice, Received, Sent, TokenFees, received
+from router_client.ecash.outcomes import Holdings, Invoice, Received, Redeemed, Sent, TokenFees, received
 from router_client.ecash.receiving import Receiving
+from router_client.ecash.redeeming import Redeeming
 from router_client.ecash.sending import Sending
 from router_client.ecash.store import Operation
 from router_client.ecash.token import Token, decode, to_msat
@@ -40,17 +41,26 @@ from router_client.storage import Database
 class Wallet:
     """Coins of any number of mints in one file. Open with `Wallet.open`, close when done."""
 
-    def __init__(self, db: Database, chain: SecretChain, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, db: Database, seed: bytes, http: httpx.AsyncClient, clock: Callable[[], float], stock: int
+    ) -> None:
         self._db = db
         self._keyring = Keyring(db, http, clock)
-        self._operations = Operations(db, chain, self._keyring, clock)
+        self._operations = Operations(db, seed, self._keyring, clock, stock)
+        self._accepting = Accepting(self._operations)
+        self._redeeming = Redeeming(self._operations)
         self._receiving = Receiving(self._operations)
         self._sending = Sending(self._operations)
         self._minting = Minting(self._operations)
 
     @classmethod
-    async def open(cls, path: Path, http: httpx.AsyncClient, clock: Callable[[], float] = time.time) -> Wallet:
-        """The wallet in the file at `path`, made with a new seed if there is none. Raises StorageError."""
+    async def open(
+        cls, path: Path, http: httpx.AsyncClient, clock: Callable[[], float] = time.time, stock: int = 0
+    ) -> Wallet:
+        """The wallet in the file at `path`, made with a new seed if there is none. Raises StorageError.
+
+        `stock` is how many coins of each small amount are kept, so that change can be handed out without the mint.
+        """
         db = Database(path)
         english = Mnemonic("english")
 
@@ -58,7 +68,7 @@ class Wallet:
             store.migrate(conn)
             return store.load_or_create_seed(conn, english.generate(256))
 
-        return cls(db, SecretChain(english.to_seed(await db.run(prepare))), http, clock)
+        return cls(db, english.to_seed(await db.run(prepare)), http, clock, stock)
 
     def close(self) -> None:
         self._db.close()
@@ -70,6 +80,22 @@ class Wallet:
     def balance_msat(self) -> Msat:
         """All spendable coins together."""
         return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))
+
+    def holdings(self) -> Holdings:
+        """Spendable and locked coins as of one moment, so that a redemption between two looks hides nothing."""
+
+        def read(conn: sqlite3.Connection) -> Holdings:
+            conn.execute("BEGIN")
+            try:
+                sums = store.balances(conn), lockedcoins.values(conn)
+            finally:
+                conn.execute("COMMIT")
+            spendable, locked = (
+                Msat(sum(to_msat(amount, unit) for (_, unit), amount in each.items())) for each in sums
+            )
+            return Holdings(spendable, locked)
+
+        return self._db.read(read)
 
     def mints(self) -> set[str]:
         """Mints that this wallet knows."""
@@ -90,20 +116,74 @@ class Wallet:
         """
         return await self._receiving.receive(decode(token) if isinstance(token, str) else token, operation_id)
 
-    async def send(self, amount: int, mint_url: str, unit: str, operation_id: str, fees: Fees = "on_top") -> Sent:
+    async def send(
+        self,
+        amount: int,
+        mint_url: str,
+        unit: str,
+        operation_id: str,
+        fees: Fees = "on_top",
+        *,
+        lock: str | None = None,
+        most_coins: int | None = None,
+    ) -> Sent:
         """A token of `amount` in the mint's unit; see `coins.Fees` for who bears the mint's fees.
 
+        With `lock`, a compressed public key in hex, only its owner can spend the token (NUT-11) and can check it offline
+        (NUT-12); it cannot be reclaimed. It is then worth more than `amount`, if that takes no more than `most_coins`.
         Raises InsufficientFunds, TokenRefused, MintMisbehaved; MintUnavailable leaves the operation open.
         """
-        return await self._sending.send(amount, mint_url, unit, operation_id, fees)
+        return await self._sending.send(
+            amount, mint_url, unit, operation_id, fees=fees, lock=lock, most_coins=most_coins
+        )
 
     async def fees(self, token: str) -> TokenFees:
         """The swap fees of a token's mint. Raises what `receive` does."""
         return await self._receiving.fees(decode(token))
 
     async def reclaim(self, operation_id: str) -> Received:
-        """Take back a token that was sent and not redeemed. Raises TokenSpent when it was."""
+        """Take back a token that was sent and not redeemed. Raises TokenSpent when it was, TokenRefused if it is locked."""
         return await self.receive(self._sending.handed_out(operation_id), f"reclaim:{operation_id}")
+
+    # locked tokens ---------------------------------------------------------------------------------------------------
+
+    @property
+    def lock_key(self) -> str:
+        """The public key to lock tokens to that are for this wallet: compressed, hex; it comes from the seed."""
+        return self._operations.lock_key.public
+
+    def is_locked_here(self, token: Token) -> bool:
+        """Whether every coin names this wallet's key: `accept_locked` is worth a try, and `receive` signs for it."""
+        return all(self._operations.lock_key.owns(coin.secret) for coin in token.proofs)
+
+    async def pin(self, mint_url: str) -> bool:
+        """Look the mint's keys up now and keep them; whether its tokens can be locked. Raises MintUnavailable."""
+        await self._keyring.mint(mint_url)
+        return await self._keyring.locks(mint_url)
+
+    async def accept_locked(self, token: str | Token, operation_id: str) -> Received:
+        """Take in a token that is locked to `lock_key`, without asking its mint if that is pinned; `redeem_locked` follows.
+
+        The amount is the face value less the fee of swapping this token alone. Raises TokenUnreadable; WrongUnit;
+        TokenSpent for a coin that was accepted before; TokenRefused for any other token, which `receive` may still take;
+        MintUnavailable for a mint or keyset that was never seen and does not answer, with nothing begun.
+        """
+        return await self._accepting.accept(decode(token) if isinstance(token, str) else token, operation_id)
+
+    async def redeem_locked(self, most: int = 100) -> list[Redeemed]:
+        """Swap accepted coins for ordinary ones: per mint and unit one batch of up to `most`. Empty when none waits.
+
+        A mint that fails is logged, and its coins wait; one that leaves the outcome open is for `recover`.
+        """
+        return await self._redeeming.redeem(most)
+
+    def redemptions(self, since: int = 0) -> list[Redeemed]:
+        """Finished redemptions that were begun at `since` (Unix seconds) or later, those of `recover` among them."""
+        return self._redeeming.finished(since)
+
+    def locked_msat(self) -> Msat:
+        """Accepted coins that are not redeemed yet, at what they were credited for."""
+        return self.holdings().locked_msat
 
     # Lightning -------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_client.ecash.coins import face_for, plan_spend, split, swap_fee
+from router_client.ecash.coins import MOST_STOCK, face_for, plan_locked, plan_spend, round_up, split, stocked, swap_fee
 from router_client.ecash.token import Proof
 from router_client.errors import InsufficientFunds
 
@@ -63,3 +63,43 @@ def test_coins_that_fit_are_not_swapped(held: list[Proof], data: st.DataObject) 
 def test_nothing_is_not_an_amount(amount: int) -> None:
     with pytest.raises(InsufficientFunds):
         plan_spend(purse([1]), amount, "inside", {KEYSET: 0}, 0)
+
+
+amounts_held = st.dictionaries(st.integers(0, 20).map(lambda power: 1 << power), st.integers(0, 6))
+
+
+@given(st.integers(0, 2**30), amounts_held, st.integers(0, 8))
+def test_a_stock_sums_and_grows_from_the_small_coins_up(amount: int, held: dict[int, int], aim: int) -> None:
+    parts = stocked(amount, held, aim)
+    assert sum(parts) == amount
+    assert list(parts) == sorted(parts)
+    assert all(part & (part - 1) == 0 for part in parts)
+    assert len(parts) <= MOST_STOCK + amount.bit_length()
+    if aim == 0:
+        assert parts == split(amount)
+    have = {coin: held.get(coin, 0) + parts.count(coin) for coin in split(2**30 - 1)}
+    short = [coin for coin in have if have[coin] < aim]
+    if short and len(parts) < MOST_STOCK:  # then no coin of the smallest missing size could have been made any more
+        assert sum(part for part in parts if part > short[0]) == 0 or have[short[0]] >= aim - 1
+
+
+@given(st.integers(1, 4096), st.integers(1, 5))
+def test_rounding_up_finds_the_nearest_amount_of_so_few_coins(amount: int, most: int) -> None:
+    assert round_up(amount, most) == next(n for n in range(amount, 2 * amount + 1) if n.bit_count() <= most)
+
+
+@given(coins, st.integers(1, 50_000), st.sampled_from([0, 100, 1000]), st.one_of(st.none(), st.integers(1, 6)))
+def test_a_locked_plan_balances_and_always_makes_new_coins(
+    held: list[Proof], amount: int, ppk: int, most: int | None
+) -> None:
+    try:
+        plan = plan_locked(held, amount, "on_top", {KEYSET: ppk}, ppk, most)
+    except InsufficientFunds:
+        assert sum(coin.amount for coin in held) < face_for(amount, ppk) + swap_fee([ppk] * len(held))
+        return
+    assert plan.needs_swap
+    assert sum(coin.amount for coin in plan.inputs) == sum(plan.send) + sum(plan.keep) + plan.fee
+    assert sum(plan.send) - swap_fee([ppk] * len(plan.send)) >= amount
+    rich = sum(coin.amount for coin in held) >= 4 * amount + swap_fee([ppk] * (len(held) + 20))
+    if most is not None and rich and ppk < 1000:
+        assert len(plan.send) <= most

@@ -30,8 +30,8 @@ from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NoProvider
 from router_client.fetch import FetchFailed, fetch
 from router_client.payments import Payments
+from tests.client.purses import funded, until_claimed
 from tests.client.test_discovery import announcement
-from tests.client.test_wallet import funded, until_claimed
 
 SIGNER = Signer.generate()
 PRICE = ModelPrice(2_000_000, 8_000_000, 0)

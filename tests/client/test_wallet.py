@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+import sqlite3
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import pytest
 
 from router_client.ecash.coins import swap_fee
-from router_client.ecash.outcomes import Received
 from router_client.ecash.token import decode, encode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -24,24 +22,8 @@ from router_client.errors import (
     WrongUnit,
 )
 from tests.client.faults import LosesNth, Where
+from tests.client.purses import funded, retried, until_claimed
 from tests.conftest import DEAD_MINT, MINT_FEE_PPK
-
-T = TypeVar("T")
-
-
-async def funded(path: Path, http: httpx.AsyncClient, mint: str, amount: int, unit: str = "msat") -> Wallet:
-    wallet = await Wallet.open(path, http)
-    await wallet.invoice(amount, mint, unit, "fund")
-    await until_claimed(wallet, "fund")
-    return wallet
-
-
-async def until_claimed(wallet: Wallet, operation: str) -> Received:
-    for _ in range(200):
-        if (received := await wallet.claim(operation)) is not None:
-            return received
-        await asyncio.sleep(0.05)
-    raise AssertionError("the mint did not see its own payment")
 
 
 async def test_what_is_sent_arrives_less_the_fee_that_is_named(
@@ -254,19 +236,6 @@ async def test_a_mint_that_moved_keeps_its_coins(folder: Path, http: httpx.Async
     await alice.send(100, other_name, "msat", "x")
 
 
-async def retried(path: Path, http: httpx.AsyncClient, work: Callable[[Wallet], Awaitable[T]]) -> T:
-    """Do `work` on a wallet that is reopened, as after a crash, whenever the mint did not answer."""
-    for _ in range(5):
-        wallet = await Wallet.open(path, http)
-        try:
-            return await work(wallet)
-        except MintUnavailable:
-            continue
-        finally:
-            wallet.close()
-    raise AssertionError("the mint never answered")
-
-
 @pytest.mark.parametrize("where", ["request", "reply"])
 async def test_no_lost_exchange_loses_or_makes_money(
     where: Where, folder: Path, http: httpx.AsyncClient, mint_url: str
@@ -326,3 +295,30 @@ async def test_the_same_seed_in_two_files_is_no_way_to_print_money(
     with pytest.raises((TokenSpent, TokenRefused)):
         await copy.send(900, mint_url, "msat", "two")
     assert alice.balance_msat() <= 2000
+
+
+async def test_a_wallet_of_version_one_keeps_its_money(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    """A file as the first release wrote it: coins, operations, counters and seed are all there, and it can be used."""
+    with sqlite3.connect(folder / "old.db") as conn:
+        conn.executescript((Path(__file__).parent / "golden" / "wallet_v1.sql").read_text())
+        before = [conn.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in OLD_TABLES]
+        assert conn.execute("PRAGMA user_version").fetchone() == (1,)
+    for _ in range(2):
+        wallet = await Wallet.open(folder / "old.db", http)
+        assert wallet.balances() == {("https://mint.example", "msat"): 1996}
+        wallet.close()
+    with sqlite3.connect(folder / "old.db") as conn:
+        assert [conn.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in OLD_TABLES] == before
+    wallet = await Wallet.open(folder / "old.db", http)
+    paid, invoice = wallet.outcome("paid"), wallet.outcome("open-invoice")
+    assert paid is not None
+    assert invoice is not None
+    assert (paid.state, paid.journal.sent > 0, invoice.state) == ("done", True, "open")
+    await wallet.invoice(100, mint_url, "msat", "new")
+    await until_claimed(wallet, "new")
+    assert wallet.balance_msat() == 2096
+
+
+__all__ = ["until_claimed"]  # tests of the node look for it here
+
+OLD_TABLES = ("seed", "keysets", "counters", "operations", "coins")
