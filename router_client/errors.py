@@ -9,6 +9,10 @@ ClientError
 │   ├── TokenSpent           the mint says it was spent before
 │   ├── TokenRefused         the mint refused it for another reason, or it is worth less than its fee
 │   ├── InsufficientFunds    the wallet holds less than is to be spent
+│   ├── RequestUnreadable    no payment request, Lightning invoice or Lightning address, or none that we can pay
+│   ├── AddressUnavailable   a Lightning address gives no invoice, or another one than was asked for
+│   ├── FeeTooHigh           paying would cost more than the caller allows: nothing was begun
+│   ├── PaymentFailed        a Lightning payment was not made: the coins are free again
 │   ├── MintUnavailable      no answer, or not yet: the outcome is open and `recover` finishes it
 │   └── MintMisbehaved       keys, signatures or sums that do not fit: nothing of it was accepted
 ├── NoProvider               no node fits the request; says which filter removed each
@@ -55,6 +59,22 @@ class TokenRefused(WalletError):
 
 class InsufficientFunds(WalletError):
     """The wallet holds less than is to be spent."""
+
+
+class RequestUnreadable(WalletError):
+    """Not a payment request, invoice or Lightning address in a form that we can read and pay."""
+
+
+class AddressUnavailable(WalletError):
+    """A Lightning address does not answer, or gives another invoice than was asked for."""
+
+
+class FeeTooHigh(WalletError):
+    """A payment would cost more than its caller allows; nothing was begun."""
+
+
+class PaymentFailed(WalletError):
+    """The mint could not pay the invoice; the coins are free again."""
 
 
 class MintUnavailable(WalletError):
