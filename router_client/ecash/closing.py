@@ -14,7 +14,7 @@ from router_client.ecash.token import Proof, Token, encode
 from router_client.errors import WalletError
 
 
-def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Proof]) -> Operation:
+def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Proof], result: str = "") -> Operation:
     """Store what the mint signed and close the operation, once."""
     current = store.operation(conn, operation.id)
     assert current is not None
@@ -30,9 +30,12 @@ def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Pr
         lockedcoins.received(conn, operation.id)
     if operation.kind == "redeem":
         lockedcoins.move(conn, operation.journal.inputs, "redeeming", "redeemed", operation.id)
+    if operation.kind == "melt":
+        store.move_coins(conn, [coin.secret for coin in operation.journal.inputs], "reserved", "spent", operation.id)
+        store.set_journal(conn, operation.id, operation.journal)  # now it has the fee that was paid
     store.add_coins(conn, operation, proofs, "unspent")
-    store.close_operation(conn, operation.id, "done")
-    return msgspec.structs.replace(operation, state="done")
+    store.close_operation(conn, operation.id, "done", result)
+    return msgspec.structs.replace(operation, state="done", result=result)
 
 
 def close_failed(conn: sqlite3.Connection, operation: Operation, refusal: WalletError, spent: AbstractSet[str]) -> None:
@@ -43,7 +46,7 @@ def close_failed(conn: sqlite3.Connection, operation: Operation, refusal: Wallet
         lockedcoins.released(conn, operation.id)
     if operation.kind == "redeem":
         lockedcoins.move(conn, operation.journal.inputs, "redeeming", "locked", None)
-    if operation.kind == "send":
+    if operation.kind in ("send", "melt"):
         for coin in operation.journal.inputs:
             after: store.CoinState = "spent" if coin.y() in spent else "unspent"
             store.move_coins(conn, [coin.secret], "reserved", after, operation.id)

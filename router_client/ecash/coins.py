@@ -124,6 +124,31 @@ def _swapped(ordered: Sequence[Proof], amount: int, face: int, fees: Fees, fee_p
     raise InsufficientFunds(f"the wallet holds {held}, {amount} and the mint's fee are needed")
 
 
+def plan_melt(coins: Sequence[Proof], needed: int, fee_ppk: Mapping[str, int]) -> Spend:
+    """Coins worth at least `needed` and their own input fee, with little to spare: a stuck payment holds all of them.
+
+    Largest first as long as they fit, then the smallest that covers the rest. Raises InsufficientFunds.
+    """
+    chosen: list[Proof] = []
+    spare: list[Proof] = []
+    for coin in sorted(coins, key=lambda coin: coin.amount, reverse=True):
+        fits = coin.amount <= _missing([*chosen, coin], needed, fee_ppk) + coin.amount
+        (chosen if fits else spare).append(coin)
+    while (missing := _missing(chosen, needed, fee_ppk)) > 0:
+        if not spare:
+            held = sum(coin.amount for coin in coins)
+            raise InsufficientFunds(f"the wallet holds {held}, {needed} and the mint's fee are needed")
+        enough = [coin for coin in spare if coin.amount >= missing + 1] or spare[:1]
+        chosen.append(enough[-1])
+        spare.remove(enough[-1])
+    return Spend(tuple(chosen), (), (), swap_fee([fee_ppk[coin.id] for coin in chosen]))
+
+
+def _missing(chosen: Sequence[Proof], needed: int, fee_ppk: Mapping[str, int]) -> int:
+    """What coins lack of an amount and their own fee."""
+    return needed + swap_fee([fee_ppk[coin.id] for coin in chosen]) - sum(coin.amount for coin in chosen)
+
+
 def face_for(amount: int, fee_ppk: int, most_coins: int = MOST_COINS) -> int:
     """A face value, in at most so many coins of one keyset, of which `amount` is left after the receiver's swap."""
     face = round_up(amount, most_coins)

@@ -20,7 +20,7 @@ KEYSETS_TTL_S = 600
 LOOKUP_PAUSE_S = 10
 """A token with unknown keysets makes us ask the mint at most this often."""
 MAX_KEYSETS = 100
-NUT_LOCKS, NUT_DLEQ = 11, 12
+NUT_CHANGE, NUT_LOCKS, NUT_DLEQ = 8, 11, 12
 SHORT_ID_CHARS = 16
 """Tokens may shorten a version 01 keyset id to its first eight bytes (NUT-02)."""
 
@@ -98,6 +98,7 @@ class Keyring:
         self._http = http
         self._clock = clock
         self._mints: dict[str, tuple[float, MintKeys]] = {}
+        self._change: dict[str, bool] = {}
         self._no_locks: dict[str, float] = {}
         self._looking_up: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -158,6 +159,12 @@ class Keyring:
         if not mint.knows(token) and self._mints[token.mint][0] < self._clock() - LOOKUP_PAUSE_S:
             mint = await self.refresh(token.mint)
         return mint.resolve(token)
+
+    async def gives_change(self, url: str) -> bool:
+        """Whether the mint gives back what a payment did not use of its fee reserve (NUT-08). Raises MintUnavailable."""
+        if url not in self._change:
+            self._change[url] = await MintClient(url, self._http).supports(NUT_CHANGE)
+        return self._change[url]
 
     def _stored(self, url: str) -> MintKeys | None:
         stored = self._db.read(partial(store.keysets, mint=url))

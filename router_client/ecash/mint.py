@@ -1,9 +1,9 @@
-"""A mint over HTTP (NUT-01 to NUT-07, NUT-09): requests out, typed answers in, foreign errors translated here."""
+"""A mint over HTTP (NUT-01 to NUT-09): requests out, typed answers in, foreign errors translated here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
 import msgspec
@@ -18,6 +18,8 @@ from router_client.fetch import FetchFailed, Reply, fetch
 T = TypeVar("T")
 
 DEADLINE_S = 30.0
+MELT_DEADLINE_S = 60.0
+"""Lightning finds its way in a minute or reports as pending."""
 
 CODE_SPENT = 11001
 CODE_PENDING = 11002
@@ -60,6 +62,17 @@ class MintQuote(msgspec.Struct, frozen=True):
     request: str
     state: Literal["UNPAID", "PAID", "ISSUED", "PENDING"] | None = None
     expiry: int | None = None
+
+
+class MeltQuote(msgspec.Struct, frozen=True):
+    """What paying an invoice takes, and how far it is (NUT-05); once paid, with the change of the fee (NUT-08)."""
+
+    quote: str
+    amount: Annotated[int, msgspec.Meta(ge=1)]
+    fee_reserve: Annotated[int, msgspec.Meta(ge=0)]
+    state: Literal["UNPAID", "PENDING", "PAID"]
+    payment_preimage: str | None = None
+    change: list[BlindSignature] | None = None
 
 
 class _Info(msgspec.Struct):
@@ -139,6 +152,19 @@ class MintClient:
         body = {"quote": quote, "outputs": outputs}
         return (await self._call("POST", "/v1/mint/bolt11", _Signatures, body)).signatures
 
+    async def melt_quote(self, bolt11: str, unit: str) -> MeltQuote:
+        """What the mint takes in `unit` for paying the invoice."""
+        return await self._call("POST", "/v1/melt/quote/bolt11", MeltQuote, {"request": bolt11, "unit": unit})
+
+    async def melt_quote_state(self, quote: str) -> MeltQuote:
+        """How far the payment is."""
+        return await self._call("GET", f"/v1/melt/quote/bolt11/{quote}", MeltQuote)
+
+    async def melt(self, quote: str, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]) -> MeltQuote:
+        """Pay the quoted invoice with coins; the outputs are blank, for change."""
+        body = {"quote": quote, "inputs": [_input(proof) for proof in inputs], "outputs": outputs}
+        return await self._call("POST", "/v1/melt/bolt11", MeltQuote, body, MELT_DEADLINE_S)
+
     async def restore(self, outputs: Sequence[BlindedMessage]) -> dict[str, BlindSignature]:
         """Signatures the mint made earlier, by blinded message (NUT-09)."""
         answer = await self._call("POST", "/v1/restore", _Restored, {"outputs": outputs})
@@ -154,12 +180,14 @@ class MintClient:
             raise MintMisbehaved(f"{self.url} answers a state check without states")
         return {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
 
-    async def _call(self, method: str, path: str, form: type[T], body: object = None) -> T:
+    async def _call(
+        self, method: str, path: str, form: type[T], body: object = None, deadline_s: float = DEADLINE_S
+    ) -> T:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"}
         url = self.url + path
         try:
-            reply = await fetch(self._http, method, url, content=content, headers=headers, deadline_s=DEADLINE_S)
+            reply = await fetch(self._http, method, url, content=content, headers=headers, deadline_s=deadline_s)
         except FetchFailed as error:
             raise MintUnavailable(f"the mint {self.url} cannot be reached: {error}") from error
         if reply.status >= 500 or reply.status == 429:

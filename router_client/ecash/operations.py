@@ -87,14 +87,16 @@ class Operations:
         store.set_journal(conn, operation_id, journal)
         return msgspec.structs.replace(existing, state="open", journal=journal, result="")
 
-    async def finish(self, operation: Operation) -> Operation:
+    async def finish(
+        self, operation: Operation, step: Callable[[Operation], Awaitable[Operation]] | None = None
+    ) -> Operation:
         """Bring an operation to its end, one caller at a time; who comes later finds it done."""
         turn = self._turns.setdefault(operation.id, asyncio.Lock())
         async with turn:
             current = self.outcome(operation.id) or operation
             if current.state == "failed":
                 raise failure(current.result)
-            return current if current.state == "done" else await self._steps[current.kind](current)
+            return current if current.state == "done" else await (step or self._steps[current.kind])(current)
 
     async def recover(self, older_than_s: float) -> list[Operation]:
         """Go on with every open operation of at least that age; returns those that are finished now."""
@@ -152,7 +154,7 @@ class Operations:
     async def fail(self, operation: Operation, refusal: WalletError) -> None:
         """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""
         spent: set[str] = set()
-        if operation.kind == "send":
+        if operation.kind in ("send", "melt"):
             mint = await self.keyring.mint(operation.mint)
             spent = await mint.client.spent(operation.journal.inputs)
         await self.db.run(lambda conn: close_failed(conn, operation, refusal, spent))

@@ -7,7 +7,14 @@ import msgspec
 from relays.money import Msat
 from router_client.ecash.store import Operation
 from router_client.ecash.token import to_msat
-from router_client.errors import InsufficientFunds, MintUnavailable, TokenRefused, TokenSpent, WalletError
+from router_client.errors import (
+    InsufficientFunds,
+    MintUnavailable,
+    PaymentFailed,
+    TokenRefused,
+    TokenSpent,
+    WalletError,
+)
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -64,6 +71,27 @@ class Redeemed(msgspec.Struct, frozen=True):
         return self.amount_msat + self.lost_msat - self.credited_msat
 
 
+class Melted(msgspec.Struct, frozen=True):
+    """A Lightning invoice that was paid."""
+
+    paid_msat: Msat
+    """The invoice's amount, in whole units of the coins."""
+    fee_msat: Msat
+    """What it cost beyond that: Lightning's fee and the mint's for the inputs."""
+    preimage: str
+    """Proof of payment, hex; empty when the mint does not tell."""
+
+
+class MeltCost(msgspec.Struct, frozen=True):
+    """What paying an invoice takes at most."""
+
+    amount_msat: Msat
+    reserve_msat: Msat
+    """Set aside for Lightning's fee; what is not used comes back."""
+    fee_msat: Msat
+    """The mint's fee for the inputs."""
+
+
 class Holdings(msgspec.Struct, frozen=True):
     """All that a wallet has at one moment."""
 
@@ -86,6 +114,12 @@ def redeemed(operation: Operation) -> Redeemed:
     )
 
 
+def melted(operation: Operation) -> Melted:
+    """A finished payment."""
+    journal, unit = operation.journal, operation.unit
+    return Melted(to_msat(journal.amount, unit), to_msat(journal.fee, unit), operation.result)
+
+
 def received(operation: Operation) -> Received:
     """A finished receive or claim."""
     journal, unit = operation.journal, operation.unit
@@ -106,5 +140,7 @@ def was_spent(operation: Operation) -> bool:
 def failure(result: str) -> WalletError:
     """The refusal that closed an operation, as it was raised then."""
     name, _, words = result.partition(": ")
-    kinds = {kind.__name__: kind for kind in (TokenSpent, TokenRefused, InsufficientFunds, MintUnavailable)}
+    kinds = {
+        kind.__name__: kind for kind in (TokenSpent, TokenRefused, InsufficientFunds, MintUnavailable, PaymentFailed)
+    }
     return kinds.get(name, TokenRefused)(words or result)

@@ -45,3 +45,23 @@ def unblinded(
         dleq = None if signature.dleq is None else msgspec.structs.replace(signature.dleq, r=secret.r)
         proofs.append(Proof(output.id, output.amount, secret.secret, point, dleq))
     return proofs
+
+
+def unblinded_change(
+    keys: dict[int, str],
+    outputs: Sequence[BlindedMessage],
+    secrets: Sequence[BlindSecret],
+    signatures: Sequence[BlindSignature | None],
+) -> list[Proof]:
+    """Coins from blank outputs, whose amounts the mint chose; those it did not sign are left out (NUT-08).
+
+    Raises MintMisbehaved for signatures that do not fit.
+    """
+    if len(signatures) > len(outputs):
+        raise MintMisbehaved("the mint signed more outputs than it was given")
+    coins: list[Proof] = []
+    for output, secret, signature in zip(outputs, secrets, signatures, strict=False):
+        if signature is not None:
+            filled = msgspec.structs.replace(output, amount=signature.amount)
+            coins += unblinded(keys, [filled], [secret], [signature])
+    return coins

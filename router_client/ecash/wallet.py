@@ -27,9 +27,20 @@ from router_client.ecash import lockedcoins, store
 from router_client.ecash.accepting import Accepting
 from router_client.ecash.coins import Fees
 from router_client.ecash.keyring import Keyring
+from router_client.ecash.melting import Melting
 from router_client.ecash.minting import Minting
 from router_client.ecash.operations import Operations
-from router_client.ecash.outcomes import Holdings, Invoice, Received, Redeemed, Sent, TokenFees, received
+from router_client.ecash.outcomes import (
+    Holdings,
+    Invoice,
+    MeltCost,
+    Melted,
+    Received,
+    Redeemed,
+    Sent,
+    TokenFees,
+    received,
+)
 from router_client.ecash.receiving import Receiving
 from router_client.ecash.redeeming import Redeeming
 from router_client.ecash.sending import Sending
@@ -52,6 +63,7 @@ class Wallet:
         self._receiving = Receiving(self._operations)
         self._sending = Sending(self._operations)
         self._minting = Minting(self._operations)
+        self._melting = Melting(self._operations, self._sending)
 
     @classmethod
     async def open(
@@ -194,6 +206,21 @@ class Wallet:
     async def claim(self, operation_id: str) -> Received | None:
         """The ecash for a paid invoice, or None while it is unpaid."""
         return await self._minting.claim(operation_id)
+
+    async def melt_cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
+        """What paying the invoice with coins of that mint takes at most; nothing is begun. Raises what `melt` does."""
+        return await self._melting.cost(bolt11, mint_url, unit)
+
+    async def melt(
+        self, bolt11: str, mint_url: str, unit: str, operation_id: str, *, max_fee: int | None = None
+    ) -> Melted:
+        """Pay a Lightning invoice with coins of that mint, for at most `max_fee` of `unit` beyond its amount.
+
+        Raises RequestUnreadable, WrongUnit, InsufficientFunds and FeeTooHigh before anything is begun; PaymentFailed when
+        the mint did not pay, with the coins free again; TokenRefused for an id that paid another invoice; MintMisbehaved;
+        MintUnavailable leaves the operation open: it may have been paid. Ask again with the same id, or `recover`.
+        """
+        return await self._melting.melt(bolt11, mint_url, unit, operation_id, max_fee)
 
     # the journal -----------------------------------------------------------------------------------------------------
 
