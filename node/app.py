@@ -36,7 +36,7 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
     """A running node: what a crash left is finished first, then its jobs run until the block ends."""
     signer, tasks = settings.signer(), Tasks()
     # Two processes on one ledger would free each other's holds as a dead one's.
-    with exclusive(settings.ledger_path.with_suffix(".lock")):
+    with exclusive(settings.lock_path):
         async with _running(settings, signer, tasks) as node:
             yield node
 
@@ -50,7 +50,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             connect_timeout_s=settings.upstream_connect_timeout_s,
             idle_timeout_s=settings.upstream_idle_timeout_s,
         )
-        ledger = Ledger(settings.ledger_path)
+        ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http)
         catalogue = Catalogue(settings)
         deposits = Deposits(ledger, wallet, tasks, settings.cashu_mints)
@@ -80,7 +80,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
                 log.error("%d tasks did not end; their journals finish them at the next start", late)
             await upstream.close()
             wallet.close()
-            ledger.close()
+            await ledger.close()
 
 
 async def _settle_the_past(node: Node) -> None:

@@ -23,7 +23,7 @@ import msgspec
 
 from node.errors import Refusal, UpstreamError, UpstreamUnreachable
 from node.ledger.ledger import Ledger
-from node.ledger.model import DuplicateHold, Insufficient
+from node.ledger.model import DuplicateHold, Insufficient, Key, KeyClosed, LimitReached
 from node.metering import Measured, StreamMeter, usage_of_body
 from node.paid_stream import Outcome, PaidStream, refusal_for
 from node.quote import Quote, upstream_body
@@ -63,11 +63,18 @@ class Completions:
         self._tasks = tasks
         self._timeout_s = timeout_s
 
-    async def hold(self, account: int, request_id: str, quote: Quote) -> None:
-        """Reserve the most the request can cost. Raises Refusal 402 with what is missing, 409 for an id in use."""
+    async def hold(self, key: Key, request_id: str, quote: Quote) -> None:
+        """Reserve the most the request can cost.
+
+        Raises Refusal 402 with what is missing, 403 for what the key may not do, 409 for an id in use.
+        """
+        if not key.may_use(quote.model.id):
+            raise Refusal(
+                403, payment.NOT_ALLOWED, f"this key may not use {quote.model.id}: its list of models is fixed"
+            )
         lifetime_s = self._timeout_s + HOLD_MARGIN_S
         # Shielded: a caller that leaves now must not leave a hold that nobody knows of.
-        holding = self._tasks.start(self._ledger.hold(account, request_id, quote.hold_msat, lifetime_s), "hold")
+        holding = self._tasks.start(self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s), "hold")
         try:
             outcome = await asyncio.shield(holding)
         except asyncio.CancelledError:
@@ -75,6 +82,8 @@ class Completions:
             raise
         if isinstance(outcome, Insufficient):
             raise _insufficient(quote, outcome.available_msat)
+        if isinstance(outcome, LimitReached | KeyClosed):
+            raise _beyond(quote, outcome)
         if isinstance(outcome, DuplicateHold):
             raise Refusal(409, payment.INVALID_REQUEST, "a request of that id was made before")
 
@@ -185,6 +194,21 @@ def _check_answer(body: bytes) -> None:
     """Raise UpstreamUnreachable for a 200 that is no completion: an error in disguise is not charged."""
     if not _says_something(body):
         raise UpstreamUnreachable("the upstream's answer is no completion")
+
+
+def _beyond(quote: Quote, outcome: LimitReached | KeyClosed) -> Refusal:
+    if isinstance(outcome, KeyClosed):
+        return Refusal(
+            403, payment.UNKNOWN_CREDENTIAL, f"this key is {outcome.reason}: ask whoever made it for another"
+        )
+    which = "today" if outcome.limit == "daily" else "in all"
+    return Refusal(
+        403,
+        payment.LIMIT_REACHED,
+        f"this request can cost up to {quote.hold_msat} msat, and this key may spend {outcome.left_msat} msat more {which}: "
+        "ask for less with 'max_tokens', or whoever made the key for another",
+        details={"amount_required_msat": quote.hold_msat, "left_msat": outcome.left_msat, "limit": outcome.limit},
+    )
 
 
 def _insufficient(quote: Quote, available_msat: int) -> Refusal:

@@ -5,6 +5,8 @@ The names are Routstr's where they mean the same. `.env.example` is written from
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,6 +19,7 @@ from node.errors import BadSettings
 from relays.errors import InvalidKey
 from relays.event import Signer
 
+POSTGRES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
 DEFAULT_DATA_DIR = Path("~/.satroute/node")
 
 List = Annotated[tuple[str, ...], NoDecode]
@@ -29,7 +32,11 @@ class StorageSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     data_dir: Path = Field(DEFAULT_DATA_DIR, description="Folder for the ledger, the wallet and the key")
-    database_url: str = Field("", description="Ledger, as sqlite:///PATH; without it DATA_DIR/ledger.db")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Ledger, as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME, which several nodes may share; "
+        "without it DATA_DIR/ledger.db",
+    )
 
     @field_validator("data_dir")
     @classmethod
@@ -38,15 +45,45 @@ class StorageSettings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _database(cls, value: str) -> str:
-        if value and not value.startswith(("sqlite:///", "sqlite+aiosqlite:///")):
-            raise ValueError("expected sqlite:///PATH (other databases are not built yet)")
+    def _database(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("sqlite:///", "sqlite+aiosqlite:///", *POSTGRES)):
+            raise ValueError("expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
         return value
 
     @property
-    def ledger_path(self) -> Path:
-        _, separator, path = self.database_url.partition(":///")
-        return Path(path).expanduser() if separator else self.data_dir / "ledger.db"
+    def ledger_url(self) -> str:
+        """`sqlite:///PATH` or `postgresql://…`; the latter may hold a password."""
+        url = self.database_url.get_secret_value()
+        if url.startswith(POSTGRES):
+            return "postgresql://" + url.partition("://")[2]
+        _, separator, path = url.partition(":///")
+        return f"sqlite:///{Path(path).expanduser() if separator else self.data_dir / 'ledger.db'}"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the one process that serves from these books, or where they are shared from this folder's wallet."""
+        if self.ledger_url.startswith("postgresql://"):
+            return self.data_dir / "node.lock"
+        return Path(self.ledger_url.removeprefix("sqlite:///")).with_suffix(".lock")
+
+    def instance(self) -> str:
+        """What this folder's process is called in shared books; kept in DATA_DIR/instance. Raises BadSettings."""
+        return self._kept("instance", lambda: secrets.token_hex(8))
+
+    def _kept(self, name: str, make: Callable[[], str]) -> str:
+        """What the file of that name in the data folder says, made when there is none."""
+        path = self.data_dir / name
+        try:
+            if not path.exists() or not path.read_text():
+                self.data_dir.mkdir(parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+                path.write_text(make())
+            return path.read_text()
+        except OSError as error:
+            raise BadSettings(
+                [f"DATA_DIR: cannot write in {self.data_dir} ({error.strerror}): name another"]
+            ) from error
 
     @property
     def wallet_path(self) -> Path:
@@ -179,19 +216,10 @@ class Settings(StorageSettings):
         """The node's key: the setting, or the one kept in the data folder, made when there is none."""
         if secret := self.nsec.get_secret_value():
             return Signer.parse(secret)
-        path = self.data_dir / "nsec"
         try:
-            if not path.exists():
-                self.data_dir.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=0o600)
-                path.write_text(Signer.generate().nsec())
-            return Signer.parse(path.read_text())
+            return Signer.parse(self._kept("nsec", lambda: Signer.generate().nsec()))
         except InvalidKey as error:
-            raise BadSettings([f"NSEC: the file {path} does not hold a key"]) from error
-        except OSError as error:
-            raise BadSettings(
-                [f"DATA_DIR: cannot write in {self.data_dir} ({error.strerror}): name another"]
-            ) from error
+            raise BadSettings([f"NSEC: the file {self.data_dir / 'nsec'} does not hold a key"]) from error
 
 
 S = TypeVar("S", bound=StorageSettings)

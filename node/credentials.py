@@ -1,10 +1,11 @@
-"""Who pays: a bearer credential to an account."""
+"""Who pays: a bearer credential to a key, which names an account."""
 
 from __future__ import annotations
 
 from node.deposits import Deposits
 from node.errors import Refusal
 from node.ledger.ledger import Ledger
+from node.ledger.model import Key
 from relays import payment
 from router_client.ecash.token import looks_like_token, token_hash
 
@@ -16,31 +17,39 @@ class Credentials:
         self._ledger = ledger
         self._deposits = deposits
 
-    async def account(self, authorization: str | None) -> int:
-        """The account of an `Authorization` header: `Bearer sk-…` or `Bearer cashuA…|cashuB…`.
+    async def key(self, authorization: str | None) -> Key:
+        """The key of an `Authorization` header: `Bearer sk-…` or `Bearer cashuA…|cashuB…`.
 
         Raises Refusal: 401 missing or unknown, 403 revoked; for a new token what `Deposits` raises.
         """
-        credential = _bearer(authorization)
-        if looks_like_token(credential):
-            known = self._ledger.account_of_token(token_hash(credential))
-            if known is None:
-                return (await self._deposits.open_account(credential)).account
-        else:
-            known = self._ledger.account_of_key(token_hash(credential))
-        if known is None:
+        credential = bearer(authorization)
+        name = token_hash(credential)
+        key = await self._ledger.key_of(name)
+        if key is None and looks_like_token(credential):
+            await self._deposits.open_account(credential)
+            key = await self._ledger.key_of(name)
+        if key is None:
             raise Refusal(
                 401,
                 payment.UNKNOWN_CREDENTIAL,
                 "this key is not known here; POST /v1/balance/create with a Cashu token makes one",
             )
-        account, revoked = known
-        if revoked:
-            raise Refusal(403, payment.UNKNOWN_CREDENTIAL, "this key was revoked: ask the operator")
-        return account
+        if key.revoked:
+            raise Refusal(403, payment.UNKNOWN_CREDENTIAL, "this key was revoked: ask who gave it to you")
+        return key
+
+    async def owner(self, authorization: str | None) -> Key:
+        """The same, for what only an account's owner may do. Raises Refusal 403 for a key that another key made."""
+        key = await self.key(authorization)
+        if key.parent is not None:
+            raise Refusal(
+                403, payment.NOT_ALLOWED, "this key only spends: ask whoever made it, who can move the account's money"
+            )
+        return key
 
 
-def _bearer(authorization: str | None) -> str:
+def bearer(authorization: str | None) -> str:
+    """The credential itself. Raises Refusal 401 when there is none."""
     scheme, _, credential = (authorization or "").strip().partition(" ")
     credential = credential.strip()
     if scheme.lower() != "bearer" or not credential:

@@ -94,7 +94,7 @@ class Deposits:
         """Finish deposits that a crash or a silent mint left open; returns how many are credited now."""
         await self._wallet.recover(older_than_s)
         credited = 0
-        for deposit in self._ledger.open_deposits():
+        for deposit in await self._ledger.open_deposits():
             outcome = self._wallet.outcome(_operation(deposit.id))
             if deposit.id in self._under_way or outcome is None:
                 continue
@@ -136,8 +136,9 @@ class Deposits:
             amount_msat=token.amount_msat,
             fee_msat=0,
             reason="",
+            instance=self._ledger.instance,
         )
-        earlier = self._ledger.deposit(name)
+        earlier = await self._ledger.deposit(name)
         if earlier is not None and earlier.state == "open" and self._wallet.outcome(_operation(name)) is None:
             await self._ledger.fail_deposit(name, "the mint was never asked")
         deposit = await self._ledger.begin_deposit(intent)

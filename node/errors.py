@@ -4,6 +4,7 @@ NodeFault
 ├── BadSettings      settings that cannot be served with, one line each
 ├── PartFailed       a part of the local network did not start
 ├── LedgerError      the ledger contradicts itself: an alarm, never an answer
+│   └── LedgerConflict     a constraint of the tables refused a move
 ├── UpstreamError    the model's server did not deliver
 │   ├── UpstreamUnreachable
 │   ├── UpstreamTimeout
@@ -37,6 +38,10 @@ class PartFailed(NodeFault):
 
 class LedgerError(NodeFault):
     """The ledger contradicts itself."""
+
+
+class LedgerConflict(LedgerError):
+    """A constraint of the tables refused a move: nothing of it was booked."""
 
 
 class UpstreamError(NodeFault):

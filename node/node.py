@@ -47,5 +47,5 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         """Prove the books, and that the wallet holds what they say came in. Raises LedgerError."""
         totals = await self.ledger.audit()
         holds_msat = self.wallet.balance_msat()
-        if holds_msat < totals.ecash_in_msat and not self.ledger.open_refunds():
+        if holds_msat < totals.ecash_in_msat and not await self.ledger.open_refunds():
             raise LedgerError(f"the wallet holds {holds_msat} msat, {totals.ecash_in_msat} msat came in")

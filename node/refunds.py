@@ -43,7 +43,7 @@ class Refunds:
     async def recover(self) -> int:
         """Finish refunds that a crash or a silent mint left open; returns how many are done now."""
         done = 0
-        for refund in self._ledger.open_refunds():
+        for refund in await self._ledger.open_refunds():
             try:
                 async with self._turn(refund.account):
                     await self._finish(refund)
@@ -61,11 +61,21 @@ class Refunds:
         return self._turns.setdefault(account, asyncio.Lock())
 
     async def _begin(self, account: int) -> Refund:
-        mint, unit = self._source(account)
-        refund_id = f"refund_{secrets.token_hex(12)}"
-        begun = await self._ledger.begin_refund(account, refund_id, mint, unit)
+        mint, unit = await self._source(account)
+        wish = Refund(
+            id=f"refund_{secrets.token_hex(12)}",
+            account=account,
+            state="open",
+            mint=mint,
+            unit=unit,
+            amount_msat=0,
+            fee_msat=0,
+            token="",
+            instance=self._ledger.instance,
+        )
+        begun = await self._ledger.begin_refund(wish)
         if isinstance(begun, NothingToRefund):
-            if self._ledger.account(account).held_msat:
+            if (await self._ledger.account(account)).held_msat:
                 raise Refusal(
                     409,
                     payment.BALANCE_HELD,
@@ -111,14 +121,14 @@ class Refunds:
             raise Refusal(
                 503, payment.MINT_UNAVAILABLE, "the refund could not be made; the balance is as it was: try again later"
             ) from error
-        return await self._ledger.finish_refund(refund.id, sent.token, sent.fee_msat)
+        return await self._ledger.finish_refund(refund.id, token=sent.token, fee_msat=sent.fee_msat)
 
-    def _source(self, account: int) -> tuple[str, str]:
+    async def _source(self, account: int) -> tuple[str, str]:
         """Where the refund comes from: the mint and unit of the latest deposit, or another that holds enough."""
-        preferred = self._ledger.refund_source(account)
+        preferred = await self._ledger.refund_source(account)
         if preferred is None:
             raise Refusal(403, payment.NOT_REFUNDABLE, "there is nothing to refund: granted credit is not paid out")
-        wanted_msat = self._ledger.refundable_msat(account)
+        wanted_msat = (await self._ledger.account(account)).refundable_msat
         balances = self._wallet.balances()
         for (mint, unit), amount in sorted(balances.items(), key=lambda item: item[0] != preferred):
             if amount * MSAT_PER_UNIT[unit] >= wanted_msat:

@@ -2,7 +2,8 @@
 
 Every write is a function of a connection. The thread takes what has queued up, runs it in one transaction and commits
 once, so that a durable commit (synchronous=FULL) is shared by all who wait for it. A function may run twice (its batch is
-rolled back and repeated alone when a neighbour fails), so it changes nothing but the database.
+rolled back and repeated alone when a neighbour fails), so it changes nothing but the database. Work of one kind can be
+given as items to a shared function, which then gets all that are waiting at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -23,6 +24,8 @@ from router_client.errors import StorageError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]]
+"""Does all items of a batch; returns their results in the same order."""
 
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
 """Whoever only looks holds a lock for a moment; that must not keep a process from starting."""
@@ -89,10 +92,18 @@ def _try_lock(lock: IO[bytes], kind: int) -> bool:
 
 
 class _Job:
-    __slots__ = ("error", "future", "loop", "result", "work")
+    __slots__ = ("error", "future", "item", "loop", "result", "together", "work")
 
-    def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Work[Any] | None = None,
+        together: Together[Any] | None = None,
+        item: object = None,
+    ) -> None:
         self.work = work
+        self.together = together
+        self.item = item
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
@@ -117,6 +128,7 @@ class Database:
             self._reader = connect(path, read_only=True)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"cannot open the database {path}: {error}") from error
+        self._path = path
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=f"writer {path.name}", daemon=True)
@@ -127,14 +139,21 @@ class Database:
 
         A caller that is cancelled leaves its work to be done: money moves are idempotent for that reason.
         """
+        result: T = await self._queued(_Job(asyncio.get_running_loop(), work))
+        return result
+
+    async def run_together(self, together: Together[T], item: object) -> T:
+        """The result for one item of a function that takes all items of the same batch. Otherwise as `run`."""
+        result: T = await self._queued(_Job(asyncio.get_running_loop(), together=together, item=item))
+        return result
+
+    def _queued(self, job: _Job) -> asyncio.Future[Any]:
         if self._closed:
             raise StorageError("the database is closed")
         if self._jobs.qsize() >= MAX_QUEUED:
             raise StorageError("the database is busy: too many writes are waiting")
-        job = _Job(work, asyncio.get_running_loop())
         self._jobs.put(job)
-        result: T = await job.future
-        return result
+        return job.future
 
     def read(self, work: Work[T]) -> T:
         """The result of `work(connection)` on a read-only connection, at once: for short indexed queries."""
@@ -142,6 +161,24 @@ class Database:
             raise StorageError("the database is closed")
         try:
             return work(self._reader)
+        except sqlite3.Error as error:
+            raise StorageError(f"the database cannot be read: {error}") from error
+
+    async def read_aside(self, work: Work[T]) -> T:
+        """The same on a connection and a thread of its own, in one snapshot: for long queries."""
+
+        def look() -> T:
+            conn = connect(self._path, read_only=True)
+            try:
+                conn.execute("BEGIN")
+                return work(conn)
+            finally:
+                conn.close()
+
+        if self._closed:
+            raise StorageError("the database is closed")
+        try:
+            return await asyncio.to_thread(look)
         except sqlite3.Error as error:
             raise StorageError(f"the database cannot be read: {error}") from error
 
@@ -185,8 +222,13 @@ class Database:
         conn = self._writer
         conn.execute("BEGIN IMMEDIATE")
         try:
+            for together in dict.fromkeys(job.together for job in batch if job.together is not None):
+                jobs = [job for job in batch if job.together == together]
+                for job, result in zip(jobs, together(conn, [job.item for job in jobs]), strict=True):
+                    job.result = result
             for job in batch:
-                job.result = job.work(conn)
+                if job.work is not None:
+                    job.result = job.work(conn)
             conn.execute("COMMIT")
         except BaseException:
             if conn.in_transaction:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
+import subprocess
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.model import start_model, wait_model
+from node.localnet.postgres import postgres_bin, running_postgres
 from node.localnet.process import free_port
 from node.localnet.relay import start_relay, wait_relay
 
@@ -72,6 +77,36 @@ def model_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         child.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server."""
+    if postgres_bin() is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of an empty database of one's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    programs = postgres_bin()
+    assert programs is not None
+    server = ["--maintenance-db", postgres_server]
+    subprocess.run([programs / "createdb", *server, name], check=True)
+    yield postgres_server.removesuffix("/postgres") + f"/{name}"
+    subprocess.run([programs / "dropdb", *server, "--force", name], check=True)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    conn = await asyncpg.connect(url)
+    try:
+        yield conn
+    finally:
+        await conn.close()
 
 
 @pytest.fixture

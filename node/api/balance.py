@@ -10,6 +10,7 @@ from litestar.params import FromQuery, JSONBody
 
 from node.deposits import new_key
 from node.errors import Refusal
+from node.ledger.model import Key
 from node.node import Node
 from relays import payment
 
@@ -33,8 +34,8 @@ class RefundWish(msgspec.Struct):
 def balance_routes(node: Node) -> list[Router]:
     """The handlers for one node, under both names."""
 
-    async def account_of(request: Request[Any, Any, Any]) -> int:
-        return await node.credentials.account(request.headers.get("authorization"))
+    async def key_of(request: Request[Any, Any, Any]) -> Key:
+        return await node.credentials.key(request.headers.get("authorization"))
 
     @get("/create", cache=False)
     async def create_from_query(initial_balance_token: FromQuery[str] = "") -> dict[str, Any]:
@@ -51,24 +52,23 @@ def balance_routes(node: Node) -> list[Router]:
     @get(["/", "/info"])
     async def balance(request: Request[Any, Any, Any]) -> dict[str, int]:
         """What the bearer has, in msat."""
-        id_ = await account_of(request)
-        account = node.ledger.account(id_)
+        account = await node.ledger.account((await key_of(request)).account)
         return {
             "balance": account.available_msat,
             "reserved": account.held_msat,
             "spent": account.spent_msat,
-            "refundable": node.ledger.refundable_msat(id_),
+            "refundable": account.refundable_msat,
         }
 
     @post("/topup", status_code=200)
     async def top_up(request: Request[Any, Any, Any], data: JSONBody[TopUp]) -> dict[str, int]:
         """Add a token's worth to the bearer's balance."""
-        id_ = await account_of(request)
+        id_ = (await key_of(request)).account
         credited = await node.deposits.top_up(data.cashu_token, id_)
         return {
             "msats": credited.amount_msat,
             "fee_msats": credited.fee_msat,
-            "balance": node.ledger.account(id_).available_msat,
+            "balance": (await node.ledger.account(id_)).available_msat,
         }
 
     @post("/refund", status_code=200)
@@ -78,9 +78,9 @@ def balance_routes(node: Node) -> list[Router]:
             raise Refusal(
                 400, payment.INVALID_REQUEST, "refunds to a Lightning address are not built yet: leave 'recipient' out"
             )
-        id_ = await account_of(request)
+        id_ = (await node.credentials.owner(request.headers.get("authorization"))).account
         refunded = await node.refunds.refund(id_)
-        account = node.ledger.account(id_)
+        account = await node.ledger.account(id_)
         return {
             "token": refunded.token,
             "msats": refunded.amount_msat - refunded.fee_msat,
@@ -101,6 +101,6 @@ async def _create(node: Node, token: str) -> dict[str, Any]:
     credited = await node.deposits.open_account(token, key)
     return {
         "api_key": key.text,
-        "balance": node.ledger.account(credited.account).available_msat,
+        "balance": (await node.ledger.account(credited.account)).available_msat,
         "fee_msats": credited.fee_msat,
     }

@@ -55,8 +55,8 @@ def chat_route(node: Node) -> ASGIRouteHandler:
 
 
 async def _serve(node: Node, reply: _Reply, request_id: str, quote: Quote, authorization: str) -> None:
-    account = await node.credentials.account(authorization)
-    await node.completions.hold(account, request_id, quote)
+    key = await node.credentials.key(authorization)
+    await node.completions.hold(key, request_id, quote)
     if quote.stream:
         stream = await node.completions.open_stream(request_id, quote)
         await stream.run(reply.begin_stream, reply.write)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from typing import Any
 
 import msgspec
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def new_request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
+    """A fresh id that begins with the time, so that rows of requests lie side by side and a commit touches few pages."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
 
 
 def as_refusal(error: Exception) -> Refusal:

@@ -46,8 +46,8 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
     @get("/v1/receipts/{request_id:str}")
     async def request_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> dict[str, Any]:
         """The signed receipt of a request, for whoever paid it."""
-        account = await node.credentials.account(request.headers.get("authorization"))
-        posted = node.ledger.receipt(request_id, account)
+        key = await node.credentials.key(request.headers.get("authorization"))
+        posted = await node.ledger.receipt(request_id, key.account)
         if posted is None:
             raise not_found("there is no receipt of that id for this key; a request that was not charged has none")
         event = receipt.encode(posted.receipt, node.signer, posted.created_at)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
-import msgspec
 from rich.table import Table
 
 from node.cli.console import CommandFailed, escaped, note, out, print_json
 from node.config import StorageSettings, load_settings
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
+from node.ledger.model import Account, Key
 from relays.money import from_sat, in_sats
+
+T = TypeVar("T")
 
 _env_file = click.option(
     "--env-file", type=click.Path(path_type=Path, dir_okay=False), help="The node's settings file."
@@ -37,13 +39,16 @@ def keys() -> None:
 def create(sats: int, name: str, env_file: Path | None, as_json: bool) -> None:
     """Make a key. It is shown once; the node keeps its hash."""
     key, grant_msat = new_key(), from_sat(sats)
-    with _ledger(env_file) as ledger:
-        account = asyncio.run(ledger.create_key(key.hash, key.hint, name, grant_msat))
-        note(f"in the books at {ledger.path}")
+
+    async def make(ledger: Ledger) -> int:
+        note(f"in the books at {ledger.place}")
+        return await ledger.create_key(key.hash, key.hint, name, grant_msat)
+
+    id_ = _with_ledger(env_file, make)
     if as_json:
-        print_json({"id": account, "name": name, "api_key": key.text, "balance_msat": grant_msat})
+        print_json({"id": id_, "name": name, "api_key": key.text, "balance_msat": grant_msat})
         return
-    note(f"key {account} with {in_sats(grant_msat)}; it is shown this once:")
+    note(f"key {id_} with {in_sats(grant_msat)}; it is shown this once:")
     click.echo(key.text)
 
 
@@ -52,24 +57,23 @@ def create(sats: int, name: str, env_file: Path | None, as_json: bool) -> None:
 @_json
 def list_(env_file: Path | None, as_json: bool) -> None:
     """All keys with their balances."""
-    with _ledger(env_file) as ledger:
-        accounts = ledger.keys()
+    found = _with_ledger(env_file, lambda ledger: ledger.keys())
     if as_json:
-        print_json({"keys": msgspec.to_builtins(accounts)})
+        print_json({"keys": [_flat(key, account) for key, account in found]})
         return
     table = Table("id", "name", "key", "available", "held", "spent", "made", "state")
-    for account in accounts:
+    for key, account in found:
         table.add_row(
-            str(account.id),
-            escaped(account.name),
-            account.hint,
+            str(key.id),
+            escaped(key.name),
+            key.hint,
             in_sats(account.available_msat),
             in_sats(account.held_msat),
             in_sats(account.spent_msat),
-            datetime.fromtimestamp(account.created_at, UTC).strftime("%Y-%m-%d"),
-            "[red]revoked[/]" if account.revoked else "active",
+            datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d"),
+            "[red]revoked[/]" if key.revoked else "active",
         )
-    out.print(table if accounts else "no keys yet; `satroute keys create --sats 100` makes one")
+    out.print(table if found else "no keys yet; `satroute keys create --sats 100` makes one")
 
 
 @keys.command(epilog="Example: satroute keys revoke 4")
@@ -77,16 +81,49 @@ def list_(env_file: Path | None, as_json: bool) -> None:
 @_env_file
 def revoke(key_id: int, env_file: Path | None) -> None:
     """Close a key for good. Its balance stays in the books."""
-    with _ledger(env_file) as ledger:
-        if not asyncio.run(ledger.revoke_key(key_id)):
-            raise CommandFailed(f"there is no key {key_id}; `satroute keys list` shows all")
+    if not _with_ledger(env_file, lambda ledger: ledger.revoke_key(key_id)):
+        raise CommandFailed(f"there is no key {key_id}; `satroute keys list` shows all")
     note(f"key {key_id} is revoked")
 
 
-@contextmanager
-def _ledger(env_file: Path | None) -> Iterator[Ledger]:
-    ledger = Ledger(load_settings(StorageSettings, env_file).ledger_path)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
+@keys.command(epilog="Example: satroute keys rotate 4")
+@click.argument("key_id", type=int)
+@_env_file
+@_json
+def rotate(key_id: int, env_file: Path | None, as_json: bool) -> None:
+    """Make a new key for the same balance. The old one is good until the new one is first used."""
+    key = new_key()
+    if not _with_ledger(env_file, lambda ledger: ledger.rotate_key(key_id, key.hash, key.hint)):
+        raise CommandFailed(f"there is no key {key_id} that is in force; `satroute keys list` shows all")
+    if as_json:
+        print_json({"id": key_id, "api_key": key.text})
+        return
+    note(f"key {key_id} anew; it is shown this once, and closes the old one when it is first used:")
+    click.echo(key.text)
+
+
+def _flat(key: Key, account: Account) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "hint": key.hint,
+        "revoked": key.revoked,
+        "available_msat": account.available_msat,
+        "held_msat": account.held_msat,
+        "spent_msat": account.spent_msat,
+        "created_at": key.created_at,
+    }
+
+
+def _with_ledger(env_file: Path | None, work: Callable[[Ledger], Awaitable[T]]) -> T:
+    """The result of `work` on the books that the settings name."""
+    settings = load_settings(StorageSettings, env_file)
+
+    async def run() -> T:
+        ledger = await Ledger.open(settings.ledger_url)
+        try:
+            return await work(ledger)
+        finally:
+            await ledger.close()
+
+    return asyncio.run(run())

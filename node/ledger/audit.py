@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import msgspec
 
 from node.errors import LedgerError
-from node.ledger.model import EARNINGS, GRANTS, MINTS
+from node.ledger.model import EARNINGS, GRANTS, LOSSES, MINTS
+from node.ledger.sql import Steps, only, rows
 
+
+def _sums(side: str, kind: str = "") -> str:
+    """Per account, the sum of transfers on one side of it."""
+    where = f"WHERE kind = '{kind}' " if kind else ""
+    return f"(SELECT {side} AS account, SUM(amount_msat) AS msat FROM transfers {where}GROUP BY {side})"
+
+
+_HELD = "(SELECT account, SUM(amount_msat) AS msat FROM holds WHERE state = 'pending' GROUP BY account)"
 _LAWS = {
     "all accounts together are zero": "SELECT COALESCE(SUM(available_msat + held_msat), 0) FROM accounts",
     "a balance is what was credited less what was debited": (
-        "SELECT COUNT(*) FROM accounts WHERE available_msat + held_msat != "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE credit = accounts.id) - "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE debit = accounts.id)"
+        f"SELECT COUNT(*) FROM accounts LEFT JOIN {_sums('credit')} AS c ON c.account = accounts.id "
+        f"LEFT JOIN {_sums('debit')} AS d ON d.account = accounts.id "
+        "WHERE available_msat + held_msat != COALESCE(c.msat, 0) - COALESCE(d.msat, 0)"
     ),
     "what is held is the sum of pending holds": (
-        "SELECT COUNT(*) FROM accounts WHERE held_msat != "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM holds WHERE account = accounts.id AND state = 'pending')"
+        f"SELECT COUNT(*) FROM accounts LEFT JOIN {_HELD} AS h ON h.account = accounts.id "
+        "WHERE held_msat != COALESCE(h.msat, 0)"
+    ),
+    "what was spent is the sum of charges": (
+        f"SELECT COUNT(*) FROM accounts LEFT JOIN {_sums('debit', 'charge')} AS d ON d.account = accounts.id "
+        "WHERE spent_msat != COALESCE(d.msat, 0)"
+    ),
+    "what was paid in is deposits less refunds": (
+        f"SELECT COUNT(*) FROM accounts LEFT JOIN {_sums('credit', 'deposit')} AS c ON c.account = accounts.id "
+        f"LEFT JOIN {_sums('debit', 'refund')} AS d ON d.account = accounts.id "
+        "WHERE kind = 'key' AND paid_in_msat != COALESCE(c.msat, 0) - COALESCE(d.msat, 0)"
+    ),
+    "a limited key has spent and holds what its requests say": (
+        "SELECT COUNT(*) FROM keys LEFT JOIN (SELECT key, SUM(posted_msat) AS spent, "
+        "SUM(CASE WHEN state = 'pending' THEN amount_msat ELSE 0 END) AS held FROM holds GROUP BY key) AS h "
+        "ON h.key = keys.id "
+        "WHERE (parent IS NOT NULL OR spend_limit_msat IS NOT NULL OR daily_limit_msat IS NOT NULL) "
+        "AND (spent_msat != COALESCE(h.spent, 0) OR held_msat != COALESCE(h.held, 0))"
     ),
     "a posted request was charged what its hold says": (
-        "SELECT COUNT(*) FROM holds WHERE purpose = 'request' AND state = 'posted' AND posted_msat != "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE kind = 'charge' AND reference = holds.id)"
+        "SELECT COUNT(*) FROM holds LEFT JOIN transfers ON kind = 'charge' AND reference = holds.id "
+        "WHERE purpose = 'request' AND state = 'posted' AND posted_msat != COALESCE(transfers.amount_msat, 0)"
     ),
     "only posted holds were charged": (
-        "SELECT COUNT(*) FROM transfers WHERE kind IN ('charge', 'refund') AND NOT EXISTS "
-        "(SELECT 1 FROM holds WHERE holds.id = transfers.reference AND state = 'posted')"
+        "SELECT COUNT(*) FROM transfers LEFT JOIN holds ON holds.id = reference AND state = 'posted' "
+        "WHERE kind IN ('charge', 'refund', 'payout') AND holds.id IS NULL"
     ),
     "a credited deposit was booked": (
-        "SELECT COUNT(*) FROM deposits WHERE state = 'credited' AND amount_msat != "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE kind = 'deposit' AND reference = deposits.id)"
+        "SELECT COUNT(*) FROM deposits LEFT JOIN transfers ON kind = 'deposit' AND reference = deposits.id "
+        "WHERE state = 'credited' AND deposits.amount_msat != COALESCE(transfers.amount_msat, 0)"
+    ),
+    "a refund that is done was booked": (
+        "SELECT COUNT(*) FROM refunds LEFT JOIN transfers ON kind = 'refund' AND reference = refunds.id "
+        "WHERE state = 'done' AND refunds.amount_msat != COALESCE(transfers.amount_msat, 0)"
+    ),
+    "a refund or payout that is open holds its amount": (
+        "SELECT COUNT(*) FROM (SELECT id, amount_msat FROM refunds WHERE state = 'open' "
+        "UNION ALL SELECT id, amount_msat FROM payouts WHERE state = 'open') AS leaving "
+        "LEFT JOIN holds ON holds.id = leaving.id AND state = 'pending' "
+        "WHERE COALESCE(holds.amount_msat, -1) != leaving.amount_msat"
+    ),
+    "holds and transfers name accounts that exist": (
+        "SELECT COUNT(*) FROM (SELECT account FROM holds UNION SELECT debit FROM transfers UNION SELECT credit "
+        "FROM transfers) AS named LEFT JOIN accounts ON accounts.id = named.account WHERE accounts.id IS NULL"
     ),
     "every posted request has its receipt": (
-        "SELECT COUNT(*) FROM holds WHERE purpose = 'request' AND state = 'posted' AND NOT EXISTS "
-        "(SELECT 1 FROM receipts WHERE receipts.request_id = holds.id)"
+        "SELECT COUNT(*) FROM holds LEFT JOIN receipts ON receipts.request_id = holds.id "
+        "WHERE purpose = 'request' AND state = 'posted' AND receipts.request_id IS NULL"
     ),
 }
 
@@ -45,18 +82,27 @@ class Totals(msgspec.Struct, frozen=True):
     keys_msat: int
     held_msat: int
     earned_msat: int
+    """What the node holds of its own, payouts that are under way included."""
     ecash_in_msat: int
-    """What mints paid in less what was refunded: the node's wallet must hold it."""
+    """What mints paid in less what went out: the node's wallets must hold it."""
     granted_msat: int
+    lost_msat: int
+    """What the operator bore."""
 
 
-def audit(conn: sqlite3.Connection) -> Totals:
+def audit() -> Steps[Totals]:
     """Check every law; returns the totals. Raises LedgerError that names the laws which are broken."""
-    broken = [law for law, query in _LAWS.items() if conn.execute(query).fetchone()[0] != 0]
+    broken = []
+    for law, query in _LAWS.items():
+        (count,) = yield from only(query)
+        if count != 0:
+            broken.append(law)
     if broken:
         raise LedgerError("the books do not add up: " + "; ".join(broken))
-    available, held = conn.execute(
-        "SELECT COALESCE(SUM(available_msat), 0), COALESCE(SUM(held_msat), 0) FROM accounts WHERE kind = 'key'"
-    ).fetchone()
-    balance = dict(conn.execute("SELECT id, available_msat FROM accounts WHERE kind != 'key'").fetchall())
-    return Totals(available, held, balance[EARNINGS], -balance[MINTS], -balance[GRANTS])
+    available, held = yield from only(
+        "SELECT CAST(COALESCE(SUM(available_msat), 0) AS BIGINT), CAST(COALESCE(SUM(held_msat), 0) AS BIGINT) "
+        "FROM accounts WHERE kind = 'key'"
+    )
+    found = yield from rows("SELECT id, available_msat + held_msat FROM accounts WHERE kind != 'key'")
+    balance = {int(id_): int(msat) for id_, msat in found}
+    return Totals(int(available), int(held), balance[EARNINGS], -balance[MINTS], -balance[GRANTS], -balance[LOSSES])

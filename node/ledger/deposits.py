@@ -2,85 +2,114 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from node.errors import LedgerError
-from node.ledger import accounts
-from node.ledger.accounts import row_to
-from node.ledger.model import MINTS, Deposit
+from node.ledger import accounts, keys
+from node.ledger.model import MINTS, Deposit, Limits
+from node.ledger.sql import Steps, columns, one, rows, run, struct
 
-_COLUMNS = ", ".join(Deposit.__struct_fields__)
+_COLUMNS = columns(Deposit)
 
 
-def begin(conn: sqlite3.Connection, deposit: Deposit, now: int) -> Deposit:
+def begin(deposit: Deposit, now: int) -> Steps[Deposit]:
     """Write the intent; a token that is known answers with its row, opened again if it failed without being spent."""
-    existing = read(conn, deposit.id)
+    existing = yield from read(deposit.id)
     if existing is None:
-        conn.execute(
-            f"INSERT INTO deposits ({_COLUMNS}, created_at) VALUES (?, ?, ?, 'open', ?, ?, ?, 0, '', ?)",
-            (
-                deposit.id,
-                deposit.purpose,
-                deposit.account,
-                deposit.mint,
-                deposit.unit,
-                deposit.amount_msat,
-                now,
-            ),
+        yield from run(
+            f"INSERT INTO deposits ({_COLUMNS}, created_at) VALUES (?1, ?2, ?3, 'open', ?4, ?5, ?6, 0, '', ?7, ?8)",
+            deposit.id,
+            deposit.purpose,
+            deposit.account,
+            deposit.mint,
+            deposit.unit,
+            deposit.amount_msat,
+            deposit.instance,
+            now,
         )
         return deposit
     if existing.state == "failed":
-        conn.execute(
-            "UPDATE deposits SET state = 'open', reason = '', purpose = ?, account = ? WHERE id = ?",
-            (deposit.purpose, deposit.account, deposit.id),
+        yield from run(
+            "UPDATE deposits SET state = 'open', reason = '', purpose = ?1, account = ?2, instance = ?3 WHERE id = ?4",
+            deposit.purpose,
+            deposit.account,
+            deposit.instance,
+            deposit.id,
         )
         return deposit
     return existing
 
 
 def credit(
-    conn: sqlite3.Connection,
-    deposit_id: str,
-    *,
-    amount_msat: int,
-    fee_msat: int,
-    key_hash: str | None,
-    hint: str,
-    now: int,
-) -> int:
-    """Book what arrived, once, on the deposit's account or on a new one; returns the account."""
-    deposit = read(conn, deposit_id)
+    deposit_id: str, *, amount_msat: int, fee_msat: int, key_hash: str | None, hint: str, now: int
+) -> Steps[int]:
+    """Book what arrived, once, on the deposit's account or on a new one; returns the account.
+
+    A new account is named by the token, until a key that was made with it is first used.
+    """
+    deposit = yield from read(deposit_id)
     if deposit is None:
         raise LedgerError(f"deposit {deposit_id[:12]} does not exist")
     if deposit.state == "credited" and deposit.account is not None:
         return deposit.account
     account = deposit.account
     if account is None:
-        account = accounts.create(conn, key_hash=key_hash, hint=hint, name="", now=now)
-    accounts.transfer(conn, MINTS, account, amount_msat, "deposit", deposit_id, now)
-    accounts.move_available(conn, MINTS, -amount_msat)
-    accounts.move_available(conn, account, amount_msat)
-    conn.execute(
-        "UPDATE deposits SET state = 'credited', account = ?, amount_msat = ?, fee_msat = ?, reason = '' WHERE id = ?",
-        (account, amount_msat, fee_msat, deposit_id),
+        account = yield from accounts.create(now)
+        yield from keys.create(
+            account=account,
+            parent=None,
+            key_hash=deposit_id,
+            next_hash=key_hash,
+            hint=hint,
+            name="",
+            limits=Limits(),
+            now=now,
+        )
+    yield from book(account, amount_msat, deposit_id, now)
+    yield from run(
+        "UPDATE deposits SET state = 'credited', account = ?1, amount_msat = ?2, fee_msat = ?3, reason = '' WHERE id = ?4",
+        account,
+        amount_msat,
+        fee_msat,
+        deposit_id,
     )
     return account
 
 
-def fail(conn: sqlite3.Connection, deposit_id: str, reason: str) -> None:
-    """The mint said no: nothing came in."""
-    conn.execute(
-        "UPDATE deposits SET state = 'failed', reason = ? WHERE id = ? AND state = 'open'", (reason, deposit_id)
+def book(account: int, amount_msat: int, reference: str, now: int) -> Steps[None]:
+    """Ecash that came in for an account."""
+    yield from accounts.transfer(MINTS, account, amount_msat, "deposit", reference, now)
+    yield from accounts.move_available(MINTS, -amount_msat)
+    yield from run(
+        "UPDATE accounts SET available_msat = available_msat + ?1, paid_in_msat = paid_in_msat + ?1, "
+        "deposits = deposits + 1 WHERE id = ?2",
+        amount_msat,
+        account,
     )
 
 
-def read(conn: sqlite3.Connection, deposit_id: str) -> Deposit | None:
+def fail(deposit_id: str, reason: str) -> Steps[None]:
+    """The mint said no: nothing came in."""
+    yield from run(
+        "UPDATE deposits SET state = 'failed', reason = ?1 WHERE id = ?2 AND state = 'open'", reason, deposit_id
+    )
+
+
+def read(deposit_id: str) -> Steps[Deposit | None]:
     """The deposit of that token hash."""
-    row = conn.execute(f"SELECT {_COLUMNS} FROM deposits WHERE id = ?", (deposit_id,)).fetchone()
-    return None if row is None else row_to(Deposit, row)
+    row = yield from one(f"SELECT {_COLUMNS} FROM deposits WHERE id = ?1", deposit_id)
+    return None if row is None else struct(Deposit, row)
 
 
-def still_open(conn: sqlite3.Connection) -> list[Deposit]:
-    """Deposits whose outcome is not booked yet."""
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM deposits WHERE state = 'open' ORDER BY created_at")
-    return [row_to(Deposit, row) for row in rows]
+def source(account: int) -> Steps[tuple[str, str] | None]:
+    """Mint and unit of the account's latest deposit: where its refund comes from if it can."""
+    row = yield from one(
+        "SELECT mint, unit FROM deposits WHERE account = ?1 AND state = 'credited' ORDER BY created_at DESC LIMIT 1",
+        account,
+    )
+    return None if row is None else (str(row[0]), str(row[1]))
+
+
+def still_open(instance: str | None) -> Steps[list[Deposit]]:
+    """Deposits whose outcome is not booked yet; with `instance`, those whose journal is in that process's wallet."""
+    found = yield from rows(f"SELECT {_COLUMNS} FROM deposits WHERE state = 'open' ORDER BY created_at")
+    deposits = [struct(Deposit, row) for row in found]
+    return [deposit for deposit in deposits if instance is None or deposit.instance == instance]

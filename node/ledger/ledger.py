@@ -1,135 +1,226 @@
 """The ledger as the rest of the node sees it: atomic, idempotent moves of money that return outcomes.
 
-Writes go through the group-commit writer and have been committed (synchronous=FULL) when they return. Raises StorageError
-for faults of the disk and LedgerError for contradictions.
+Whatever is written has been committed durably when it returns. Raises StorageError for faults of the database and
+LedgerError for contradictions.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from node.errors import LedgerError
-from node.ledger import accounts, audit, deposits, holds, refunds
-from node.ledger.model import (
-    Account,
-    Deposit,
-    HoldOutcome,
-    NothingToRefund,
-    Posted,
-    Refund,
-)
-from node.ledger.tables import SCHEMA_VERSION, create_tables
+from node.ledger import accounts, answers, audit, deposits, holds, keys, payouts, refunds
+from node.ledger.backend import Backend
+from node.ledger.model import Account, Deposit, HoldOutcome, Key, Limits, NothingToRefund, Payout, Posted, Refund
+from node.ledger.page import Hold, Post, Release
+from node.ledger.postgres import PostgresBackend
+from node.ledger.sql import Steps
+from node.ledger.sqlite import SqliteBackend
 from relays.receipt import Receipt
-from router_client.storage import Database
+
+SQLITE = "sqlite:///"
 
 
 class Ledger:
-    """Books in one SQLite file, made if there is none."""
+    """Books in a database. `instance` names this process among those that serve from the same books."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
-        self._db = Database(path)
+    def __init__(self, backend: Backend, clock: Callable[[], float] = time.time, instance: str = "") -> None:
+        self._db = backend
         self._clock = clock
-        version = self._db.read(lambda conn: int(conn.execute("PRAGMA user_version").fetchone()[0]))
-        if version not in (0, SCHEMA_VERSION):
-            self._db.close()
-            raise LedgerError(f"the ledger is of version {version}, this program knows {SCHEMA_VERSION}: upgrade it")
-        create_tables(path)
-        with sqlite3.connect(path) as conn:
-            conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        conn.close()
+        self.instance = instance
 
-    def close(self) -> None:
+    @classmethod
+    async def open(cls, url: str, clock: Callable[[], float] = time.time, instance: str = "") -> Ledger:
+        """The books at `sqlite:///PATH` or `postgresql://…`, laid out or brought up to date.
+
+        Raises LedgerError for books of a later version, StorageError when they cannot be opened.
+        """
+        if url.startswith(SQLITE):
+            return cls(await SqliteBackend.open(Path(url.removeprefix(SQLITE))), clock, instance)
+        return cls(await PostgresBackend.open(url), clock, instance)
+
+    @property
+    def place(self) -> str:
+        """Where the books lie, for people."""
+        return self._db.place
+
+    async def close(self) -> None:
         """Finish what is queued, then close."""
-        self._db.close()
+        await self._db.close()
 
     def _now(self) -> int:
         return int(self._clock())
 
-    # accounts --------------------------------------------------------------------------------------------------------
+    @property
+    def _mine(self) -> str | None:
+        """Whose journals to go on with: where books are shared, only one's own."""
+        return self.instance if self._db.shared else None
+
+    # accounts and keys -----------------------------------------------------------------------------------------------
 
     async def create_key(self, key_hash: str, hint: str, name: str, grant_msat: int) -> int:
-        """A key credited by the operator; returns its account. A grant of 0 makes an empty key."""
+        """A key to a new account, credited by the operator; returns the key's id. A grant of 0 makes an empty account."""
 
-        def work(conn: sqlite3.Connection) -> int:
-            account = accounts.create(conn, key_hash=key_hash, hint=hint, name=name, now=self._now())
+        def work() -> Steps[int]:
+            now = self._now()
+            account = yield from accounts.create(now)
+            key = yield from keys.create(
+                account=account,
+                parent=None,
+                key_hash=key_hash,
+                next_hash=None,
+                hint=hint,
+                name=name,
+                limits=Limits(),
+                now=now,
+            )
             if grant_msat:
-                accounts.grant(conn, account, grant_msat, f"key:{account}", self._now())
-            return account
+                yield from accounts.grant(account, grant_msat, f"key:{account}", now)
+            return key
 
         return await self._db.run(work)
 
-    async def revoke_key(self, account: int) -> bool:
-        return await self._db.run(partial(accounts.revoke, account=account))
-
-    def account_of_key(self, key_hash: str) -> tuple[int, bool] | None:
-        """(account, revoked) that a key names."""
-        return self._db.read(partial(accounts.by_key_hash, key_hash=key_hash))
-
-    def account_of_token(self, token_hash: str) -> tuple[int, bool] | None:
-        """(account, revoked) that a redeemed token names."""
-        return self._db.read(partial(accounts.by_token_hash, token_hash=token_hash))
-
-    def account(self, account: int) -> Account:
-        return self._db.read(partial(accounts.read, account=account))
-
-    def keys(self) -> list[Account]:
-        return self._db.read(accounts.keys)
-
-    # requests --------------------------------------------------------------------------------------------------------
-
-    async def hold(self, account: int, request_id: str, amount_msat: int, lifetime_s: float) -> HoldOutcome:
-        """Reserve the most that a request can cost."""
-        now = self._now()
+    async def create_child(self, parent: Key, key_hash: str, hint: str, name: str, limits: Limits) -> int:
+        """A key that spends from its parent's account within limits of its own; returns its id."""
         return await self._db.run(
             partial(
-                holds.hold,
-                account=account,
-                hold_id=request_id,
-                amount_msat=amount_msat,
-                purpose="request",
-                now=now,
-                expires_at=now + int(lifetime_s),
+                keys.create,
+                account=parent.account,
+                parent=parent.id,
+                key_hash=key_hash,
+                next_hash=None,
+                hint=hint,
+                name=name,
+                limits=limits,
+                now=self._now(),
             )
         )
 
+    async def key_of(self, key_hash: str) -> Key | None:
+        """The key that a credential's hash names; one that was made to take another's place does so now."""
+        known = await self._db.read(partial(keys.by_hash, key_hash))
+        if known is not None:
+            return known
+        waits = await self._db.read(partial(keys.waits, key_hash))
+        return await self._db.run(partial(keys.promoted, key_hash)) if waits else None
+
+    async def rotate_key(self, key: int, next_hash: str, hint: str) -> bool:
+        """Let a new key take this one's place when it is first used; False when there is no such key."""
+        return await self._db.run(partial(keys.succeed, key, next_hash, hint))
+
+    async def revoke_key(self, key: int, parent: int | None = None) -> bool:
+        """Close a key and its children for good; with `parent`, only if that made it. Balances stay in the books."""
+        return await self._db.run(partial(keys.revoke, key, self._now(), parent))
+
+    async def keys(self) -> list[tuple[Key, Account]]:
+        """Every key that no other made, with its account, oldest first."""
+
+        def work() -> Steps[list[tuple[Key, Account]]]:
+            found = yield from keys.all_roots()
+            both = []
+            for key in found:
+                both.append((key, (yield from accounts.read(key.account))))
+            return both
+
+        return await self._db.read(work)
+
+    async def children(self, parent: int) -> list[Key]:
+        """The keys that one made."""
+        return await self._db.read(partial(keys.children, parent))
+
+    async def account(self, account: int) -> Account:
+        """The account. Raises LedgerError when there is none."""
+        return await self._db.read(partial(accounts.read, account))
+
+    async def earnings(self) -> Account:
+        """The node's own account."""
+        return await self._db.read(accounts.earnings)
+
+    async def set_refund_address(self, account: int, address: str) -> None:
+        """Where the balance goes when its owner names no other place."""
+        await self._db.run(partial(accounts.set_refund_address, account, address))
+
+    # requests --------------------------------------------------------------------------------------------------------
+
+    async def hold(
+        self, key: Key, request_id: str, amount_msat: int, lifetime_s: float, fingerprint: str = ""
+    ) -> HoldOutcome:
+        """Reserve the most that a request can cost, within the key's limits."""
+        now = self._now()
+        move = Hold(
+            id=request_id,
+            account=key.account,
+            key=key.id,
+            parent=key.parent,
+            amount_msat=amount_msat,
+            now=now,
+            expires_at=now + int(lifetime_s),
+            instance=self.instance,
+            fingerprint=fingerprint,
+        )
+        outcome: Any = await self._db.move(move)
+        held: HoldOutcome = outcome
+        return held
+
     async def post(self, draft: Receipt) -> Posted:
-        """Charge a hold and keep its receipt; the balance in the draft is filled in."""
-        return await self._db.run(partial(holds.post, draft=draft, now=self._now()))
+        """Charge a hold and keep its receipt; the balance in the draft is filled in. Again, it answers as at first."""
+        outcome: Any = await self._db.move(Post(draft, self._now()))
+        posted: Posted = outcome
+        return posted
 
     async def void(self, request_id: str) -> bool:
-        """Free a hold; nothing is charged."""
-        return await self._db.run(partial(holds.void, hold_id=request_id))
+        """Free a hold, nothing is charged; False when it had ended before."""
+        return bool(await self._db.move(Release(request_id, "voided")))
 
     async def expire_holds(self) -> int:
-        """Free holds whose time is over."""
-        return await self._db.run(partial(holds.expire, now=self._now()))
+        """Free holds whose time is over; returns how many there were."""
+        return await self._expire(await self._db.read(partial(holds.expired, self._now())))
 
     async def expire_orphans(self) -> int:
-        """Free what an earlier process left on hold. Only for the one process that serves from this file, at its start."""
-        return await self._db.run(partial(holds.expire_orphans, started_at=self._now()))
+        """Free what an earlier run of this process left on hold; returns how much. Only before it serves."""
+        return await self._expire(await self._db.read(partial(holds.orphans, self._mine)))
 
-    def receipt(self, request_id: str, account: int) -> Posted | None:
+    async def _expire(self, request_ids: list[str]) -> int:
+        return sum([bool(await self._db.move(Release(request_id, "expired"))) for request_id in request_ids])
+
+    async def receipt(self, request_id: str, account: int) -> Posted | None:
         """A receipt, for the account that paid."""
-        return self._db.read(partial(holds.receipt, request_id=request_id, account=account))
+        return await self._db.read(partial(holds.receipt, request_id, account))
+
+    async def account_of_request(self, request_id: str) -> int | None:
+        """The account that a request was held on."""
+        return await self._db.read(partial(holds.account_of, request_id))
+
+    async def keep_answer(self, request_id: str, sealed: bytes, lifetime_s: float) -> None:
+        """Keep a sealed answer for whoever repeats the request; what was kept long enough is dropped."""
+
+        def work() -> Steps[None]:
+            yield from answers.forget(self._now())
+            yield from answers.keep(request_id, sealed, self._now() + int(lifetime_s))
+
+        await self._db.run(work)
+
+    async def answer(self, request_id: str) -> bytes | None:
+        """The sealed answer of a request, while it is kept."""
+        return await self._db.read(partial(answers.read, request_id, self._now()))
 
     # deposits --------------------------------------------------------------------------------------------------------
 
     async def begin_deposit(self, deposit: Deposit) -> Deposit:
-        return await self._db.run(partial(deposits.begin, deposit=deposit, now=self._now()))
+        """Write the intent, or return what is known of that token."""
+        return await self._db.run(partial(deposits.begin, deposit, self._now()))
 
     async def credit_deposit(
-        self, deposit_id: str, amount_msat: int, fee_msat: int, key_hash: str | None = None, hint: str = ""
+        self, deposit_id: str, amount_msat: int, fee_msat: int, key_hash: str | None = None, hint: str = "token"
     ) -> int:
-        """Book what arrived, once; returns the account, which is made if the deposit opens one."""
+        """Book what arrived, once; returns the account."""
         return await self._db.run(
             partial(
                 deposits.credit,
-                deposit_id=deposit_id,
+                deposit_id,
                 amount_msat=amount_msat,
                 fee_msat=fee_msat,
                 key_hash=key_hash,
@@ -139,41 +230,74 @@ class Ledger:
         )
 
     async def fail_deposit(self, deposit_id: str, reason: str) -> None:
-        await self._db.run(partial(deposits.fail, deposit_id=deposit_id, reason=reason))
+        """Nothing came in."""
+        await self._db.run(partial(deposits.fail, deposit_id, reason))
 
-    def deposit(self, deposit_id: str) -> Deposit | None:
-        return self._db.read(partial(deposits.read, deposit_id=deposit_id))
+    async def deposit(self, deposit_id: str) -> Deposit | None:
+        """The deposit of that token hash."""
+        return await self._db.read(partial(deposits.read, deposit_id))
 
-    def open_deposits(self) -> list[Deposit]:
-        return self._db.read(deposits.still_open)
+    async def open_deposits(self) -> list[Deposit]:
+        """Those that this process has to finish."""
+        return await self._db.read(partial(deposits.still_open, self._mine))
 
     # refunds ---------------------------------------------------------------------------------------------------------
 
-    def refundable_msat(self, account: int) -> int:
-        return self._db.read(partial(refunds.refundable_msat, account=account))
-
-    def refund_source(self, account: int) -> tuple[str, str] | None:
+    async def refund_source(self, account: int) -> tuple[str, str] | None:
         """(mint, unit) that the account's money came from."""
-        return self._db.read(partial(refunds.source, account=account))
+        return await self._db.read(partial(deposits.source, account))
 
-    async def begin_refund(self, account: int, refund_id: str, mint: str, unit: str) -> Refund | NothingToRefund:
-        return await self._db.run(
-            partial(refunds.begin, account=account, refund_id=refund_id, mint=mint, unit=unit, now=self._now())
-        )
+    async def begin_refund(self, wish: Refund) -> Refund | NothingToRefund:
+        """Hold all that can be refunded, or return the refund that is open or was the last."""
+        return await self._db.run(partial(refunds.begin, wish, self._now()))
 
-    async def finish_refund(self, refund_id: str, token: str, fee_msat: int) -> Refund:
-        return await self._db.run(
-            partial(refunds.finish, refund_id=refund_id, token=token, fee_msat=fee_msat, now=self._now())
-        )
+    async def finish_refund(
+        self, refund_id: str, *, token: str = "", fee_msat: int = 0, paid_msat: int | None = None
+    ) -> Refund:
+        """Book the money out. Raises LedgerError for a refund that was given up."""
+        return await self._db.run(partial(refunds.finish, refund_id, paid_msat, fee_msat, token, self._now()))
 
     async def fail_refund(self, refund_id: str) -> None:
-        await self._db.run(partial(refunds.fail, refund_id=refund_id))
+        """Nothing was paid."""
+        await self._db.run(partial(refunds.fail, refund_id))
 
-    def open_refunds(self) -> list[Refund]:
-        return self._db.read(refunds.still_open)
+    async def open_refunds(self, *, everyones: bool = False) -> list[Refund]:
+        """Those that this process has to finish, or all there are."""
+        return await self._db.read(partial(refunds.still_open, None if everyones else self._mine))
+
+    # the node's own money --------------------------------------------------------------------------------------------
+
+    async def begin_payout(self, payout: Payout) -> Payout:
+        """Hold earnings, or return the payout that is open. Raises LedgerConflict when they are less."""
+        return await self._db.run(partial(payouts.begin, payout, self._now()))
+
+    async def finish_payout(self, payout_id: str, paid_msat: int, fee_msat: int) -> None:
+        """Book it out."""
+        await self._db.run(partial(payouts.finish, payout_id, paid_msat, fee_msat, self._now()))
+
+    async def fail_payout(self, payout_id: str) -> None:
+        """Nothing was paid."""
+        await self._db.run(partial(payouts.fail, payout_id))
+
+    async def open_payouts(self) -> list[Payout]:
+        """Those that this process has to finish."""
+        return await self._db.read(partial(payouts.still_open, self._mine))
+
+    async def payouts(self, most: int = 100) -> list[Payout]:
+        """The latest, newest first."""
+        return await self._db.read(partial(payouts.latest, most))
+
+    async def book_redemption(self, reference: str, saved_msat: int, lost_msat: int) -> None:
+        """What redeeming ecash that was accepted offline brought beyond its credit, and what it did not bring. Once."""
+
+        def work() -> Steps[None]:
+            yield from payouts.save(reference, saved_msat, self._now())
+            yield from payouts.lose(reference, lost_msat, self._now())
+
+        await self._db.run(work)
 
     # audit -----------------------------------------------------------------------------------------------------------
 
     async def audit(self) -> audit.Totals:
-        """Prove the sums. Raises LedgerError when they are wrong."""
-        return await self._db.run(audit.audit)
+        """Prove the sums, on one snapshot. Raises LedgerError when they are wrong."""
+        return await self._db.survey(audit.audit)

@@ -2,126 +2,103 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from node.errors import LedgerError
 from node.ledger import accounts, holds
-from node.ledger.accounts import row_to
-from node.ledger.model import MINTS, Held, NothingToRefund, Refund
+from node.ledger.model import MINTS, NothingToRefund, Refund
+from node.ledger.sql import Steps, columns, one, rows, run, struct
 from relays.money import Msat
 from router_client.ecash.token import MSAT_PER_UNIT
 
-_COLUMNS = ", ".join(Refund.__struct_fields__)
+_COLUMNS = columns(Refund)
 
 
-def source(conn: sqlite3.Connection, account: int) -> tuple[str, str] | None:
-    """Mint and unit of the account's latest deposit: where its refund comes from if it can."""
-    row = conn.execute(
-        "SELECT mint, unit FROM deposits WHERE account = ? AND state = 'credited' ORDER BY created_at DESC LIMIT 1",
-        (account,),
-    ).fetchone()
-    return None if row is None else (str(row[0]), str(row[1]))
-
-
-def refundable_msat(conn: sqlite3.Connection, account: int) -> int:
-    """What of the balance was paid in: granted credit is spent first and never paid out."""
-    row = conn.execute(
-        "SELECT available_msat, "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE credit = ?1 AND kind = 'deposit') - "
-        "(SELECT COALESCE(SUM(amount_msat), 0) FROM transfers WHERE debit = ?1 AND kind = 'refund') "
-        "FROM accounts WHERE id = ?1",
-        (account,),
-    ).fetchone()
-    if row is None:
-        raise LedgerError(f"account {account} does not exist")
-    return min(int(row[0]), int(row[1]))
-
-
-def begin(
-    conn: sqlite3.Connection, *, account: int, refund_id: str, mint: str, unit: str, now: int
-) -> Refund | NothingToRefund:
-    """Hold all that can be refunded in that unit and write the intent.
+def begin(wish: Refund, now: int) -> Steps[Refund | NothingToRefund]:
+    """Hold all that can be refunded in the wish's unit and write the intent; the amount is filled in.
 
     A refund that is open is returned instead, so that asking twice cannot make two; and when nothing came in since the
     last one, that one is, so that a lost answer can be had again.
     """
-    latest = _latest(conn, account)
+    latest = yield from _latest(wish.account)
     if latest is not None and latest.state == "open":
         return latest
-    amount_msat = refundable_msat(conn, account)
-    amount_msat -= amount_msat % MSAT_PER_UNIT[unit]
-    if amount_msat == 0:
-        if latest is not None and latest.state == "done" and not _deposit_since(conn, latest):
+    account = yield from accounts.read(wish.account)
+    amount_msat = account.refundable_msat
+    amount_msat -= amount_msat % MSAT_PER_UNIT[wish.unit]
+    if amount_msat <= 0:
+        if latest is not None and latest.state == "done" and latest.deposits_seen == (yield from _deposits(account.id)):
             return latest
-        return NothingToRefund(Msat(accounts.read(conn, account).available_msat))
-    outcome = holds.hold(
-        conn,
-        account=account,
-        hold_id=refund_id,
-        amount_msat=amount_msat,
-        purpose="refund",
-        now=now,
-        expires_at=None,
+        return NothingToRefund(Msat(account.available_msat))
+    yield from holds.reserve(wish.id, account.id, amount_msat, "refund", wish.instance, now)
+    yield from run(
+        f"INSERT INTO refunds ({_COLUMNS}, created_at) VALUES (?1, ?2, 'open', ?3, ?4, ?5, 0, '', ?6, ?7, ?8, ?9)",
+        wish.id,
+        account.id,
+        wish.mint,
+        wish.unit,
+        amount_msat,
+        wish.recipient,
+        wish.instance,
+        (yield from _deposits(account.id)),
+        now,
     )
-    if not isinstance(outcome, Held):
-        raise LedgerError(f"account {account} cannot be held for its refund")
-    conn.execute(
-        f"INSERT INTO refunds ({_COLUMNS}, created_at) VALUES (?, ?, 'open', ?, ?, ?, 0, '', ?)",
-        (refund_id, account, mint, unit, amount_msat, now),
-    )
-    opened = read(conn, refund_id)
+    opened = yield from read(wish.id)
     assert opened is not None
     return opened
 
 
-def finish(conn: sqlite3.Connection, refund_id: str, token: str, fee_msat: int, now: int) -> Refund:
-    """The token exists: book the amount out and keep the token for whoever asks again. Once."""
-    refund = read(conn, refund_id)
+def finish(refund_id: str, paid_msat: int | None, fee_msat: int, token: str, now: int) -> Steps[Refund]:
+    """The money has left, all of what was held unless `paid_msat` says less: book it out and keep the token for whoever asks
+    again. Once."""
+    refund = yield from read(refund_id)
     if refund is None or refund.state == "failed":
-        raise LedgerError(f"refund {refund_id} was given up or never begun, and yet a token was made for it")
+        raise LedgerError(f"refund {refund_id} was given up or never begun, and yet it was paid")
     if refund.state == "open":
-        holds.end_refund(conn, refund_id, MINTS, now)
-        conn.execute(
-            "UPDATE refunds SET state = 'done', token = ?, fee_msat = ? WHERE id = ?", (token, fee_msat, refund_id)
+        paid_msat = refund.amount_msat if paid_msat is None else paid_msat
+        yield from holds.pay_out(refund_id, MINTS, paid_msat, "refund", now)
+        yield from run("UPDATE accounts SET paid_in_msat = paid_in_msat - ?1 WHERE id = ?2", paid_msat, refund.account)
+        yield from run(
+            "UPDATE refunds SET state = 'done', token = ?1, fee_msat = ?2, amount_msat = ?3 WHERE id = ?4",
+            token,
+            fee_msat,
+            paid_msat,
+            refund_id,
         )
-    finished = read(conn, refund_id)
+    finished = yield from read(refund_id)
     assert finished is not None
     return finished
 
 
-def fail(conn: sqlite3.Connection, refund_id: str) -> None:
-    """No token was made: the balance is free again."""
-    changed = conn.execute("UPDATE refunds SET state = 'failed' WHERE id = ? AND state = 'open'", (refund_id,))
-    if changed.rowcount == 1:
-        holds.void(conn, refund_id)
+def fail(refund_id: str) -> Steps[None]:
+    """Nothing was paid: the balance is free again."""
+    changed = yield from one(
+        "UPDATE refunds SET state = 'failed' WHERE id = ?1 AND state = 'open' RETURNING id", refund_id
+    )
+    if changed is not None:
+        yield from holds.give_back(refund_id)
 
 
-def read(conn: sqlite3.Connection, refund_id: str) -> Refund | None:
+def read(refund_id: str) -> Steps[Refund | None]:
     """The refund of that id."""
-    row = conn.execute(f"SELECT {_COLUMNS} FROM refunds WHERE id = ?", (refund_id,)).fetchone()
-    return None if row is None else row_to(Refund, row)
+    row = yield from one(f"SELECT {_COLUMNS} FROM refunds WHERE id = ?1", refund_id)
+    return None if row is None else struct(Refund, row)
 
 
-def still_open(conn: sqlite3.Connection) -> list[Refund]:
-    """Refunds whose outcome is not booked yet."""
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM refunds WHERE state = 'open' ORDER BY created_at")
-    return [row_to(Refund, row) for row in rows]
+def still_open(instance: str | None) -> Steps[list[Refund]]:
+    """Refunds whose outcome is not booked yet; with `instance`, those that that process makes."""
+    found = yield from rows(f"SELECT {_COLUMNS} FROM refunds WHERE state = 'open' ORDER BY created_at")
+    refunds = [struct(Refund, row) for row in found]
+    return [refund for refund in refunds if instance is None or refund.instance == instance]
 
 
-def _latest(conn: sqlite3.Connection, account: int) -> Refund | None:
-    row = conn.execute(
-        f"SELECT {_COLUMNS} FROM refunds WHERE account = ? AND state != 'failed' "
-        "ORDER BY created_at DESC, rowid DESC LIMIT 1",
-        (account,),
-    ).fetchone()
-    return None if row is None else row_to(Refund, row)
+def _latest(account: int) -> Steps[Refund | None]:
+    row = yield from one(
+        f"SELECT {_COLUMNS} FROM refunds WHERE account = ?1 AND state != 'failed' "
+        "ORDER BY CASE state WHEN 'open' THEN 0 ELSE 1 END, created_at DESC, deposits_seen DESC LIMIT 1",
+        account,
+    )
+    return None if row is None else struct(Refund, row)
 
 
-def _deposit_since(conn: sqlite3.Connection, refund: Refund) -> bool:
-    """Whether money came in after the refund was booked."""
-    row = conn.execute(
-        "SELECT 1 FROM transfers WHERE credit = ?1 AND kind IN ('deposit', 'grant') AND id > "
-        "(SELECT id FROM transfers WHERE kind = 'refund' AND reference = ?2)",
-        (refund.account, refund.id),
-    ).fetchone()
-    return row is not None
+def _deposits(account: int) -> Steps[int]:
+    row = yield from one("SELECT deposits FROM accounts WHERE id = ?1", account)
+    return 0 if row is None else int(row[0])

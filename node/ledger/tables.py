@@ -1,16 +1,18 @@
-"""The tables. What the code asserts, they enforce: no balance below zero, no token twice, no request twice, no transfer
-changed once it is written."""
+"""The tables as they are today; `migrations/` has how they came to be so. What the code asserts, they enforce: no balance
+below zero, no token twice, no request twice, no transfer changed once it is written.
+
+The three tables that every request writes to have no foreign keys: the writer has the rows they name before it in the same
+transaction, and the audit looks for strays.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, LargeBinary, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
 
-from sqlalchemy import CheckConstraint, Connection, Index, UniqueConstraint, event, text
-from sqlmodel import Field, SQLModel, create_engine
-
-from node.ledger.model import EARNINGS, GRANTS, MINTS
-
-SCHEMA_VERSION = 1
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits everywhere; in SQLite an INTEGER is, and must be called so to number rows by itself."""
+BYTES = LargeBinary()
 
 
 class AccountRow(SQLModel, table=True):
@@ -20,16 +22,47 @@ class AccountRow(SQLModel, table=True):
         CheckConstraint("held_msat >= 0", name="holds_are_positive"),
         CheckConstraint("kind IN ('key', 'node', 'external')", name="known_kind"),
     )
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
     kind: str
-    name: str = ""
-    key_hash: str | None = Field(default=None, unique=True)
-    """SHA-256 of the key; the key itself is never stored."""
+    available_msat: int = Field(default=0, sa_type=BIG)
+    held_msat: int = Field(default=0, sa_type=BIG)
+    spent_msat: int = Field(default=0, sa_type=BIG)
+    paid_in_msat: int = Field(default=0, sa_type=BIG)
+    deposits: int = 0
+    """How often money came in."""
+    refund_address: str = ""
+    created_at: int = Field(sa_type=BIG)
+
+
+class KeyRow(SQLModel, table=True):
+    __tablename__ = "keys"
+    __table_args__ = (
+        CheckConstraint("held_msat >= 0 AND spent_msat >= 0", name="key_sums"),
+        CheckConstraint(
+            "spend_limit_msat IS NULL OR spent_msat + held_msat <= spend_limit_msat", name="never_above_the_limit"
+        ),
+    )
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    account: int = Field(foreign_key="accounts.id", index=True, sa_type=BIG)
+    parent: int | None = Field(default=None, foreign_key="keys.id", sa_type=BIG)
+    hash: str = Field(unique=True)
+    """SHA-256 of the key, or of the token that opened the account; neither is ever stored."""
+    next_hash: str | None = Field(default=None, unique=True)
+    """Of the key that takes this one's place when it is first used."""
     hint: str = ""
-    revoked: bool = False
-    available_msat: int = 0
-    held_msat: int = 0
-    created_at: int
+    name: str = ""
+    spend_limit_msat: int | None = Field(default=None, sa_type=BIG)
+    daily_limit_msat: int | None = Field(default=None, sa_type=BIG)
+    expires_at: int | None = Field(default=None, sa_type=BIG)
+    models: str | None = None
+    """JSON list of what it may use."""
+    revoked_at: int | None = Field(default=None, sa_type=BIG)
+    spent_msat: int = Field(default=0, sa_type=BIG)
+    held_msat: int = Field(default=0, sa_type=BIG)
+    day: int = 0
+    """The day, UTC, counted from 1970, that `day_msat` was held or spent on."""
+    day_msat: int = Field(default=0, sa_type=BIG)
+    created_at: int = Field(sa_type=BIG)
 
 
 class HoldRow(SQLModel, table=True):
@@ -38,16 +71,26 @@ class HoldRow(SQLModel, table=True):
         CheckConstraint("amount_msat >= 0", name="hold_amount"),
         CheckConstraint("posted_msat >= 0 AND posted_msat <= amount_msat", name="never_above_the_hold"),
         CheckConstraint("state IN ('pending', 'posted', 'voided', 'expired')", name="hold_state"),
-        Index("holds_pending", "expires_at", sqlite_where=text("state = 'pending'")),
+        Index(
+            "holds_pending",
+            "expires_at",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
     )
     id: str = Field(primary_key=True)
-    account: int = Field(foreign_key="accounts.id", index=True)
+    account: int = Field(sa_type=BIG)
+    key: int | None = Field(default=None, sa_type=BIG)
     purpose: str
-    amount_msat: int
-    posted_msat: int = 0
+    amount_msat: int = Field(sa_type=BIG)
+    posted_msat: int = Field(default=0, sa_type=BIG)
     state: str = "pending"
-    created_at: int
-    expires_at: int | None = None
+    created_at: int = Field(sa_type=BIG)
+    expires_at: int | None = Field(default=None, sa_type=BIG)
+    instance: str = ""
+    """The process that serves the request: it alone may take its own hold for a crash's at its start."""
+    fingerprint: str = ""
+    """SHA-256 of the request, where its caller named it by an Idempotency-Key."""
 
 
 class TransferRow(SQLModel, table=True):
@@ -56,25 +99,31 @@ class TransferRow(SQLModel, table=True):
         CheckConstraint("amount_msat > 0", name="transfer_amount"),
         CheckConstraint("debit != credit", name="two_sides"),
         UniqueConstraint("kind", "reference", name="once"),
-        Index("transfers_debit", "debit", "kind"),
-        Index("transfers_credit", "credit", "kind"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    debit: int = Field(foreign_key="accounts.id")
-    credit: int = Field(foreign_key="accounts.id")
-    amount_msat: int
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    debit: int = Field(sa_type=BIG)
+    credit: int = Field(sa_type=BIG)
+    amount_msat: int = Field(sa_type=BIG)
     kind: str
     reference: str
-    created_at: int
+    created_at: int = Field(sa_type=BIG)
 
 
 class ReceiptRow(SQLModel, table=True):
     __tablename__ = "receipts"
-    request_id: str = Field(primary_key=True, foreign_key="holds.id")
-    account: int = Field(foreign_key="accounts.id", index=True)
+    request_id: str = Field(primary_key=True)
+    account: int = Field(sa_type=BIG)
     content: str
     """JSON of the receipt; it is signed when it is handed out."""
-    created_at: int
+    created_at: int = Field(sa_type=BIG)
+
+
+class AnswerRow(SQLModel, table=True):
+    __tablename__ = "answers"
+    request_id: str = Field(primary_key=True, foreign_key="holds.id")
+    sealed: bytes = Field(sa_type=BYTES)
+    """The answer to a request with an Idempotency-Key, encrypted under that key and the caller's credential."""
+    expires_at: int = Field(index=True, sa_type=BIG)
 
 
 class DepositRow(SQLModel, table=True):
@@ -83,14 +132,15 @@ class DepositRow(SQLModel, table=True):
     id: str = Field(primary_key=True)
     """SHA-256 of the token string: a token is credited once."""
     purpose: str
-    account: int | None = Field(default=None, foreign_key="accounts.id")
+    account: int | None = Field(default=None, foreign_key="accounts.id", sa_type=BIG)
     state: str = "open"
     mint: str
     unit: str
-    amount_msat: int
-    fee_msat: int = 0
+    amount_msat: int = Field(sa_type=BIG)
+    fee_msat: int = Field(default=0, sa_type=BIG)
     reason: str = ""
-    created_at: int
+    instance: str = ""
+    created_at: int = Field(sa_type=BIG)
 
 
 class RefundRow(SQLModel, table=True):
@@ -101,42 +151,31 @@ class RefundRow(SQLModel, table=True):
         Index("refunds_account", "account", "created_at"),
     )
     id: str = Field(primary_key=True, foreign_key="holds.id")
-    account: int = Field(foreign_key="accounts.id")
+    account: int = Field(foreign_key="accounts.id", sa_type=BIG)
     state: str = "open"
     mint: str
     unit: str
-    amount_msat: int
-    fee_msat: int = 0
+    amount_msat: int = Field(sa_type=BIG)
+    fee_msat: int = Field(default=0, sa_type=BIG)
     token: str = ""
-    created_at: int
+    recipient: str = ""
+    instance: str = ""
+    deposits_seen: int = 0
+    created_at: int = Field(sa_type=BIG)
 
 
-_APPEND_ONLY = (
-    "CREATE TRIGGER transfers_no_{verb} BEFORE {verb} ON transfers "
-    "BEGIN SELECT RAISE(ABORT, 'transfers are append-only'); END"
-)
-_SYSTEM_ACCOUNTS = (
-    "INSERT INTO accounts (id, kind, name, hint, revoked, available_msat, held_msat, created_at) VALUES "
-    f"({EARNINGS}, 'node', 'earnings', '', 0, 0, 0, 0), ({MINTS}, 'external', 'mints', '', 0, 0, 0, 0), "
-    f"({GRANTS}, 'external', 'grants', '', 0, 0, 0, 0)"
-)
-
-
-@event.listens_for(SQLModel.metadata.tables["transfers"], "after_create")
-def _keep_transfers(_table: object, connection: Connection, **_: object) -> None:
-    for verb in ("UPDATE", "DELETE"):
-        connection.execute(text(_APPEND_ONLY.format(verb=verb)))
-
-
-@event.listens_for(SQLModel.metadata.tables["accounts"], "after_create")
-def _open_system_accounts(_table: object, connection: Connection, **_: object) -> None:
-    connection.execute(text(_SYSTEM_ACCOUNTS))
-
-
-def create_tables(path: Path) -> None:
-    """Lay what is missing in the SQLite file at `path`."""
-    engine = create_engine(f"sqlite:///{path}")
-    try:
-        SQLModel.metadata.create_all(engine)
-    finally:
-        engine.dispose()
+class PayoutRow(SQLModel, table=True):
+    __tablename__ = "payouts"
+    __table_args__ = (
+        CheckConstraint("state IN ('open', 'done', 'failed')", name="payout_state"),
+        CheckConstraint("amount_msat > 0", name="payout_amount"),
+    )
+    id: str = Field(primary_key=True, foreign_key="holds.id")
+    state: str = "open"
+    mint: str
+    unit: str
+    amount_msat: int = Field(sa_type=BIG)
+    fee_msat: int = Field(default=0, sa_type=BIG)
+    recipient: str
+    instance: str = ""
+    created_at: int = Field(sa_type=BIG)

@@ -15,6 +15,8 @@ import uvicorn
 from node.api.app import create_app
 from node.app import open_node
 from node.config import Settings, load_settings
+from node.deposits import new_key
+from node.ledger.model import Key
 from node.node import Node
 from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
@@ -64,6 +66,15 @@ async def token_of(wallet: Wallet, mint: str, amount_msat: int) -> str:
     """A token that brings at least this much to whoever redeems it."""
     name = f"token-{len(wallet.balances())}-{asyncio.get_running_loop().time()}"
     return (await wallet.send(amount_msat, mint, "msat", name)).token
+
+
+async def granted_key(node: Node, amount_msat: int) -> tuple[Key, str]:
+    """A key that the operator credited, and its text."""
+    made = new_key()
+    await node.ledger.create_key(made.hash, made.hint, "", amount_msat)
+    key = await node.ledger.key_of(made.hash)
+    assert key is not None
+    return key, made.text
 
 
 def bearer(credential: str) -> dict[str, str]:

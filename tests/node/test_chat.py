@@ -11,14 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from node.deposits import new_key
 from node.localnet.model import start_model, wait_model
 from node.localnet.process import free_port
 from relays.event import parse_event
 from relays.pricing import ModelPrice, Usage, cost
 from relays.receipt import SSE_PREFIX, Receipt, decode, from_header
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, running_node
+from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
 
 PRICE = ModelPrice(2_000_000, 8_000_000, 0)
 GRANT_MSAT = 1_000_000
@@ -32,15 +31,14 @@ async def node(folder: Path, model_url: str) -> AsyncIterator[Running]:
 
 
 async def granted(node: Running, amount_msat: int = GRANT_MSAT) -> tuple[int, dict[str, str]]:
-    key = new_key()
-    account = await node.node.ledger.create_key(key.hash, key.hint, "", amount_msat)
-    return account, bearer(key.text)
+    key, text = await granted_key(node.node, amount_msat)
+    return key.account, bearer(text)
 
 
 async def settled(node: Running, account: int) -> int:
     """The balance once nothing is held any more."""
     for _ in range(200):
-        state = node.node.ledger.account(account)
+        state = await node.node.ledger.account(account)
         if state.held_msat == 0:
             await node.node.ledger.audit()
             return state.available_msat
@@ -105,7 +103,7 @@ async def test_a_caller_who_leaves_pays_for_what_was_streamed(node: Running, htt
             if chunks == 10:
                 break
     left = await settled(node, account)
-    posted = node.node.ledger.receipt(request_id, account)
+    posted = await node.node.ledger.receipt(request_id, account)
     assert posted is not None
     assert (posted.receipt.outcome, posted.receipt.metered) == ("aborted", "counted")
     assert posted.receipt.usage.completion_tokens >= 5
@@ -216,9 +214,9 @@ async def test_wrong_credentials(
 
 
 async def test_a_revoked_key_is_403(node: Running, http: httpx.AsyncClient) -> None:
-    account, key = await granted(node)
-    await node.node.ledger.revoke_key(account)
-    assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)).status_code == 403
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    await node.node.ledger.revoke_key(key.id)
+    assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text))).status_code == 403
 
 
 @pytest.mark.parametrize(

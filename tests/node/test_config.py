@@ -119,9 +119,9 @@ def test_a_reserved_setting_says_that_it_has_no_effect() -> None:
 
 def test_tools_beside_the_node_need_only_its_storage(folder: Path) -> None:
     storage = load_settings(StorageSettings, None, data_dir=folder)
-    assert storage.ledger_path == folder / "ledger.db"
+    assert storage.ledger_url == f"sqlite:///{folder / 'ledger.db'}"
     elsewhere = load_settings(StorageSettings, None, database_url=f"sqlite:///{folder}/x.db")
-    assert elsewhere.ledger_path == folder / "x.db"
+    assert elsewhere.ledger_url == f"sqlite:///{folder / 'x.db'}"
 
 
 def test_the_example_lists_every_setting_and_is_up_to_date() -> None:

@@ -19,7 +19,7 @@ from node.deposits import new_key
 from relays.event import parse_event
 from relays.receipt import SSE_PREFIX, decode
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, running_node
+from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
 
 GRANT_MSAT = 1_000_000
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
@@ -77,11 +77,10 @@ async def node(folder: Path, hostile: tuple[Hostile, str]) -> AsyncIterator[Runn
 
 async def ask(node: Running, http: httpx.AsyncClient, **changes: Any) -> tuple[httpx.Response, int]:
     """The reply, and what it cost, once nothing is held any more and the books add up."""
-    key = new_key()
-    account = await node.node.ledger.create_key(key.hash, key.hint, "", GRANT_MSAT)
-    reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO | changes, headers=bearer(key.text))
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO | changes, headers=bearer(text))
     for _ in range(100):
-        state = node.node.ledger.account(account)
+        state = await node.node.ledger.account(key.account)
         if state.held_msat == 0:
             await node.node.audit()
             return reply, GRANT_MSAT - state.available_msat

@@ -63,17 +63,27 @@ async def ask(http: httpx.AsyncClient, method: str, url: str, key: str, **option
 
 async def sums_agree(served: Served, http: httpx.AsyncClient) -> tuple[int, int]:
     """Audit the stopped node's books against its wallet; returns what came in and what is still open."""
-    ledger = Ledger(served.folder / "data" / "ledger.db")
+    ledger = await Ledger.open(f"sqlite:///{served.folder / 'data' / 'ledger.db'}")
     wallet = await Wallet.open(served.folder / "data" / "wallet.db", http)
     try:
         totals = await ledger.audit()
-        open_now = len(ledger.open_deposits()) + len(ledger.open_refunds())
+        open_now = len(await ledger.open_deposits()) + len(await ledger.open_refunds())
         if not open_now:
             assert wallet.balance_msat() == totals.ecash_in_msat
         return totals.ecash_in_msat, open_now
     finally:
         wallet.close()
-        ledger.close()
+        await ledger.close()
+
+
+async def nothing_held(served: Served, http: httpx.AsyncClient, token: str) -> None:
+    """What the crash left on hold is free; a refund that it interrupted is finished first."""
+    for _ in range(100):
+        answer = await ask(http, "GET", f"{served.url}/v1/balance", token)
+        if answer is not None and answer.json()["reserved"] == 0:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("a hold is left")
 
 
 async def test_kill_nine_in_deposits_streams_and_refunds(
@@ -102,7 +112,8 @@ async def test_kill_nine_in_deposits_streams_and_refunds(
         served.restart()
         answers = [await ask(http, "GET", f"{served.url}/v1/balance", token) for token in tokens]
         assert {answer.status_code for answer in answers if answer is not None} == {200}, "every token is good"
-        assert all(answer is not None and answer.json()["reserved"] == 0 for answer in answers), "no hold is left"
+        for token in tokens:
+            await nothing_held(served, http, token)
 
     refunds: set[str] = set()
     for token in tokens:

@@ -1,0 +1,124 @@
+"""How many hold + post pairs a second one process books, on SQLite (synchronous=FULL) and on PostgreSQL.
+
+    uv run python bench/ledger.py [--json] [--seconds 3] [--concurrency 32] [--keys 100] [--postgres URL] [--only sqlite]
+
+Every pair is two durable moves of the real ledger, each awaited before the next of its caller: a hold of 1000 msat and a
+post of 132 msat with its receipt. At the end the audit proves the sums. Without --postgres a server is started in a
+temporary folder, if PostgreSQL is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from node.api.errors import new_request_id
+from node.ledger.ledger import Ledger
+from node.ledger.model import Held
+from node.localnet.postgres import postgres_bin, running_postgres
+from relays.pricing import ModelPrice, Usage
+from relays.receipt import Receipt
+
+HOLD_MSAT, COST_MSAT, GRANT_MSAT = 1000, 132, 10**12
+PRICE = ModelPrice(0, 2_000_000)
+
+
+def draft(request_id: str) -> Receipt:
+    return Receipt(
+        request_id=request_id,
+        model="bench",
+        usage=Usage(10, COST_MSAT // 2),
+        metered="upstream",
+        outcome="complete",
+        price=PRICE,
+        hold_msat=HOLD_MSAT,
+        cost_msat=COST_MSAT,
+        balance_msat=0,
+    )
+
+
+async def measure(url: str, seconds: float, concurrency: int, keys: int) -> dict[str, float | int | str]:
+    """Run pairs from `concurrency` callers for that long; prove the books."""
+    ledger = await Ledger.open(url)
+    try:
+        for _ in range(keys):
+            await ledger.create_key(os.urandom(32).hex(), "", "", GRANT_MSAT)
+        ready = [key for key, _ in await ledger.keys()]
+        before = (await ledger.audit()).earned_msat
+        waits: list[float] = []
+        stop = time.perf_counter() + seconds
+
+        async def caller(chance: random.Random) -> None:
+            while (begun := time.perf_counter()) < stop:
+                request_id = new_request_id()
+                outcome = await ledger.hold(chance.choice(ready), request_id, HOLD_MSAT, 60)
+                assert isinstance(outcome, Held), outcome
+                await ledger.post(draft(request_id))
+                waits.append(time.perf_counter() - begun)
+
+        cpu, wall = time.process_time(), time.perf_counter()
+        await asyncio.gather(*(caller(random.Random(number)) for number in range(concurrency)))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        totals = await ledger.audit()
+        assert totals.earned_msat - before == len(waits) * COST_MSAT, "a pair was lost or doubled"
+        centiles = statistics.quantiles(waits, n=100)
+        return {
+            "backend": url.split(":", maxsplit=1)[0],
+            "concurrency": concurrency,
+            "pairs": len(waits),
+            "pairs_per_second": round(len(waits) / wall),
+            "p50_ms": round(centiles[49] * 1000, 3),
+            "p99_ms": round(centiles[98] * 1000, 3),
+            "cpu_ms_per_pair": round(cpu * 1000 / len(waits), 4),
+        }
+    finally:
+        await ledger.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--keys", type=int, default=100)
+    parser.add_argument("--only", choices=("sqlite", "postgres"))
+    parser.add_argument("--postgres", metavar="URL", help="an empty database")
+    options = parser.parse_args()
+    results = []
+
+    def run(url: str) -> None:
+        results.append(uvloop.run(measure(url, options.seconds, options.concurrency, options.keys)))
+
+    if options.only != "postgres":
+        with tempfile.TemporaryDirectory() as folder:
+            run(f"sqlite:///{Path(folder) / 'ledger.db'}")
+    if options.only != "sqlite":
+        if options.postgres is None and postgres_bin() is None:
+            print("PostgreSQL is not installed: left out (apt-get install postgresql)", file=sys.stderr)
+        else:
+            with nullcontext(options.postgres) if options.postgres else running_postgres() as url:
+                run(url)
+    if options.json:
+        print(json.dumps({"ledger": results}))
+        return
+    table = Table(*(name.replace("_", " ") for name in results[0]))
+    for result in results:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in result.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

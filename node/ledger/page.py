@@ -1,0 +1,255 @@
+"""Holds, posts and voids, decided in memory: the rows that a batch of moves touches, and what becomes of them. Pure.
+
+A backend loads a page inside its transaction, applies the moves in their order, and writes the changes back before it
+commits; so both backends book by the same rules, and a batch costs a handful of statements however many moves it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from node.errors import LedgerError
+from node.ledger.model import (
+    DAY_S,
+    EARNINGS,
+    DuplicateHold,
+    Held,
+    HoldOutcome,
+    HoldPurpose,
+    HoldState,
+    Insufficient,
+    KeyClosed,
+    LimitReached,
+    Posted,
+    check_end,
+)
+from relays.money import Msat
+from relays.receipt import Receipt
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Move: take the most that a request can cost out of what is available."""
+
+    id: str
+    account: int
+    key: int
+    parent: int | None
+    amount_msat: int
+    now: int
+    expires_at: int
+    instance: str
+    fingerprint: str
+
+
+class Post(msgspec.Struct, frozen=True):
+    """Move: charge a hold by the draft's cost, free the rest, and keep the receipt with the balance after it."""
+
+    draft: Receipt
+    now: int
+
+    @property
+    def id(self) -> str:
+        return self.draft.request_id
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Move: free a hold."""
+
+    id: str
+    state: HoldState
+
+
+Move = Hold | Post | Release
+Outcome = HoldOutcome | Posted | bool
+
+
+class AccountRow(msgspec.Struct):
+    """What a move can change of an account."""
+
+    id: int
+    available_msat: int
+    held_msat: int
+    spent_msat: int
+
+
+class KeyRow(msgspec.Struct):
+    """What a move can change of a key, and what limits it."""
+
+    id: int
+    parent: int | None
+    revoked_at: int | None
+    expires_at: int | None
+    spend_limit_msat: int | None
+    daily_limit_msat: int | None
+    spent_msat: int
+    held_msat: int
+    day: int
+    day_msat: int
+
+    @property
+    def counted(self) -> bool:
+        """Whether its sums are kept: those of a key without limits are its account's."""
+        return self.parent is not None or self.spend_limit_msat is not None or self.daily_limit_msat is not None
+
+
+class HoldRow(msgspec.Struct):
+    id: str
+    account: int
+    key: int | None
+    purpose: HoldPurpose
+    amount_msat: int
+    posted_msat: int
+    state: HoldState
+    created_at: int
+    expires_at: int | None
+    instance: str
+    fingerprint: str
+
+
+class Page:
+    """The rows as loaded; `apply` changes them and notes what must be written."""
+
+    def __init__(
+        self,
+        accounts: Iterable[AccountRow],
+        keys: Iterable[KeyRow],
+        holds: Iterable[HoldRow],
+        receipts: Iterable[tuple[str, Posted]] = (),
+    ) -> None:
+        self.accounts = {row.id: row for row in accounts}
+        self.keys = {row.id: row for row in keys}
+        self.holds = {row.id: row for row in holds}
+        self.receipts = dict(receipts)
+        self.made: dict[str, HoldRow] = {}
+        """New holds."""
+        self.ended: dict[str, HoldRow] = {}
+        """Holds of earlier batches that ended in this one."""
+        self.charges: list[tuple[int, int, str, int]] = []
+        """(account, amount_msat, request id, when)."""
+        self.posted: list[tuple[str, int, Posted]] = []
+        """(request id, account, receipt)."""
+        self.changed_accounts: set[int] = set()
+        self.changed_keys: set[int] = set()
+
+    def apply(self, move: Move) -> Outcome:
+        """Do one move. Raises LedgerError for a contradiction: then nothing of the page may be written."""
+        if isinstance(move, Hold):
+            return self._hold(move)
+        return self._post(move) if isinstance(move, Post) else self._release(move)
+
+    def _hold(self, move: Hold) -> HoldOutcome:
+        earlier = self.holds.get(move.id)
+        if earlier is not None:
+            return DuplicateHold(earlier.state, earlier.fingerprint)
+        account, key = self.accounts.get(move.account), self.keys.get(move.key)
+        if account is None or key is None:
+            raise LedgerError(f"key {move.key} or its account {move.account} does not exist")
+        closed = _closed(key, move.now) or (move.parent is not None and _closed(self.keys[move.parent], move.now))
+        if closed:
+            return closed
+        if key.counted and (refused := _beyond_limits(key, move.amount_msat, move.now // DAY_S)):
+            return refused
+        if account.available_msat < move.amount_msat:
+            return Insufficient(Msat(account.available_msat))
+        account.available_msat -= move.amount_msat
+        account.held_msat += move.amount_msat
+        self.changed_accounts.add(account.id)
+        if key.counted:
+            key.held_msat += move.amount_msat
+            key.day_msat += move.amount_msat
+            self.changed_keys.add(key.id)
+        self.made[move.id] = self.holds[move.id] = HoldRow(
+            id=move.id,
+            account=move.account,
+            key=move.key,
+            purpose="request",
+            amount_msat=move.amount_msat,
+            posted_msat=0,
+            state="pending",
+            created_at=move.now,
+            expires_at=move.expires_at,
+            instance=move.instance,
+            fingerprint=move.fingerprint,
+        )
+        return Held(Msat(account.available_msat))
+
+    def _post(self, move: Post) -> Posted:
+        earlier = self.receipts.get(move.id)
+        if earlier is not None:
+            return earlier
+        draft = move.draft
+        cost_msat = draft.cost_msat
+        row = self._end(move.id, "posted", cost_msat)
+        if row.amount_msat != draft.hold_msat:
+            raise LedgerError(f"the receipt of {move.id} names another hold than the books")
+        account = self.accounts[row.account]
+        account.spent_msat += cost_msat
+        if cost_msat:
+            earnings = self.accounts[EARNINGS]
+            earnings.available_msat += cost_msat
+            self.changed_accounts.add(EARNINGS)
+            self.charges.append((row.account, cost_msat, move.id, move.now))
+        posted = Posted(msgspec.structs.replace(draft, balance_msat=account.available_msat), move.now)
+        self.receipts[move.id] = posted
+        self.posted.append((move.id, row.account, posted))
+        return posted
+
+    def _release(self, move: Release) -> bool:
+        row = self.holds.get(move.id)
+        if row is None or row.state != "pending" or row.purpose != "request":
+            return False
+        self._end(move.id, move.state, 0)
+        return True
+
+    def _end(self, hold_id: str, state: HoldState, cost_msat: int) -> HoldRow:
+        """Put a request's hold into its final state and free what it does not cost."""
+        row = self.holds.get(hold_id)
+        if row is None or row.purpose != "request":
+            raise LedgerError(f"hold {hold_id} does not exist")
+        check_end(row.state, state)
+        if not 0 <= cost_msat <= row.amount_msat:
+            raise LedgerError(f"{hold_id} would be charged {cost_msat} msat, its hold is {row.amount_msat} msat")
+        row.state, row.posted_msat = state, cost_msat
+        if hold_id not in self.made:
+            self.ended[hold_id] = row
+        account = self.accounts[row.account]
+        account.held_msat -= row.amount_msat
+        account.available_msat += row.amount_msat - cost_msat
+        self.changed_accounts.add(account.id)
+        if row.key is not None and (key := self.keys[row.key]).counted:
+            key.held_msat -= row.amount_msat
+            key.spent_msat += cost_msat
+            if key.day == row.created_at // DAY_S:
+                key.day_msat -= row.amount_msat - cost_msat
+            self.changed_keys.add(key.id)
+        return row
+
+
+def _closed(key: KeyRow, now: int) -> KeyClosed | None:
+    if key.revoked_at is not None:
+        return KeyClosed("revoked")
+    if key.expires_at is not None and key.expires_at <= now:
+        return KeyClosed("expired")
+    return None
+
+
+def _beyond_limits(key: KeyRow, amount_msat: int, today: int) -> LimitReached | None:
+    if key.day < today:
+        key.day, key.day_msat = today, 0
+    if key.spend_limit_msat is not None:
+        left_msat = key.spend_limit_msat - key.spent_msat - key.held_msat
+        if amount_msat > left_msat:
+            return LimitReached("spend", Msat(left_msat))
+    if key.daily_limit_msat is not None and amount_msat > (left_msat := key.daily_limit_msat - key.day_msat):
+        return LimitReached("daily", Msat(left_msat))
+    return None
+
+
+def receipt_rows(page: Page) -> list[tuple[str, int, str, int]]:
+    """(request id, account, JSON, when) of the receipts to be written."""
+    return [
+        (id_, account, msgspec.json.encode(posted.receipt).decode(), posted.created_at)
+        for id_, account, posted in page.posted
+    ]

@@ -1,0 +1,318 @@
+"""The ledger in PostgreSQL, where several processes serve from the same books (asyncpg).
+
+Each process has one writer that takes what has queued up and books it in one transaction. An advisory lock lets one writer
+in at a time, so that every batch sees the books as the one before it left them, just as in SQLite: no move can be lost
+between two, none can deadlock, and nothing is ever tried again for a conflict. Under load batches grow, not waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+
+from node.errors import LedgerConflict
+from node.ledger.model import EARNINGS, Posted
+from node.ledger.page import AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page, Post, receipt_rows
+from node.ledger.schema import LOCK, migrate_postgres
+from node.ledger.sql import Work, columns
+from relays.receipt import Receipt
+from router_client.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_BATCH = 512
+MAX_QUEUED = 20_000
+READERS = 4
+DEADLINE_S = 30.0
+"""Of one statement, the wait for the lock included."""
+CLOSE_S = 10.0
+
+_OPTIONS: dict[str, Any] = {
+    "timeout": DEADLINE_S,
+    "command_timeout": DEADLINE_S,
+    "server_settings": {
+        "synchronous_commit": "on",
+        # Every statement finds its rows by key, and is planned once.
+        "plan_cache_mode": "force_generic_plan",
+        "enable_seqscan": "off",
+        "jit": "off",
+        # A process that stands still in the middle of a batch must not stop the others for ever.
+        "idle_in_transaction_session_timeout": str(int(DEADLINE_S * 1000)),
+    },
+}
+
+_BEGIN = f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})"
+_LOAD = f"""
+WITH h AS MATERIALIZED (SELECT {columns(HoldRow)} FROM holds WHERE id = ANY($1::text[]))
+SELECT ARRAY(SELECT ROW({columns(HoldRow)}) FROM h),
+       ARRAY(SELECT ROW({columns(AccountRow)}) FROM accounts
+             WHERE id IN (SELECT unnest($2::bigint[]) UNION SELECT account FROM h)),
+       ARRAY(SELECT ROW({columns(KeyRow)}) FROM keys
+             WHERE id IN (SELECT unnest($3::bigint[]) UNION SELECT key FROM h))
+"""
+"""All rows that a batch touches, on one way there and back."""
+_RECEIPTS = "SELECT request_id, content, created_at FROM receipts WHERE request_id = ANY($1::text[])"
+_SAVE = f"""
+WITH a AS (
+    UPDATE accounts SET available_msat = v.available, held_msat = v.held, spent_msat = v.spent
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS v(id, available, held, spent)
+    WHERE accounts.id = v.id
+), k AS (
+    UPDATE keys SET spent_msat = v.spent, held_msat = v.held, day = v.day, day_msat = v.day_msat
+    FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::int[], $9::bigint[]) AS v(id, spent, held, day, day_msat)
+    WHERE keys.id = v.id
+), h AS (
+    INSERT INTO holds ({columns(HoldRow)})
+    SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[],
+                         $17::bigint[], $18::bigint[], $19::text[], $20::text[])
+), e AS (
+    UPDATE holds SET state = v.state, posted_msat = v.posted
+    FROM unnest($21::text[], $22::text[], $23::bigint[]) AS v(id, state, posted) WHERE holds.id = v.id
+), t AS (
+    INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at)
+    SELECT debit, {EARNINGS}, amount, 'charge', reference, created_at
+    FROM unnest($24::bigint[], $25::bigint[], $26::text[], $27::bigint[]) AS v(debit, amount, reference, created_at)
+)
+INSERT INTO receipts (request_id, account, content, created_at)
+SELECT * FROM unnest($28::text[], $29::bigint[], $30::text[], $31::bigint[])
+"""
+"""All changes of a page in one statement: one way there and back, one plan. Constraints are checked row by row."""
+
+
+class _Job:
+    __slots__ = ("error", "future", "move", "result", "work")
+
+    def __init__(self, move: Move | None, work: Work[Any] | None) -> None:
+        self.move = move
+        self.work = work
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class PostgresBackend:
+    """See `Backend`."""
+
+    shared = True
+
+    def __init__(self, url: str, pool: asyncpg.Pool) -> None:
+        parts = urlsplit(url)
+        self.place = f"PostgreSQL {parts.hostname or 'localhost'}{parts.path}"
+        self._pool = pool
+        self._url = url
+        self._conn: Any = None
+        """The writer's own connection, made again when it broke: a pool would tidy it up after every batch."""
+        self._jobs: asyncio.Queue[_Job | None] = asyncio.Queue()
+        self._closed = False
+        self._writer = asyncio.create_task(self._serve(), name="ledger writer")
+
+    @classmethod
+    async def open(cls, url: str) -> PostgresBackend:
+        """The ledger in the database at `url`, laid out or brought up to date. Raises LedgerError or StorageError."""
+        await migrate_postgres(url)
+        try:
+            pool = await asyncpg.create_pool(url, min_size=1, max_size=READERS, **_OPTIONS)
+        except _FOREIGN as error:
+            raise _translated(error) from error
+        return cls(url, pool)
+
+    async def run(self, work: Work[T]) -> T:
+        result: T = await self._queued(_Job(None, work))
+        return result
+
+    async def move(self, move: Move) -> Outcome:
+        outcome: Outcome = await self._queued(_Job(move, None))
+        return outcome
+
+    async def read(self, work: Work[T]) -> T:
+        async with self._connection() as conn:
+            return await _stepped(conn, work)
+
+    async def survey(self, work: Work[T]) -> T:
+        async with self._connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            return await _stepped(conn, work)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._jobs.put_nowait(None)
+            await self._writer
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._pool.close()
+                    if self._conn is not None:
+                        await self._conn.close()
+            except TimeoutError:
+                self._pool.terminate()
+
+    def _queued(self, job: _Job) -> asyncio.Future[Any]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        if self._jobs.qsize() >= MAX_QUEUED:
+            raise StorageError("the database is busy: too many writes are waiting")
+        self._jobs.put_nowait(job)
+        return job.future
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        try:
+            async with self._pool.acquire(timeout=DEADLINE_S) as conn:
+                yield conn
+        except _FOREIGN as error:
+            raise _translated(error) from error
+
+    async def _serve(self) -> None:
+        stop = False
+        while not stop:
+            batch: list[_Job] = []
+            job = await self._jobs.get()
+            while job is not None:
+                batch.append(job)
+                if len(batch) >= MAX_BATCH or self._jobs.empty():
+                    break
+                job = self._jobs.get_nowait()
+            stop = job is None
+            if batch:
+                await self._commit(batch)
+                _deliver(batch)
+
+    async def _commit(self, batch: list[_Job]) -> None:
+        """All in one transaction; when one fails, each in its own, so that only the guilty one does."""
+        try:
+            if self._conn is None or self._conn.is_closed():
+                self._conn = await asyncpg.connect(self._url, **_OPTIONS)
+            await _transaction(self._conn, batch)
+        except _BROKEN as error:
+            # Whether it was committed is not known: every move is idempotent, whoever waits asks again.
+            self._drop_connection()
+            for job in batch:
+                job.error = _translated(error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to the caller, not to this task
+            if len(batch) == 1:
+                batch[0].error = _translated(error) if isinstance(error, asyncpg.PostgresError) else error
+                return
+            for job in batch:
+                await self._commit([job])
+
+    def _drop_connection(self) -> None:
+        if self._conn is not None:
+            self._conn.terminate()
+            self._conn = None
+
+
+async def _transaction(conn: Any, batch: list[_Job]) -> None:
+    try:
+        await conn.execute(_BEGIN)
+        moving = [job for job in batch if job.move is not None]
+        if moving:
+            moves = [job.move for job in moving if job.move is not None]
+            for job, outcome in zip(moving, await _moved(conn, moves), strict=True):
+                job.result = outcome
+        for job in batch:
+            if job.work is not None:
+                job.result = await _stepped(conn, job.work)
+        await conn.execute("COMMIT")
+    except BaseException:
+        if not conn.is_closed():
+            await conn.execute("ROLLBACK")
+        raise
+
+
+async def _stepped(conn: Any, work: Work[T]) -> T:
+    """Drive the steps to their end."""
+    steps = work()
+    try:
+        query = next(steps)
+        while True:
+            found = await conn.fetch(_numbered(query.text), *query.values)
+            query = steps.send([tuple(row) for row in found])
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def _moved(conn: Any, moves: Sequence[Move]) -> list[Outcome]:
+    """The batch as one page."""
+    page = await _load(conn, moves)
+    outcomes = [page.apply(move) for move in moves]
+    if page.changed_accounts or page.made or page.ended:
+        await conn.execute(_SAVE, *_changes(page))
+    return outcomes
+
+
+async def _load(conn: Any, moves: Sequence[Move]) -> Page:
+    holding = [move for move in moves if isinstance(move, Hold)]
+    accounts = {EARNINGS, *(move.account for move in holding)}
+    keys = {key for move in holding for key in (move.key, move.parent) if key is not None}
+    found = await conn.fetchrow(_LOAD, [move.id for move in moves], list(accounts), list(keys))
+    holds = [HoldRow(*row) for row in found[0]]
+    receipts = []
+    again = [hold.id for hold in holds if hold.state == "posted"]
+    if again and any(isinstance(move, Post) for move in moves):
+        receipts = [
+            (id_, Posted(msgspec.json.decode(content, type=Receipt), created_at))
+            for id_, content, created_at in await conn.fetch(_RECEIPTS, again)
+        ]
+    return Page([AccountRow(*row) for row in found[1]], [KeyRow(*row) for row in found[2]], holds, receipts)
+
+
+def _changes(page: Page) -> list[list[Any]]:
+    """The parameters of `_SAVE`: one list a column."""
+    accounts = [page.accounts[id_] for id_ in page.changed_accounts]
+    keys = [page.keys[id_] for id_ in page.changed_keys]
+    ended = page.ended.values()
+    return [
+        *_transposed(4, [(row.id, row.available_msat, row.held_msat, row.spent_msat) for row in accounts]),
+        *_transposed(5, [(row.id, row.spent_msat, row.held_msat, row.day, row.day_msat) for row in keys]),
+        *_transposed(11, [msgspec.structs.astuple(row) for row in page.made.values()]),
+        *_transposed(3, [(row.id, row.state, row.posted_msat) for row in ended]),
+        *_transposed(4, page.charges),
+        *_transposed(4, receipt_rows(page)),
+    ]
+
+
+def _transposed(width: int, rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+@lru_cache(maxsize=512)
+def _numbered(text: str) -> str:
+    return re.sub(r"\?(\d+)", r"$\1", text)
+
+
+_BROKEN = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+"""The connection is gone, or too slow to be trusted."""
+_FOREIGN = (asyncpg.PostgresError, *_BROKEN)
+
+
+def _translated(error: BaseException) -> Exception:
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return LedgerConflict(str(error))
+    return StorageError(f"the ledger's database cannot be used: {type(error).__name__}")
+
+
+def _deliver(batch: list[_Job]) -> None:
+    for job in batch:
+        if job.future.done():  # its caller left
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
