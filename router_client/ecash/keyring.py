@@ -185,8 +185,9 @@ class Keyring:
         for keyset in listed:
             elder = stored.get(keyset.id)
             full = await client.with_keys(keyset) if elder is None else msgspec.structs.replace(keyset, keys=elder.keys)
-            await self._db.run(partial(store.save_keyset, mint=client.url, keyset=full))
             keysets.append(full)
+        # Together: half a mint, kept when the rest of its answers was lost, would pass for the whole one.
+        await self._db.run(partial(store.save_keysets, mint=client.url, keysets=keysets))
         mint = MintKeys(client, keysets)
         self._mints[client.url] = (self._clock(), mint)
         return mint

@@ -53,7 +53,7 @@ class Melting:
 
     async def cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
         """See `Wallet.melt_cost`."""
-        quote = await self._quote(read_invoice(bolt11), mint_url, unit)
+        quote = await self.quote(read_invoice(bolt11), mint_url, unit)
         mint = await self._operations.keyring.mint(mint_url)
         coins = self._operations.db.read(lambda conn: store.unspent(conn, mint_url, unit))
         plan = plan_melt(coins, quote.amount + quote.fee_reserve, mint.fees_ppk())
@@ -71,7 +71,7 @@ class Melting:
         # The coins are reserved: others may spend theirs while a payment takes its time.
         return melted(await self._operations.finish(operation))
 
-    async def _quote(self, invoice: Bolt11, mint_url: str, unit: str) -> MeltQuote:
+    async def quote(self, invoice: Bolt11, mint_url: str, unit: str) -> MeltQuote:
         """What the mint wants for the invoice. Raises PaymentFailed when it does not pay such ones."""
         if unit not in MSAT_PER_UNIT:
             raise WrongUnit(f"the unit {unit[:16]!r} is not taken: bring sat or msat")
@@ -89,7 +89,7 @@ class Melting:
     async def _begin(
         self, invoice: Bolt11, mint_url: str, unit: str, operation_id: str, max_fee: int | None
     ) -> Operation:
-        quote = await self._quote(invoice, mint_url, unit)
+        quote = await self.quote(invoice, mint_url, unit)
         mint = await self._operations.keyring.mint(mint_url)
         keyset = mint.active(unit)
 

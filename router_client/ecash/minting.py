@@ -15,6 +15,9 @@ from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import to_msat
 from router_client.errors import MintUnavailable, TokenRefused, TokenSpent
 
+GRACE_S = 3600
+"""A payment that was under way when its invoice ended may still arrive."""
+
 
 class Minting:
     """Lightning in."""
@@ -44,7 +47,7 @@ class Minting:
         operation = self._operations.outcome(operation_id)
         if operation is None or operation.kind != "mint":
             raise TokenRefused("there is no invoice of that name")
-        if operation.state == "open" and not operation.journal.amounts:
+        if operation.state != "done" and not operation.journal.amounts:  # also one that was paid after its time
             mint = await self._operations.keyring.mint(operation.mint)
             quote = await mint.client.mint_quote_state(operation.journal.quote)
             if quote.state not in ("PAID", "ISSUED"):
@@ -59,12 +62,12 @@ class Minting:
         def plan(conn: sqlite3.Connection) -> Operation:
             current = store.operation(conn, operation.id)
             assert current is not None
-            if current.state != "open" or current.journal.amounts:
+            if current.state == "done" or current.journal.amounts:
                 return current
             counter = store.take_counters(conn, keyset, len(amounts))
             journal = msgspec.structs.replace(current.journal, keyset=keyset, counter=counter, amounts=amounts)
             store.set_journal(conn, operation.id, journal)
-            return msgspec.structs.replace(current, journal=journal)
+            return msgspec.structs.replace(current, state="open", journal=journal, result="")
 
         return await self._operations.db.run(plan)
 
@@ -94,7 +97,7 @@ class Minting:
         """Nobody pays an invoice after its time: then the operation is over."""
         claimed = await self.claim(operation.id)
         expires_at = operation.journal.expires_at
-        if claimed is None and expires_at is not None and expires_at < self._operations.clock():
+        if claimed is None and expires_at is not None and expires_at + GRACE_S < self._operations.clock():
             await self._operations.db.run(
                 lambda conn: store.close_operation(conn, operation.id, "failed", "invoice expired")
             )

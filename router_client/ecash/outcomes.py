@@ -82,6 +82,19 @@ class Melted(msgspec.Struct, frozen=True):
     """Proof of payment, hex; empty when the mint does not tell."""
 
 
+class Exchanged(msgspec.Struct, frozen=True):
+    """A foreign token that arrived at a primary mint."""
+
+    mint: str
+    unit: str
+    amount_msat: Msat
+    """What arrived at the primary mint: credit this."""
+    fee_msat: Msat
+    """What both mints and Lightning took."""
+    left_msat: Msat
+    """What stayed with the foreign mint in coins of ours: the part of the fee reserve that was not used, and roundings."""
+
+
 class MeltCost(msgspec.Struct, frozen=True):
     """What paying an invoice takes at most."""
 

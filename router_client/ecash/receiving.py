@@ -22,13 +22,15 @@ class Receiving:
         self._keyring = operations.keyring
         operations.register("receive", operations.swap)
 
-    async def receive(self, token: Token, operation_id: str) -> Received:
-        """See `Wallet.receive`."""
+    async def receive(self, token: Token, operation_id: str, *, stock: int | None = None) -> Received:
+        """See `Wallet.receive`; with another stock of small coins than the wallet's own, if that is given."""
         operation = self._operations.outcome(operation_id)
         if operation is not None and _secrets(operation.journal.inputs) != _secrets(token.proofs):
             raise TokenRefused("an operation of that name took in another token")
         if operation is None or (operation.state == "failed" and not was_spent(operation)):
-            operation = await opened(self._begin(token, operation_id))
+            operation = await opened(
+                self._begin(token, operation_id, self._operations.stock if stock is None else stock)
+            )
         return received(await self._operations.finish(operation))
 
     async def fees(self, token: Token) -> TokenFees:
@@ -39,7 +41,7 @@ class Receiving:
             to_msat(swap_fee(fees_ppk), token.unit), to_msat(swap_fee([most_ppk] * MOST_COINS), token.unit)
         )
 
-    async def _begin(self, token: Token, operation_id: str) -> Operation:
+    async def _begin(self, token: Token, operation_id: str, stock: int) -> Operation:
         coins, fees_ppk = await self._keyring.resolve(token)
         mint = await self._keyring.mint(token.mint)
         fee = swap_fee(fees_ppk)
@@ -52,7 +54,7 @@ class Receiving:
 
         def begin(conn: sqlite3.Connection) -> Operation:
             check_vacant(conn, operation_id)
-            amounts = stocked(net, store.held(conn, token.mint, token.unit), self._operations.stock)
+            amounts = stocked(net, store.held(conn, token.mint, token.unit), stock)
             counter = store.take_counters(conn, keyset.id, len(amounts))
             journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
             operation = self._operations.open(conn, operation_id, "receive", token.mint, token.unit, journal)

@@ -118,6 +118,12 @@ def save_keyset(conn: sqlite3.Connection, mint: str, keyset: Keyset) -> None:
     )
 
 
+def save_keysets(conn: sqlite3.Connection, mint: str, keysets: Sequence[Keyset]) -> None:
+    """Save all that a mint lists."""
+    for keyset in keysets:
+        save_keyset(conn, mint, keyset)
+
+
 def keysets(conn: sqlite3.Connection, mint: str) -> list[Keyset]:
     """Known keysets of a mint, with keys."""
     rows = conn.execute("SELECT id, unit, active, input_fee_ppk, keys FROM keysets WHERE mint = ?", (mint,))

@@ -26,11 +26,13 @@ from relays.money import Msat
 from router_client.ecash import lockedcoins, store
 from router_client.ecash.accepting import Accepting
 from router_client.ecash.coins import Fees
+from router_client.ecash.exchange import Exchange, Order
 from router_client.ecash.keyring import Keyring
 from router_client.ecash.melting import Melting
 from router_client.ecash.minting import Minting
 from router_client.ecash.operations import Operations
 from router_client.ecash.outcomes import (
+    Exchanged,
     Holdings,
     Invoice,
     MeltCost,
@@ -64,6 +66,7 @@ class Wallet:
         self._sending = Sending(self._operations)
         self._minting = Minting(self._operations)
         self._melting = Melting(self._operations, self._sending)
+        self._exchange = Exchange(self._operations, self._receiving, self._minting, self._melting)
 
     @classmethod
     async def open(
@@ -221,6 +224,16 @@ class Wallet:
         MintUnavailable leaves the operation open: it may have been paid. Ask again with the same id, or `recover`.
         """
         return await self._melting.melt(bolt11, mint_url, unit, operation_id, max_fee)
+
+    async def exchange(self, token: str | Token, mint_url: str, unit: str, operation_id: str) -> Exchanged:
+        """Bring a token of a foreign mint to this one over Lightning. Asking again with the same id goes on where it stood.
+
+        Raises TokenRefused, with the token untouched, when it is worth less than that costs; PaymentFailed when Lightning
+        found no way: its coins are ours at the foreign mint then, and asking again tries anew; else what `receive`, `melt`
+        and `claim` do, MintUnavailable among them.
+        """
+        coins = decode(token) if isinstance(token, str) else token
+        return await self._exchange.exchange(Order(operation_id, coins, mint_url, unit))
 
     # the journal -----------------------------------------------------------------------------------------------------
 
