@@ -45,7 +45,7 @@ def close_failed(conn: sqlite3.Connection, operation: Operation, refusal: Wallet
     if operation.kind == "receive":
         lockedcoins.released(conn, operation.id)
     if operation.kind == "redeem":
-        lockedcoins.move(conn, operation.journal.inputs, "redeeming", "locked", None)
+        lockedcoins.refused(conn, operation.journal.inputs)
     if operation.kind in ("send", "melt"):
         for coin in operation.journal.inputs:
             after: store.CoinState = "spent" if coin.y() in spent else "unspent"

@@ -64,12 +64,22 @@ def groups(conn: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def waiting(conn: sqlite3.Connection, mint: str, unit: str, most: int) -> list[Waiting]:
-    """Coins to redeem, oldest first."""
+    """Coins to redeem, oldest first. Those that a mint refused in a batch come after all others, in ever smaller batches,
+    so that one bad coin keeps no good one.
+    """
+    group = "FROM locked WHERE mint = ? AND unit = ? AND state = 'locked'"
+    tries = conn.execute(f"SELECT MIN(tries) {group}", (mint, unit)).fetchone()[0] or 0
     rows = conn.execute(
-        "SELECT proof, fee FROM locked WHERE mint = ? AND unit = ? AND state = 'locked' ORDER BY rowid LIMIT ?",
-        (mint, unit, most),
+        f"SELECT proof, fee {group} AND tries = ? ORDER BY rowid LIMIT ?", (mint, unit, tries, max(1, most >> tries))
     )
     return [Waiting(msgspec.json.decode(proof, type=Proof), fee) for proof, fee in rows]
+
+
+def refused(conn: sqlite3.Connection, coins: Iterable[Proof]) -> None:
+    """A batch was refused: its coins wait again, behind the others."""
+    coins = list(coins)
+    move(conn, coins, "redeeming", "locked", None)
+    conn.executemany("UPDATE locked SET tries = tries + 1 WHERE y = ?", [(coin.y(),) for coin in coins])
 
 
 def move(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -18,9 +18,11 @@ from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Sent, sent
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof
-from router_client.errors import MintUnavailable, TokenRefused
+from router_client.errors import InsufficientFunds, MintUnavailable, TokenRefused
 
 SEND_WAIT_S = 20.0
+MOST_EACH, MOST_EACH_TO_FIT = 64, 8
+"""So many coins of each amount are looked at first: a seller holds thousands."""
 
 
 class Sending:
@@ -43,15 +45,20 @@ class Sending:
         most_coins: int | None,
     ) -> Sent:
         """See `Wallet.send`."""
+        order = _Order(operation_id, mint_url, unit, amount, fees, lock, most_coins)
+        operation = self._operations.outcome(operation_id)
+        if operation is None and lock is None:
+            operation = await self._fitting(order)  # without a turn: it waits for no mint
+            if operation is not None:
+                return sent(operation)
+        if lock is not None:
+            check_key(lock)
+            if not await self._operations.keyring.locks(mint_url):
+                raise TokenRefused(f"the mint {mint_url} does not know locked coins (NUT-11, NUT-12)")
         async with self.turn(mint_url, unit):
             operation = self._operations.outcome(operation_id)
             if operation is None or operation.state == "failed":
-                if lock is not None:
-                    lock = check_key(lock)
-                    if not await self._operations.keyring.locks(mint_url):
-                        raise TokenRefused(f"the mint {mint_url} does not know locked coins (NUT-11, NUT-12)")
-                order = _Order(amount, fees, lock, most_coins)
-                operation = await opened(self._begin(order, mint_url, unit, operation_id))
+                operation = await opened(self._begin(order))
             return sent(await self._operations.finish(operation))
 
     def handed_out(self, operation_id: str) -> str:
@@ -80,45 +87,77 @@ class Sending:
         finally:
             turn.release()
 
-    async def _begin(self, order: _Order, mint_url: str, unit: str, operation_id: str) -> Operation:
-        mint = await self._operations.keyring.mint(mint_url)
-        keyset = mint.active(unit)
+    async def _fitting(self, order: _Order) -> Operation | None:
+        """The order done with coins that fit as they are; None when there are none, or it was begun already."""
+        mint = await self._operations.keyring.mint(order.mint)
+        fee_ppk, new_fee_ppk = mint.fees_ppk(), mint.active(order.unit).input_fee_ppk
+
+        def fit(conn: sqlite3.Connection) -> Operation | None:
+            if store.operation(conn, order.id) is not None:
+                return None
+            coins = store.some_unspent(conn, order.mint, order.unit, MOST_EACH_TO_FIT)
+            with suppress(InsufficientFunds):
+                plan = order.plan(coins, fee_ppk, new_fee_ppk)
+                return None if plan.needs_swap else self._hand_out(conn, order, plan)
+            return None
+
+        return await self._operations.db.run(fit)
+
+    async def _begin(self, order: _Order) -> Operation:
+        mint = await self._operations.keyring.mint(order.mint)
+        keyset = mint.active(order.unit)
 
         def begin(conn: sqlite3.Connection) -> Operation:
-            check_vacant(conn, operation_id)
-            coins = store.unspent(conn, mint_url, unit)
-            plan = order.plan(coins, mint.fees_ppk(), keyset.input_fee_ppk)
+            check_vacant(conn, order.id)
+            plan = self._plan(conn, order, mint.fees_ppk(), keyset.input_fee_ppk)
+            if not plan.needs_swap:
+                return self._hand_out(conn, order, plan)
+            operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, Journal())
             secrets = [coin.secret for coin in plan.inputs]
-            operation = self._operations.open(conn, operation_id, "send", mint_url, unit, Journal())
-            store.move_coins(conn, secrets, "unspent", "reserved", operation_id)
-            keep = stocked(sum(plan.keep), store.held(conn, mint_url, unit), self._operations.stock)
+            store.move_coins(conn, secrets, "unspent", "reserved", order.id)
+            keep = stocked(sum(plan.keep), store.held(conn, order.mint, order.unit), self._operations.stock)
             outputs = plan.send + keep
             journal = Journal(
                 keyset=keyset.id,
-                counter=store.take_counters(conn, keyset.id, len(outputs)) if plan.needs_swap else 0,
+                counter=store.take_counters(conn, keyset.id, len(outputs)),
                 amounts=outputs,
                 sent=len(plan.send),
                 lock=order.lock or "",
                 inputs=plan.inputs,
-                amount=sum(plan.send) if plan.needs_swap else sum(coin.amount for coin in plan.inputs),
+                amount=sum(plan.send),
                 fee=plan.fee,
             )
-            store.set_journal(conn, operation_id, journal)
-            operation = msgspec.structs.replace(operation, journal=journal)
-            return operation if plan.needs_swap else hand_out(conn, operation, plan.inputs, "reserved")
+            store.set_journal(conn, order.id, journal)
+            return msgspec.structs.replace(operation, journal=journal)
 
         return await self._operations.db.run(begin)
+
+    def _plan(self, conn: sqlite3.Connection, order: _Order, fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
+        """Out of some coins of each amount if they suffice, else out of all."""
+        try:
+            return order.plan(store.some_unspent(conn, order.mint, order.unit, MOST_EACH), fee_ppk, new_fee_ppk)
+        except InsufficientFunds:
+            return order.plan(store.unspent(conn, order.mint, order.unit), fee_ppk, new_fee_ppk)
+
+    def _hand_out(self, conn: sqlite3.Connection, order: _Order, plan: Spend) -> Operation:
+        journal = Journal(inputs=plan.inputs, amount=sum(coin.amount for coin in plan.inputs))
+        operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, journal)
+        return hand_out(conn, operation, plan.inputs, "unspent")
 
 
 class _Order(msgspec.Struct, frozen=True):
     """What is asked of a send."""
 
+    id: str
+    mint: str
+    unit: str
     amount: int
     fees: Fees
     lock: str | None
     most_coins: int | None
 
     def plan(self, coins: Sequence[Proof], fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
+        """Raises InsufficientFunds."""
         if self.lock is None:
             return plan_spend(coins, self.amount, self.fees, fee_ppk, new_fee_ppk)
         return plan_locked(coins, self.amount, self.fees, fee_ppk, new_fee_ppk, self.most_coins)

@@ -40,12 +40,14 @@ SCHEMA_2 = """
 CREATE TABLE mints (url TEXT PRIMARY KEY, locks INTEGER NOT NULL);
 CREATE TABLE locked (
     y TEXT PRIMARY KEY, mint TEXT NOT NULL, unit TEXT NOT NULL, amount INTEGER NOT NULL CHECK (amount > 0),
-    fee INTEGER NOT NULL CHECK (fee >= 0), proof TEXT NOT NULL,
+    fee INTEGER NOT NULL CHECK (fee >= 0), proof TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL CHECK (state IN ('locked', 'redeeming', 'redeemed', 'lost', 'receiving')),
     accepted_by TEXT NOT NULL REFERENCES operations (id), redeemed_by TEXT REFERENCES operations (id)
 );
-CREATE INDEX locked_waiting ON locked (mint, unit) WHERE state IN ('locked', 'redeeming');
+CREATE INDEX locked_waiting ON locked (mint, unit, tries) WHERE state = 'locked';
+CREATE INDEX locked_values ON locked (mint, unit) WHERE state IN ('locked', 'redeeming');
 CREATE INDEX locked_receiving ON locked (accepted_by) WHERE state = 'receiving';
+CREATE INDEX coins_amounts ON coins (mint, unit, amount) WHERE state = 'unspent';
 """
 SCHEMAS = (SCHEMA_1, SCHEMA_2)
 """What each version added to the one before; a new file goes through all of them."""
@@ -236,6 +238,18 @@ def unspent(conn: sqlite3.Connection, mint: str, unit: str) -> list[Proof]:
     """Coins that can be spent."""
     rows = conn.execute("SELECT proof FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent'", (mint, unit))
     return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
+
+
+def some_unspent(conn: sqlite3.Connection, mint: str, unit: str, most_each: int) -> list[Proof]:
+    """Coins that can be spent, at most so many of each amount: enough to choose from, however many there are."""
+    which = "FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent'"
+    coins: list[Proof] = []
+    amount = 0
+    while (row := conn.execute(f"SELECT MIN(amount) {which} AND amount > ?", (mint, unit, amount)).fetchone())[0]:
+        amount = row[0]
+        found = conn.execute(f"SELECT proof {which} AND amount = ? LIMIT ?", (mint, unit, amount, most_each))
+        coins += [msgspec.json.decode(proof, type=Proof) for (proof,) in found]
+    return coins
 
 
 def held(conn: sqlite3.Connection, mint: str, unit: str) -> dict[int, int]:

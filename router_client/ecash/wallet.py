@@ -156,6 +156,12 @@ class Wallet:
         """The swap fees of a token's mint. Raises what `receive` does."""
         return await self._receiving.fees(decode(token))
 
+    async def is_spent(self, token: str) -> bool:
+        """Whether any coin of a token was spent at its mint. Raises MintUnavailable, MintMisbehaved."""
+        coins = decode(token)
+        mint = await self._keyring.mint(coins.mint)
+        return bool(await mint.client.spent(coins.proofs))
+
     async def reclaim(self, operation_id: str) -> Received:
         """Take back a token that was sent and not redeemed. Raises TokenSpent when it was, TokenRefused if it is locked."""
         return await self.receive(self._sending.handed_out(operation_id), f"reclaim:{operation_id}")

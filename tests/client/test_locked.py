@@ -452,6 +452,37 @@ async def test_a_batch_of_nothing_but_stolen_coins_is_a_loss_and_over(
     assert await bob.recover() == []
 
 
+async def test_one_coin_that_the_mint_refuses_keeps_no_other_one(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """Whatever its reason: batches with it grow smaller until it stands alone, behind all that come later."""
+    bob = await seller(folder, http, mint_url)
+    alice = await funded(folder / "a.db", http, mint_url, 50_000)
+    sent = [await alice.send(1023, mint_url, "msat", f"p{i}", lock=bob.lock_key, fees="inside") for i in range(2)]
+    bad = decode(sent[0].token).proofs[3]
+    bob.close()
+
+    async def refuse(request: httpx.Request) -> None:
+        if request.url.path == "/v1/swap" and bad.C in request.content.decode():
+            request.url = request.url.copy_with(path="/v1/refused")
+
+    async with httpx.AsyncClient(event_hooks={"request": [refuse]}) as picky:
+        bob = await Wallet.open(folder / "seller.db", picky)
+        for i, one in enumerate(sent):
+            await bob.accept_locked(one.token, f"t{i}")
+        locked_msat = bob.locked_msat()
+        done = []
+        for _ in range(20):
+            done += await bob.redeem_locked(most=100)
+        assert sum(one.lost_msat for one in done) == 0
+        assert bob.locked_msat() == locked_msat - sum(one.credited_msat for one in done) == bad.amount
+        assert bob.balance_msat() == sum(one.amount_msat for one in done)
+        bob.close()
+    bob = await Wallet.open(folder / "seller.db", http)
+    assert len(await bob.redeem_locked()) == 1
+    assert bob.locked_msat() == 0
+
+
 @pytest.mark.parametrize("where", ["request", "reply"])
 async def test_no_lost_exchange_loses_or_makes_locked_money(
     where: Where, folder: Path, http: httpx.AsyncClient, mint_url: str

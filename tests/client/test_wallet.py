@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from router_client.ecash import sending
 from router_client.ecash.coins import swap_fee
 from router_client.ecash.token import decode, encode
 from router_client.ecash.wallet import Wallet
@@ -125,6 +126,44 @@ async def test_two_sends_at_once_find_enough_when_there_is_enough(
     sent = await asyncio.gather(*(alice.send(1001, mint_url, "msat", f"s{i}", fees="inside") for i in range(6)))
     assert sum(one.amount_msat + one.fee_msat for one in sent) == 6006
     assert alice.balance_msat() == 8192 - 6006
+
+
+async def test_coins_that_fit_do_not_wait_for_a_mint_that_makes_change_for_another(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    swapping, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stall(request: httpx.Request) -> None:
+        if request.url.path == "/v1/swap":
+            swapping.set()
+            await go_on.wait()
+
+    (await funded(folder / "a.db", http, mint_url, 8192 + 64)).close()
+    async with httpx.AsyncClient(event_hooks={"request": [stall]}) as slow:
+        alice = await Wallet.open(folder / "a.db", slow)
+        change = asyncio.create_task(alice.send(1001, mint_url, "msat", "change", fees="inside"))
+        await asyncio.wait_for(swapping.wait(), 10)
+        fits = await asyncio.wait_for(alice.send(64, mint_url, "msat", "fits", fees="inside"), 10)
+        assert (fits.amount_msat, fits.fee_msat) == (64, 0)
+        go_on.set()
+        sent = await change
+        assert alice.balance_msat() + sent.amount_msat + sent.fee_msat == 8192
+        alice.close()
+
+
+async def test_a_purse_of_many_small_coins_is_spent_to_the_last(
+    folder: Path, http: httpx.AsyncClient, mint_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only some coins of each amount are looked at, unless they do not suffice."""
+    (await funded(folder / "a.db", http, mint_url, 2000)).close()
+    alice = await Wallet.open(folder / "a.db", http, stock=12)
+    await alice.receive((await alice.send(1100, mint_url, "msat", "x")).token, "many")
+    monkeypatch.setattr(sending, "MOST_EACH", 1)
+    monkeypatch.setattr(sending, "MOST_EACH_TO_FIT", 1)
+    all_msat = alice.balance_msat()
+    sent = await alice.send(all_msat, mint_url, "msat", "all", fees="inside")
+    assert (sent.amount_msat, sent.fee_msat, alice.balance_msat()) == (all_msat, 0, 0)
+    assert len(decode(sent.token).proofs) > 64
 
 
 async def test_an_operation_takes_in_one_token_and_no_other(
