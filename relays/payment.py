@@ -17,9 +17,6 @@ REPLAYED_HEADER: Final = "idempotent-replayed"
 CHANGE_SSE_PREFIX: Final = ": x-cashu "
 """In a stream that a token paid for, the comment line with its change, before `[DONE]`."""
 
-CASHU_HEADER: Final = "X-Cashu"
-"""A token with a request, the change with its reply; on a 402, a payment request (NUT-24)."""
-
 # Codes a client acts on. They are part of the wire format and never change their meaning.
 INVALID_REQUEST: Final = "invalid_request"
 UNKNOWN_MODEL: Final = "model_not_found"
