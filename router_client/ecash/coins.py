@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -13,8 +14,9 @@ from router_client.errors import InsufficientFunds
 
 MOST_COINS = 128
 """No sensible swap gives up more coins than this."""
-MOST_STOCK = 64
-"""So many coins at most are made beyond what an amount needs."""
+STOCK_SHARES = 8
+MOST_STOCK = 250
+"""So many coins at most are made in one swap for a stock: mints bound a request, and each costs them time."""
 PPK = 1000
 """Input fees are given per thousand coins (NUT-02)."""
 
@@ -41,18 +43,22 @@ def split(amount: int) -> tuple[int, ...]:
 
 
 def stocked(amount: int, held: Mapping[int, int], aim: int) -> tuple[int, ...]:
-    """The amount as powers of two, ascending, the small ones first brought up to `aim` coins each as far as it goes.
+    """The amount as powers of two, ascending, so that of each there come to be `aim` coins, the rarest and smallest first.
 
-    `held` counts coins by amount. Who keeps such a stock can later hand out nearly any amount without the mint.
+    `held` counts coins by amount. No size takes more than its share of the amount, so that large coins do not use up what
+    many small ones are made of. Who keeps such a stock can later hand out nearly any amount without the mint.
     """
-    parts: list[int] = []
-    left, coin = amount, 1
-    while coin <= left and len(parts) < MOST_STOCK:
-        count = min(max(0, aim - held.get(coin, 0)), left // coin, MOST_STOCK - len(parts))
-        parts += [coin] * count
-        left -= coin * count
-        coin <<= 1
-    return tuple(sorted([*parts, *split(left)]))
+    made: Counter[int] = Counter()
+    share = amount // STOCK_SHARES
+    left = amount
+    for level in range(aim):
+        coin = 1
+        while coin <= min(left, share) and made.total() < MOST_STOCK:
+            if held.get(coin, 0) + made[coin] <= level and coin * (made[coin] + 1) <= share:
+                made[coin] += 1
+                left -= coin
+            coin <<= 1
+    return tuple(sorted([*made.elements(), *split(left)]))
 
 
 def round_up(amount: int, most_coins: int) -> int:

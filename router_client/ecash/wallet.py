@@ -152,9 +152,13 @@ class Wallet:
             amount, mint_url, unit, operation_id, fees=fees, lock=lock, most_coins=most_coins
         )
 
-    async def fees(self, token: str) -> TokenFees:
+    async def fees(self, token: str | Token) -> TokenFees:
         """The swap fees of a token's mint. Raises what `receive` does."""
-        return await self._receiving.fees(decode(token))
+        return await self._receiving.fees(decode(token) if isinstance(token, str) else token)
+
+    async def fee_ppk(self, mint_url: str, unit: str) -> int:
+        """The highest fee of the mint for one coin of that unit, in thousandths of the unit. Raises MintUnavailable."""
+        return (await self._keyring.mint(mint_url)).most_fee_ppk(unit)
 
     async def is_spent(self, token: str) -> bool:
         """Whether any coin of a token was spent at its mint. Raises MintUnavailable, MintMisbehaved."""

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_client.ecash.coins import MOST_STOCK, face_for, plan_locked, plan_spend, round_up, split, stocked, swap_fee
+from router_client.ecash.coins import (
+    MOST_STOCK,
+    STOCK_SHARES,
+    face_for,
+    plan_locked,
+    plan_spend,
+    round_up,
+    split,
+    stocked,
+    swap_fee,
+)
 from router_client.ecash.token import Proof
 from router_client.errors import InsufficientFunds
 
@@ -69,7 +79,7 @@ amounts_held = st.dictionaries(st.integers(0, 20).map(lambda power: 1 << power),
 
 
 @given(st.integers(0, 2**30), amounts_held, st.integers(0, 8))
-def test_a_stock_sums_and_grows_from_the_small_coins_up(amount: int, held: dict[int, int], aim: int) -> None:
+def test_a_stock_sums_and_gives_each_size_its_share_at_most(amount: int, held: dict[int, int], aim: int) -> None:
     parts = stocked(amount, held, aim)
     assert sum(parts) == amount
     assert list(parts) == sorted(parts)
@@ -77,10 +87,16 @@ def test_a_stock_sums_and_grows_from_the_small_coins_up(amount: int, held: dict[
     assert len(parts) <= MOST_STOCK + amount.bit_length()
     if aim == 0:
         assert parts == split(amount)
-    have = {coin: held.get(coin, 0) + parts.count(coin) for coin in split(2**30 - 1)}
-    short = [coin for coin in have if have[coin] < aim]
-    if short and len(parts) < MOST_STOCK:  # then no coin of the smallest missing size could have been made any more
-        assert sum(part for part in parts if part > short[0]) == 0 or have[short[0]] >= aim - 1
+    for coin in set(parts):  # one more of a size may come of the rest
+        assert coin * (parts.count(coin) - 1) <= max(coin, amount // STOCK_SHARES)
+
+
+@given(st.integers(0, 2**30), st.integers(1, 8))
+def test_a_first_stock_has_no_size_before_every_smaller_one(amount: int, aim: int) -> None:
+    parts = stocked(amount, {}, aim)
+    have = {coin: parts.count(coin) for coin in split(2**31 - 1)}
+    for coin in (coin for coin in set(parts) if have[coin] <= aim and coin <= amount // STOCK_SHARES):
+        assert all(have[smaller] >= have[coin] - 1 for smaller in split(coin - 1))
 
 
 @given(st.integers(1, 4096), st.integers(1, 5))
