@@ -96,9 +96,11 @@ class Payments:
     async def pay(self, node_url: str, mint: str, unit: str, amount_msat: int, *, lock: str | None = None) -> Paid:
         """A token of at least `amount_msat` after the node's swap. Raises WalletError.
 
-        With `lock`, the node's public key, nobody else can redeem it and the node can take it without asking the mint; the
-        way back is then the node's refund alone.
+        With `lock`, the node's public key, and a mint that knows locks, nobody else can redeem it and the node can take it
+        without asking the mint; the way back is then the node's refund alone.
         """
+        if lock is not None and not await self._wallet.knows_locks(mint):
+            lock = None
         payment_id = f"pay_{secrets.token_hex(12)}"
         row = (payment_id, node_url, int(self._clock()))
         await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())

@@ -181,10 +181,14 @@ class Wallet:
         """Whether every coin names this wallet's key: `accept_locked` is worth a try, and `receive` signs for it."""
         return all(self._operations.lock_key.owns(coin.secret) for coin in token.proofs)
 
+    async def knows_locks(self, mint_url: str) -> bool:
+        """Whether the mint's tokens can be locked; asked of it once. Raises MintUnavailable."""
+        return await self._keyring.locks(mint_url)
+
     async def pin(self, mint_url: str) -> bool:
         """Look the mint's keys up now and keep them; whether its tokens can be locked. Raises MintUnavailable."""
         await self._keyring.mint(mint_url)
-        return await self._keyring.locks(mint_url)
+        return await self.knows_locks(mint_url)
 
     async def accept_locked(self, token: str | Token, operation_id: str) -> Received:
         """Take in a token that is locked to `lock_key`, without asking its mint if that is pinned; `redeem_locked` follows.

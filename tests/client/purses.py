@@ -61,7 +61,7 @@ async def signed_for(
     paid = decode((await payer.send(amount * len(secrets), mint, "msat", "raw", fees="on_top")).token)
     payer.close()
     db = Database(folder / "keys.db")
-    await Wallet.open(folder / "keys.db", http)
+    (await Wallet.open(folder / "keys.db", http)).close()
     keys = await Keyring(db, http, lambda: 0.0).mint(mint)
     keyset = keys.active("msat")
     fee = -(-len(paid.proofs) * 100 // 1000)

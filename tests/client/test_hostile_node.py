@@ -24,10 +24,10 @@ from relays.pricing import ModelPrice, Usage
 from relays.receipt import Receipt, encode, to_sse
 from router_client.client import RouterClient
 from router_client.discovery import Directory, Provider
-from router_client.ecash.token import Token, decode
+from router_client.ecash.token import Token, decode, token_hash
 from router_client.ecash.token import encode as encode_token
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, NoProvider
+from router_client.errors import ClientError, NoProvider, TokenRefused
 from router_client.fetch import FetchFailed, fetch
 from router_client.payments import Payments
 from tests.client.purses import funded, until_claimed
@@ -184,6 +184,33 @@ async def test_a_node_that_never_redeems_and_denies_the_refund_keeps_nothing(buy
         await buyer.chat(BODY)
     assert buyer.payments.open_count() == 0
     assert buyer.wallet.balance_msat() >= 10_000 - 5, "the token was swapped back"
+
+
+async def test_a_locked_payment_comes_back_through_the_node_alone(
+    buyer: RouterClient, cheat: Cheat, mint_url: str
+) -> None:
+    """The mint cannot say whether a locked token was taken: the node's word settles it, and its silence leaves it open."""
+    key = cheat.wallet.lock_key
+    paid = [await buyer.payments.pay(cheat.url, mint_url, "msat", 500, lock=key) for _ in range(3)]
+    assert all(cheat.wallet.is_locked_here(decode(one.token)) for one in paid)
+
+    async def give_back(token: str) -> web.StreamResponse:
+        taken = await cheat.wallet.accept_locked(token, token_hash(token))
+        assert taken.amount_msat == paid[0].credit_msat
+        await cheat.wallet.redeem_locked()
+        change = await cheat.wallet.send(taken.amount_msat - 100, mint_url, "msat", "change", fees="inside")
+        return web.json_response({"token": change.token, "fee_msats": change.fee_msat})
+
+    cheat.refund = give_back
+    settled = await buyer.payments.settle(paid[0])
+    assert settled.change_msat + settled.node_fee_msat + settled.fee_msat == paid[0].credit_msat - 100
+    cheat.refund = lambda _: web.json_response({"error": {"code": "not_refundable", "message": "used"}}, status=403)
+    assert (await buyer.payments.settle(paid[1])).change_msat == 0
+    cheat.refund = lambda _: web.Response(status=500)
+    with pytest.raises(TokenRefused):
+        await buyer.payments.take_back(paid[2])
+    await buyer.payments.recover()
+    assert buyer.payments.open_count() == 1
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,11 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router_client.ecash.coins import swap_fee
+from router_client.ecash.locks import key_of, lock_secret
 from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -206,6 +209,23 @@ HOSTILE_SECRETS = {
     "the key in capitals": lambda key: secret(key.upper().replace("0X", "0x")),
     "the key without its sign": lambda key: secret(key[2:]),
 }
+
+
+@given(st.text(max_size=80), st.text("0123456789abcdef", min_size=32, max_size=64))
+def test_noise_is_no_lock_and_our_own_form_is_one(noise: str, nonce: str) -> None:
+    key = "02" + "ab" * 32
+    written = lock_secret(key, nonce)
+    assert key_of(written) == key
+    for text in (
+        noise,
+        written + noise,
+        noise + written,
+        written.replace("nonce", noise),
+        written.replace("data", noise),
+    ):
+        if text != written:
+            with pytest.raises(TokenRefused):
+                key_of(text)
 
 
 async def refused(bob: Wallet, token: Token | str, kind: type[WalletError] = TokenRefused) -> None:
