@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -105,15 +106,20 @@ def plan_locked(
     """
     if amount <= 0:
         raise InsufficientFunds("an amount to spend is positive")
-    ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
     if fees == "inside":
+        ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
         return _swapped(ordered, amount, amount, fees, fee_ppk)
     if most_coins is not None:
-        try:
-            return _swapped(ordered, amount, face_for(amount, new_fee_ppk, most_coins), fees, fee_ppk)
-        except InsufficientFunds:
-            pass
-    return _swapped(ordered, amount, face_for(amount, new_fee_ppk), fees, fee_ppk)
+        with suppress(InsufficientFunds):
+            return _remade(coins, face_for(amount, new_fee_ppk, most_coins), fee_ppk)
+    return _remade(coins, face_for(amount, new_fee_ppk), fee_ppk)
+
+
+def _remade(coins: Sequence[Proof], face: int, fee_ppk: Mapping[str, int]) -> Spend:
+    """Coins close to the face value, made anew: who always swapped the largest would end up with nothing but small ones."""
+    close = plan_melt(coins, face, fee_ppk)
+    keep = sum(coin.amount for coin in close.inputs) - close.fee - face
+    return Spend(close.inputs, split(face), split(keep), close.fee)
 
 
 def _swapped(ordered: Sequence[Proof], amount: int, face: int, fees: Fees, fee_ppk: dict[str, int]) -> Spend:
