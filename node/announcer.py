@@ -29,12 +29,14 @@ class Announcer:
         signer: Signer,
         catalogue: Catalogue,
         pool: RelayPool,
+        lock: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._signer = signer
         self._catalogue = catalogue
         self._pool = pool
+        self._lock = lock
         self._clock = clock
         self._answers: dict[str, Published] = {}
         self._latest: Event | None = None
@@ -56,6 +58,7 @@ class Announcer:
             models=tuple(model.offer for model in self._catalogue.all()),
             created_at=now,
             expires_at=now + LIFETIME_S,
+            lock=self._lock(),
         )
         return encode(announcement, self._signer)
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 
 from node.announcer import Announcer
+from node.cash import Cash
 from node.catalogue import Catalogue
 from node.completions import Completions
 from node.config import Settings
 from node.credentials import Credentials
-from node.deposits import Deposits
+from node.deposits import Deposits, MintRule
 from node.errors import UpstreamError
+from node.invoices import Invoices
 from node.jobs import schedule
 from node.ledger.ledger import Ledger
+from node.lightning import Cashier
 from node.node import Node
+from node.payouts import PayoutRule, Payouts
+from node.redemptions import Redemptions
 from node.refunds import Refunds
+from node.replay import Replays
 from node.tasks import Tasks
 from node.upstream.openai import OpenAIUpstream
 from relays.event import Signer
+from relays.money import from_sat
 from relays.pool import RelayPool
 from router_client.ecash.wallet import Wallet
 from router_client.storage import exclusive
@@ -29,6 +37,10 @@ from router_client.storage import exclusive
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20
+MINTS_S = 5
+"""The start waits no longer for mints; the jobs ask again."""
+STOCK = 8
+"""Coins of each small amount that the wallet keeps, so that change is handed out without the mint."""
 
 
 @asynccontextmanager
@@ -51,9 +63,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             idle_timeout_s=settings.upstream_idle_timeout_s,
         )
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
-        wallet = await Wallet.open(settings.wallet_path, http)
+        wallet = await Wallet.open(settings.wallet_path, http, stock=STOCK)
         catalogue = Catalogue(settings)
-        deposits = Deposits(ledger, wallet, tasks, settings.cashu_mints)
+        unit = settings.primary_mint_unit
+        deposits = Deposits(ledger, wallet, tasks, MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit))
+        cashier = Cashier(wallet, http, allow_local=settings.allow_local_ln_address)
+        redemptions = Redemptions(ledger, wallet)
+        refunds = Refunds(ledger, wallet, cashier, redemptions, tasks)
+        cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
+        rule = PayoutRule(settings.receive_ln_address, from_sat(settings.minimum_payout))
         node = Node(
             settings=settings,
             signer=signer,
@@ -62,10 +80,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             upstream=upstream,
             catalogue=catalogue,
             deposits=deposits,
-            refunds=Refunds(ledger, wallet, tasks),
+            refunds=refunds,
+            cash=cash,
+            invoices=Invoices(ledger, wallet, settings.cashu_mints[0], unit, signer.secret_for("invoices")),
+            redemptions=redemptions,
+            payouts=Payouts(ledger, wallet, cashier, rule),
+            replays=Replays(ledger),
             credentials=Credentials(ledger, deposits),
             completions=Completions(ledger, upstream, signer, tasks, settings.request_timeout_s),
-            announcer=Announcer(settings, signer, catalogue, pool),
+            announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
         )
         scheduler = schedule(node)
         try:
@@ -89,6 +112,9 @@ async def _settle_the_past(node: Node) -> None:
     if orphans := await node.ledger.expire_orphans():
         log.warning("freed %d holds that an earlier run left", orphans)
     await node.ledger.audit()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(MINTS_S):
+            await node.cash.pin_mints()
     try:
         node.catalogue.update(await node.upstream.models())
     except UpstreamError as error:

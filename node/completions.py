@@ -63,10 +63,10 @@ class Completions:
         self._tasks = tasks
         self._timeout_s = timeout_s
 
-    async def hold(self, key: Key, request_id: str, quote: Quote) -> None:
-        """Reserve the most the request can cost.
+    async def hold(self, key: Key, request_id: str, quote: Quote, fingerprint: str = "") -> DuplicateHold | None:
+        """Reserve the most the request can cost; what is known of an earlier request of that id, if there is one.
 
-        Raises Refusal 402 with what is missing, 403 for what the key may not do, 409 for an id in use.
+        Raises Refusal 402 with what is missing, 403 for what the key may not do.
         """
         if not key.may_use(quote.model.id):
             raise Refusal(
@@ -74,7 +74,9 @@ class Completions:
             )
         lifetime_s = self._timeout_s + HOLD_MARGIN_S
         # Shielded: a caller that leaves now must not leave a hold that nobody knows of.
-        holding = self._tasks.start(self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s), "hold")
+        holding = self._tasks.start(
+            self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s, fingerprint), "hold"
+        )
         try:
             outcome = await asyncio.shield(holding)
         except asyncio.CancelledError:
@@ -84,8 +86,7 @@ class Completions:
             raise _insufficient(quote, outcome.available_msat)
         if isinstance(outcome, LimitReached | KeyClosed):
             raise _beyond(quote, outcome)
-        if isinstance(outcome, DuplicateHold):
-            raise Refusal(409, payment.INVALID_REQUEST, "a request of that id was made before")
+        return outcome if isinstance(outcome, DuplicateHold) else None
 
     async def answer(self, request_id: str, quote: Quote) -> Answer:
         """Serve a held request that is not a stream. Raises Refusal when the upstream does not deliver: then it is free."""

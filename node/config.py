@@ -5,11 +5,12 @@ The names are Routstr's where they mean the same. `.env.example` is written from
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -107,8 +108,21 @@ class Settings(StorageSettings):
         description="Mints whose ecash is taken, with commas; the first is the primary one",
         examples=["https://mint.example.com"],
     )
-    receive_ln_address: str = Field("", description="Reserved: payouts are not built yet")
-    minimum_payout: int = Field(0, ge=0, description="Reserved: payouts are not built yet (sats)")
+    primary_mint_unit: Literal["sat", "msat"] = Field(
+        "sat", description="Unit of the primary mint for Lightning invoices and what comes from foreign mints"
+    )
+    swap_foreign_mints: bool = Field(
+        default=False,
+        description="Take ecash of any mint, by bringing it to the primary mint over Lightning; the sender bears the fees",
+    )
+    receive_ln_address: str = Field(
+        "", description="Lightning address that the node's earnings are paid out to", examples=["you@example.com"]
+    )
+    minimum_payout: int = Field(1000, ge=1, description="Sats of earnings from which on a payout is made")
+    allow_local_ln_address: bool = Field(
+        default=False,
+        description="Let Lightning addresses be on this machine or in its network, for play networks alone",
+    )
 
     # Prices: outright in sats, or from USD list prices
     fixed_per_1k_input_tokens: Decimal | None = Field(
@@ -178,6 +192,13 @@ class Settings(StorageSettings):
                 Signer.parse(value.get_secret_value())
             except InvalidKey as error:
                 raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("receive_ln_address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[^@\s]+@[^@\s]+", value):
+            raise ValueError("expected a Lightning address, name@domain")
         return value
 
     @field_validator("log_level")

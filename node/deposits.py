@@ -3,7 +3,9 @@
 Boundaries, each committed before the next begins:
 
     1. ledger   the deposit's intent, under the hash of the token string
-    2. wallet   the swap's journal; the swap at the mint; the coins
+    2. wallet   the journal and the coins: a token locked to the node's key is checked and accepted without its mint; any
+                other is swapped there; one of a foreign mint is brought to the primary mint over Lightning, if the operator
+                allows it
     3. ledger   one credit of what arrived, after the mint's fee
 
 A crash or a lost reply between any two is finished by asking again with the same token, or by `recover`.
@@ -25,7 +27,6 @@ from node.tasks import Tasks
 from relays import payment
 from relays.money import Msat
 from router_client.ecash import token as token_codec
-from router_client.ecash.outcomes import Received
 from router_client.ecash.token import Token, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -33,6 +34,7 @@ from router_client.errors import (
     ForeignMint,
     MintMisbehaved,
     MintUnavailable,
+    PaymentFailed,
     TokenRefused,
     TokenSpent,
     TokenUnreadable,
@@ -43,6 +45,8 @@ from router_client.errors import (
 log = logging.getLogger(__name__)
 
 KEY_BYTES: Final = 32
+TOKEN_HASH_CHARS: Final = 64
+"""Deposits of other names are Lightning's: see `invoices`."""
 RECOVER_AFTER_S: Final = 60
 """A deposit under way is left alone for this long before a sweep goes on with it."""
 
@@ -63,55 +67,92 @@ class Credited(msgspec.Struct, frozen=True):
     fee_msat: Msat
 
 
-def new_key() -> NewKey:
-    """A fresh random `sk-…`."""
-    text = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
+class Taken(msgspec.Struct, frozen=True):
+    """What of a token came into the wallet, what mints took, and what is left over from its way to the primary mint."""
+
+    amount_msat: int
+    fee_msat: int
+    left_msat: int = 0
+
+
+class MintRule(msgspec.Struct, frozen=True):
+    """Whose ecash is taken: of these mints, the first being the primary one, to which others' may be brought."""
+
+    mints: tuple[str, ...]
+    swap_foreign: bool = False
+    primary_unit: str = "sat"
+
+
+def new_key(text: str = "") -> NewKey:
+    """A fresh random `sk-…`, or one of a given text."""
+    text = text or f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
     return NewKey(text, token_hash(text), f"sk-…{text[-4:]}")
 
 
 class Deposits:
-    """Redeems tokens of the accepted mints."""
+    """Takes tokens in."""
 
-    def __init__(self, ledger: Ledger, wallet: Wallet, tasks: Tasks, mints: tuple[str, ...]) -> None:
+    def __init__(self, ledger: Ledger, wallet: Wallet, tasks: Tasks, rule: MintRule) -> None:
         self._ledger = ledger
         self._wallet = wallet
         self._tasks = tasks
-        self._mints = mints
+        self._rule = rule
         self._under_way: dict[str, tuple[DepositPurpose, asyncio.Task[Credited]]] = {}
 
     async def open_account(self, text: str, key: NewKey | None = None) -> Credited:
-        """Redeem a token into a new account, named by the token string and, if given, by a key.
+        """Take a token into a new account, named by the token string until `key`, if given, is first used.
 
         Raises Refusal: 400 unreadable, foreign, wrong unit or refused; 409 spent or redeemed before; 503 mint away.
         """
         return await self._redeem(text, "open", None, key)
 
     async def top_up(self, text: str, account: int) -> Credited:
-        """Redeem a token onto an account. Raises Refusal as `open_account` does."""
+        """Take a token onto an account. Raises Refusal as `open_account` does."""
         return await self._redeem(text, "topup", account, None)
+
+    def read(self, text: str) -> Token:
+        """Read a token and check what can be checked without the mint. Raises Refusal."""
+        try:
+            token = token_codec.decode(text)
+            if token.mint not in self._rule.mints and not self._rule.swap_foreign:
+                taken = ", ".join(self._rule.mints)
+                raise ForeignMint(f"this node takes ecash of {taken}, not of {token.mint[:200]}")
+        except WalletError as error:
+            raise refusal_for(error) from error
+        return token
 
     async def recover(self, older_than_s: float = RECOVER_AFTER_S) -> int:
         """Finish deposits that a crash or a silent mint left open; returns how many are credited now."""
         await self._wallet.recover(older_than_s)
         credited = 0
         for deposit in await self._ledger.open_deposits():
-            outcome = self._wallet.outcome(_operation(deposit.id))
-            if deposit.id in self._under_way or outcome is None:
-                continue
-            try:
-                if outcome.state == "done":
-                    received = await self._wallet.resume(outcome)
-                    await self._ledger.credit_deposit(deposit.id, received.amount_msat, received.fee_msat)
-                    credited += 1
-                elif outcome.state == "failed":
-                    await self._ledger.fail_deposit(deposit.id, outcome.result)
-            except (NodeFault, ClientError) as error:  # one deposit's trouble is not the others'
-                log.error("deposit %s waits: %s", deposit.id[:12], error)
+            if deposit.id not in self._under_way and len(deposit.id) == TOKEN_HASH_CHARS:
+                try:
+                    credited += await self._resume(deposit)
+                except (NodeFault, ClientError) as error:  # one deposit's trouble is not the others'
+                    log.error("deposit %s waits: %s", deposit.id[:12], error)
         return credited
+
+    async def _resume(self, deposit: Deposit) -> bool:
+        """Go on with a deposit from the wallet's journal. Its token is not stored, but its coins are."""
+        outcome = self._wallet.outcome(_accepting(deposit.id)) or self._wallet.outcome(_swapping(deposit.id))
+        exchanging = self._wallet.outcome(f"{_exchanging(deposit.id)}:in")
+        if outcome is not None and outcome.state == "done":
+            received = await self._wallet.resume(outcome)
+            await self._book(deposit.id, Taken(received.amount_msat, received.fee_msat), None)
+            return True
+        if exchanging is not None and exchanging.state != "failed":
+            token = Token(exchanging.mint, exchanging.unit, exchanging.journal.inputs)
+            await self._book(deposit.id, await self._exchange(token, deposit.id), None)
+            return True
+        failed = outcome or exchanging
+        if failed is not None and failed.state == "failed":
+            await self._ledger.fail_deposit(deposit.id, failed.result)
+        return False
 
     async def _redeem(self, text: str, purpose: DepositPurpose, account: int | None, key: NewKey | None) -> Credited:
         """One redemption per token at a time; it goes on when its caller leaves."""
-        token = self._decode(text)
+        token = self.read(text)
         name = token_hash(text)
         if name in self._under_way:
             other_purpose, other = self._under_way[name]
@@ -139,7 +180,7 @@ class Deposits:
             instance=self._ledger.instance,
         )
         earlier = await self._ledger.deposit(name)
-        if earlier is not None and earlier.state == "open" and self._wallet.outcome(_operation(name)) is None:
+        if earlier is not None and earlier.state == "open" and not self._was_asked(name):
             await self._ledger.fail_deposit(name, "the mint was never asked")
         deposit = await self._ledger.begin_deposit(intent)
         if deposit.state == "credited":
@@ -147,32 +188,45 @@ class Deposits:
         if (deposit.purpose, deposit.account) != (purpose, account):
             raise Refusal(409, payment.TOKEN_SPENT, "this token is on its way to another balance")
         try:
-            received = await self._wallet.receive(token, _operation(name))
+            taken = await self._take(token, name)
         except WalletError as error:
-            if not isinstance(error, MintUnavailable):
+            if not isinstance(error, MintUnavailable | PaymentFailed):
                 await self._ledger.fail_deposit(name, str(error))
             raise refusal_for(error) from error
-        return await self._credit(name, received, key)
+        return await self._book(name, taken, key)
 
-    async def _credit(self, name: str, received: Received, key: NewKey | None) -> Credited:
+    def _was_asked(self, name: str) -> bool:
+        steps = (_accepting(name), _swapping(name), f"{_exchanging(name)}:in")
+        return any(self._wallet.outcome(step) is not None for step in steps)
+
+    async def _take(self, token: Token, name: str) -> Taken:
+        """The coins in the wallet. Raises WalletError; after MintUnavailable and PaymentFailed it can go on."""
+        if token.mint not in self._rule.mints:
+            return await self._exchange(token, name)
+        if self._wallet.is_locked_here(token) and self._wallet.outcome(_swapping(name)) is None:
+            try:
+                accepted = await self._wallet.accept_locked(token, _accepting(name))
+                return Taken(accepted.amount_msat, accepted.fee_msat)
+            except TokenRefused as error:
+                log.info("a locked token is swapped at its mint: %s", error)
+        received = await self._wallet.receive(token, _swapping(name))
+        return Taken(received.amount_msat, received.fee_msat)
+
+    async def _exchange(self, token: Token, name: str) -> Taken:
+        done = await self._wallet.exchange(token, self._rule.mints[0], self._rule.primary_unit, _exchanging(name))
+        return Taken(done.amount_msat, done.fee_msat + done.left_msat, done.left_msat)
+
+    async def _book(self, name: str, taken: Taken, key: NewKey | None) -> Credited:
         account = await self._ledger.credit_deposit(
             name,
-            received.amount_msat,
-            received.fee_msat,
+            taken.amount_msat,
+            taken.fee_msat,
             key_hash=None if key is None else key.hash,
             hint="token" if key is None else key.hint,
         )
-        return Credited(account, received.amount_msat, received.fee_msat)
-
-    def _decode(self, text: str) -> Token:
-        """Read the token and check what can be checked without the mint. Raises Refusal."""
-        try:
-            token = token_codec.decode(text)
-            if token.mint not in self._mints:
-                raise ForeignMint(f"this node takes ecash of {', '.join(self._mints)}, not of {token.mint[:200]}")
-        except WalletError as error:
-            raise refusal_for(error) from error
-        return token
+        if taken.left_msat:
+            await self._ledger.book_redemption(f"left:{name}", taken.left_msat, 0)
+        return Credited(account, Msat(taken.amount_msat), Msat(taken.fee_msat))
 
 
 def refusal_for(error: WalletError) -> Refusal:
@@ -188,6 +242,14 @@ def refusal_for(error: WalletError) -> Refusal:
             return Refusal(409, payment.TOKEN_SPENT, "this token was spent before", headers={"x-should-retry": "false"})
         case TokenRefused():
             return Refusal(400, payment.REFUSED_TOKEN, f"{error}; nothing was redeemed")
+        case PaymentFailed():
+            log.warning("deposit waits: %s", error)
+            return Refusal(
+                503,
+                payment.MINT_UNAVAILABLE,
+                "no way over Lightning to this node's mint was found: send the same token again later; it is credited once",
+                headers={"retry-after": "60"},
+            )
         case MintUnavailable() | MintMisbehaved():
             log.warning("deposit waits: %s", error)
             return Refusal(
@@ -207,5 +269,16 @@ def _redeemed_before(deposit: Deposit) -> Refusal:
     )
 
 
-def _operation(deposit_id: str) -> str:
+# Steps in the wallet's journal, by what is done with the token.
+
+
+def _accepting(deposit_id: str) -> str:
+    return f"accept:{deposit_id}"
+
+
+def _swapping(deposit_id: str) -> str:
     return f"deposit:{deposit_id}"
+
+
+def _exchanging(deposit_id: str) -> str:
+    return f"exchange:{deposit_id}"

@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 
 EXPIRE_EVERY_S = 30
 RECOVER_EVERY_S = 60
+REDEEM_EVERY_S = 5
+INVOICES_EVERY_S = 5
+PAYOUT_EVERY_S = 600
+MINTS_EVERY_S = 300
 MODELS_EVERY_S = 60
 ANNOUNCE_EVERY_S = 20 * 60
 ANNOUNCE_RETRY_S = 30
@@ -45,12 +49,17 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(EXPIRE_EVERY_S, node.ledger.expire_holds, "expire holds")
     every(RECOVER_EVERY_S, node.deposits.recover, "recover deposits")
     every(RECOVER_EVERY_S, node.refunds.recover, "recover refunds")
+    every(REDEEM_EVERY_S, node.redemptions.run, "redeem accepted ecash")
+    every(INVOICES_EVERY_S, node.invoices.watch, "credit paid invoices")
+    every(PAYOUT_EVERY_S, node.payouts.run, "pay earnings out")
+    every(MINTS_EVERY_S, node.look_at_mints, "look at the mints")
     every(MODELS_EVERY_S, node.refresh_models, "refresh models")
     every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce")
     every(ANNOUNCE_RETRY_S, node.announcer.publish_where_missing, "announce where missing")
     every(AUDIT_EVERY_S, node.audit, "audit")
     for delay, work, name in (
         (timedelta(0), partial(node.deposits.recover, older_than_s=0), "recover deposits at the start"),
+        (timedelta(0), node.look_at_mints, "look at the mints at the start"),
         (timedelta(0), node.refunds.recover, "recover refunds at the start"),
         (FIRST_ANNOUNCEMENT, node.announcer.publish, "announce at the start"),
     ):

@@ -7,14 +7,19 @@ import logging
 import msgspec
 
 from node.announcer import Announcer
+from node.cash import Cash
 from node.catalogue import Catalogue
 from node.completions import Completions
 from node.config import Settings
 from node.credentials import Credentials
 from node.deposits import Deposits
 from node.errors import LedgerError
+from node.invoices import Invoices
 from node.ledger.ledger import Ledger
+from node.payouts import Payouts
+from node.redemptions import Redemptions
 from node.refunds import Refunds
+from node.replay import Replays
 from node.upstream.base import Upstream
 from relays.event import Signer
 from router_client.ecash.wallet import Wallet
@@ -33,6 +38,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     catalogue: Catalogue
     deposits: Deposits
     refunds: Refunds
+    cash: Cash
+    invoices: Invoices
+    redemptions: Redemptions
+    payouts: Payouts
+    replays: Replays
     credentials: Credentials
     completions: Completions
     announcer: Announcer
@@ -43,9 +53,17 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
             log.info("%d models for sale", len(self.catalogue.all()))
             await self.announcer.publish()
 
+    async def look_at_mints(self) -> None:
+        """Learn the mints' keys; announce it when locked ecash can be taken from now on."""
+        if await self.cash.pin_mints():
+            await self.announcer.publish()
+
     async def audit(self) -> None:
         """Prove the books, and that the wallet holds what they say came in. Raises LedgerError."""
         totals = await self.ledger.audit()
-        holds_msat = self.wallet.balance_msat()
-        if holds_msat < totals.ecash_in_msat and not await self.ledger.open_refunds():
+        if self.ledger.shared or await self.ledger.open_refunds() or await self.ledger.open_payouts():
+            return  # other processes' wallets hold the rest, or coins are on their way out
+        holdings = self.wallet.holdings()
+        holds_msat = holdings.spendable_msat + holdings.locked_msat
+        if holds_msat < totals.ecash_in_msat:
             raise LedgerError(f"the wallet holds {holds_msat} msat, {totals.ecash_in_msat} msat came in")

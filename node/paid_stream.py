@@ -24,6 +24,8 @@ LAST_WRITE_S = 30.0
 Outcome = Literal["complete", "aborted", "interrupted"]
 Begin = Callable[[], Awaitable[None]]
 Write = Callable[[bytes], Awaitable[None]]
+LastWords = Callable[[], Awaitable[bytes]]
+"""What is said when the request is charged: comments."""
 Finish = Callable[[Measured, Outcome], Awaitable[tuple[Receipt, Event]]]
 
 
@@ -48,8 +50,9 @@ class PaidStream:
         self._finish = finish
         self._deadline = deadline
 
-    async def run(self, begin: Begin, write: Write) -> None:
-        """Begin the response, write the stream, then its receipt and `[DONE]`. Cancel it when the caller has gone."""
+    async def run(self, begin: Begin, write: Write, last_words: LastWords) -> None:
+        """Begin the response, write the stream, then its receipt, the last words and `[DONE]`. Cancel it when the caller has
+        gone."""
         failure: Refusal | None = None
         outcome: Outcome = "aborted"
         try:
@@ -63,7 +66,7 @@ class PaidStream:
         finally:
             self._reply.close()
             _, event = await self._finish(self._meter.measured(), outcome)
-        last = to_sse(event)
+        last = to_sse(event) + await last_words()
         if failure is not None:
             last = sse_error(failure, self._request_id) + last
         elif outcome == "complete":

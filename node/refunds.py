@@ -1,11 +1,14 @@
-"""Money out: what a caller paid in and did not use becomes a Cashu token again, once.
+"""Money out: what a caller paid in and did not use leaves again, as a Cashu token or to a Lightning address, once.
 
 Boundaries, each committed before the next begins:
 
     1. ledger   a hold on the balance and the refund's intent
-    2. wallet   the send's journal; the swap at the mint, if the coins do not fit; the token
+    2. wallet   the journal of a send or a melt; the exchange with the mint, if the coins do not fit; the token
     3. ledger   the hold posted, the token kept with the refund
-    4. the answer, the same however often it is asked for until money comes in again
+    4. the answer: the token, and any earlier one that its owner may not have
+
+Asked again, it answers the same until money comes in or is released; then it makes the next refund, and tells of the one
+before beside it. A token is no longer told of when its mint calls it spent, or its owner says that it has arrived.
 """
 
 from __future__ import annotations
@@ -13,32 +16,57 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from typing import Final
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from node.errors import NodeFault, Refusal
 from node.ledger.ledger import Ledger
-from node.ledger.model import NothingToRefund, Refund
+from node.ledger.model import Refund
+from node.lightning import Cashier
+from node.redemptions import Redemptions
 from node.tasks import Tasks
 from relays import payment
+from relays.money import Msat
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, InsufficientFunds, MintUnavailable, WalletError
 
 log = logging.getLogger(__name__)
 
+MOST_EARLIER: Final = 8
+"""Tokens that are told of again."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A refund, and earlier ones whose answer may have been lost."""
+
+    refund: Refund
+    earlier: tuple[Refund, ...] = ()
+
 
 class Refunds:
     """Pays balances out."""
 
-    def __init__(self, ledger: Ledger, wallet: Wallet, tasks: Tasks) -> None:
+    def __init__(
+        self, ledger: Ledger, wallet: Wallet, cashier: Cashier, redemptions: Redemptions, tasks: Tasks
+    ) -> None:
         self._ledger = ledger
         self._wallet = wallet
+        self._cashier = cashier
+        self._redemptions = redemptions
         self._tasks = tasks
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
-    async def refund(self, account: int) -> Refund:
-        """The whole refundable balance as a token. Raises Refusal 403 nothing to refund, 503 mint away: ask again."""
-        return await asyncio.shield(self._tasks.start(self._one_at_a_time(account), "refund"))
+    async def refund(self, account: int, recipient: str = "", received: str = "") -> Answer:
+        """The whole refundable balance, as a token or to the Lightning address `recipient`.
+
+        `received` names an earlier refund that has arrived. Raises Refusal: 400 no address, 403 nothing to refund, 409
+        requests hold the balance, 502 the address does not take it, 503 mint away: ask again.
+        """
+        work = self._one_at_a_time(account, recipient, received)
+        return await asyncio.shield(self._tasks.start(work, "refund"))
 
     async def recover(self) -> int:
         """Finish refunds that a crash or a silent mint left open; returns how many are done now."""
@@ -52,17 +80,44 @@ class Refunds:
                 log.warning("refund %s waits: %s", refund.id, error)
         return done
 
-    async def _one_at_a_time(self, account: int) -> Refund:
+    async def _one_at_a_time(self, account: int, recipient: str, received: str) -> Answer:
         async with self._turn(account):
-            return await self._begin(account)
+            if received:
+                await self._ledger.receive_refund(received, account)
+            earlier = await self._still_out(account)
+            refund = await self._begin(account, recipient, earlier)
+            return Answer(refund, tuple(other for other in earlier if other.id != refund.id))
+
+    async def _still_out(self, account: int) -> list[Refund]:
+        """Earlier tokens that are not spent, as far as their mint says; what is spent has arrived."""
+        out = []
+        for refund in await self._ledger.unreceived_refunds(account, MOST_EARLIER):
+            try:
+                arrived = await self._wallet.is_spent(refund.token)
+            except WalletError as error:
+                log.warning("refund %s is told of again: %s", refund.id, error)
+                arrived = False
+            if arrived:
+                await self._ledger.receive_refund(refund.id, account)
+            else:
+                out.append(refund)
+        return out
 
     def _turn(self, account: int) -> asyncio.Lock:
         """One refund of an account at a time: one that is given up must not be finished by another caller meanwhile."""
         return self._turns.setdefault(account, asyncio.Lock())
 
-    async def _begin(self, account: int) -> Refund:
+    async def _begin(self, account: int, recipient: str, earlier: list[Refund]) -> Refund:
+        begun = await self._ledger.begin_refund(await self._wish(account, recipient))
+        if isinstance(begun, Refund):
+            return await self._finish(begun)
+        if earlier:
+            return earlier[0]
+        raise await self._nothing(account, begun.available_msat)
+
+    async def _wish(self, account: int, recipient: str) -> Refund:
         mint, unit = await self._source(account)
-        wish = Refund(
+        return Refund(
             id=f"refund_{secrets.token_hex(12)}",
             account=account,
             state="open",
@@ -71,57 +126,68 @@ class Refunds:
             amount_msat=0,
             fee_msat=0,
             token="",
+            recipient=recipient,
             instance=self._ledger.instance,
         )
-        begun = await self._ledger.begin_refund(wish)
-        if isinstance(begun, NothingToRefund):
-            if (await self._ledger.account(account)).held_msat:
-                raise Refusal(
-                    409,
-                    payment.BALANCE_HELD,
-                    "running requests hold the balance: ask again when they are done",
-                    headers={"retry-after": "2"},
-                )
-            raise Refusal(
-                403,
-                payment.NOT_REFUNDABLE,
-                "there is nothing to refund: granted credit is not paid out, nor is less than a whole coin",
-                details={"available_msat": begun.available_msat},
+
+    async def _nothing(self, account: int, available_msat: int) -> Refusal:
+        if (await self._ledger.account(account)).held_msat:
+            return Refusal(
+                409,
+                payment.BALANCE_HELD,
+                "running requests hold the balance: ask again when they are done",
+                headers={"retry-after": "2"},
             )
-        return await self._finish(begun)
+        return Refusal(
+            403,
+            payment.NOT_REFUNDABLE,
+            "there is nothing to refund: granted credit is not paid out, nor is less than a whole coin",
+            details={"available_msat": available_msat},
+        )
 
     async def _finish(self, refund: Refund) -> Refund:
         if refund.state == "done":
             return refund
-        amount = refund.amount_msat // MSAT_PER_UNIT[refund.unit]
         try:
-            sent = await self._wallet.send(amount, refund.mint, refund.unit, refund.id, fees="inside")
+            return await (self._pay(refund) if refund.recipient else self._send(refund))
         except MintUnavailable as error:
-            raise Refusal(
-                503,
-                payment.MINT_UNAVAILABLE,
-                "the mint does not answer: ask for the refund again later, it is made once",
-                headers={"retry-after": "10"},
-            ) from error
+            raise _ask_again("the mint does not answer: ask for the refund again later, it is made once") from error
         except WalletError as error:
             made = self._wallet.outcome(refund.id)
             if made is not None and made.state != "failed":
-                # A token was made or may be: this refund is never given up.
+                # It was paid or may be: this refund is never given up.
                 log.error("refund %s is stuck: %s", refund.id, error)
-                raise Refusal(
-                    503,
-                    payment.MINT_UNAVAILABLE,
-                    "the mint gave a wrong answer; the refund goes on when it is well again",
-                ) from error
+                raise _ask_again("the mint gave a wrong answer; the refund goes on when it is well again") from error
             await self._ledger.fail_refund(refund.id)
-            log.error("refund %s of %d msat failed: %s", refund.id, refund.amount_msat, error)
-            held = self._wallet.balances().get((refund.mint, refund.unit), 0)
-            if isinstance(error, InsufficientFunds) and held >= amount:
-                raise Refusal(403, payment.NOT_REFUNDABLE, "the balance is less than the mint's fee") from error
-            raise Refusal(
-                503, payment.MINT_UNAVAILABLE, "the refund could not be made; the balance is as it was: try again later"
-            ) from error
+            raise self._given_up(refund, error) from error
+        except Refusal:
+            await self._ledger.fail_refund(refund.id)
+            raise
+
+    async def _send(self, refund: Refund) -> Refund:
+        amount = refund.amount_msat // MSAT_PER_UNIT[refund.unit]
+        try:
+            sent = await self._wallet.send(amount, refund.mint, refund.unit, refund.id, fees="inside")
+        except InsufficientFunds:
+            # What came in locked may not be redeemed yet.
+            if not await self._redemptions.run():
+                raise
+            sent = await self._wallet.send(amount, refund.mint, refund.unit, refund.id, fees="inside")
         return await self._ledger.finish_refund(refund.id, token=sent.token, fee_msat=sent.fee_msat)
+
+    async def _pay(self, refund: Refund) -> Refund:
+        """To a Lightning address, whatever is left after the fees; what the fees do not need stays on the balance."""
+        paid = await self._cashier.pay(refund.recipient, Msat(refund.amount_msat), refund.mint, refund.unit, refund.id)
+        return await self._ledger.finish_refund(
+            refund.id, paid_msat=paid.paid_msat + paid.fee_msat, fee_msat=paid.fee_msat
+        )
+
+    def _given_up(self, refund: Refund, error: WalletError) -> Refusal:
+        log.error("refund %s of %d msat failed: %s", refund.id, refund.amount_msat, error)
+        held_msat = self._wallet.balances().get((refund.mint, refund.unit), 0) * MSAT_PER_UNIT[refund.unit]
+        if isinstance(error, InsufficientFunds) and held_msat >= refund.amount_msat:
+            return Refusal(403, payment.NOT_REFUNDABLE, "the balance is less than the mint's fee")
+        return _ask_again("the refund could not be made; the balance is as it was: try again later")
 
     async def _source(self, account: int) -> tuple[str, str]:
         """Where the refund comes from: the mint and unit of the latest deposit, or another that holds enough."""
@@ -129,8 +195,14 @@ class Refunds:
         if preferred is None:
             raise Refusal(403, payment.NOT_REFUNDABLE, "there is nothing to refund: granted credit is not paid out")
         wanted_msat = (await self._ledger.account(account)).refundable_msat
+        if self._wallet.locked_msat():
+            return preferred
         balances = self._wallet.balances()
         for (mint, unit), amount in sorted(balances.items(), key=lambda item: item[0] != preferred):
             if amount * MSAT_PER_UNIT[unit] >= wanted_msat:
                 return mint, unit
         return preferred
+
+
+def _ask_again(message: str) -> Refusal:
+    return Refusal(503, payment.MINT_UNAVAILABLE, message, headers={"retry-after": "10"})

@@ -6,7 +6,7 @@ object `satroute` with models, limits and prices in msat, and one `m` tag per mo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -45,6 +45,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelOffer, ...] | None
     created_at: int
     expires_at: int | None
+    lock: str | None = None
+    """Public key (compressed, hex) that ecash may be locked to (NUT-11): it is accepted without asking the mint."""
 
 
 def encode(announcement: Announcement, signer: Signer) -> Event:
@@ -58,7 +60,8 @@ def encode(announcement: Announcement, signer: Signer) -> Event:
     content: dict[str, Any] = {"name": announcement.name, "about": announcement.about}
     if announcement.models is not None:
         tags += [[kinds.TAG_MODEL, model.id] for model in announcement.models]
-        content["satroute"] = {"v": OFFER_VERSION, "models": announcement.models}
+        offer: dict[str, Any] = {"v": OFFER_VERSION, "models": announcement.models}
+        content["satroute"] = offer if announcement.lock is None else {**offer, "lock": announcement.lock}
     if announcement.expires_at is not None:
         tags += [[kinds.TAG_EXPIRATION, str(announcement.expires_at)]]
     return signer.sign(
@@ -88,6 +91,7 @@ def decode(event: Event, *, now: int) -> Announcement:
     if expires_at is not None and expires_at <= now:
         raise InvalidAnnouncement("expired")
     content = _content(event.content)
+    offer = _offer(content.get("satroute"))
     return Announcement(
         pubkey=event.pubkey,
         identifier=event.value(kinds.TAG_IDENTIFIER) or "",
@@ -96,7 +100,8 @@ def decode(event: Event, *, now: int) -> Announcement:
         version=event.value(kinds.TAG_VERSION) or "",
         name=_text(content.get("name")),
         about=_text(content.get("about")),
-        models=_offer(content.get("satroute")),
+        models=None if offer is None else offer.models,
+        lock=None if offer is None else offer.lock,
         created_at=event.created_at,
         expires_at=expires_at,
     )
@@ -126,13 +131,14 @@ def _text(value: object) -> str:
 class _Offer(msgspec.Struct):
     v: int
     models: tuple[ModelOffer, ...]
+    lock: Annotated[str, msgspec.Meta(pattern="^0[23][0-9a-f]{64}$")] | None = None
 
 
-def _offer(raw: object) -> tuple[ModelOffer, ...] | None:
+def _offer(raw: object) -> _Offer | None:
     """The offer, or None when there is none or it is of a version we do not know. A broken one is refused whole."""
     if not isinstance(raw, dict) or raw.get("v") != OFFER_VERSION:
         return None
     try:
-        return shaped(raw, _Offer).models
+        return shaped(raw, _Offer)
     except InvalidJson as error:
         raise InvalidAnnouncement(f"the offer cannot be read: {error}") from error

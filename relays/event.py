@@ -7,6 +7,7 @@ pynostr ignores the id it receives.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Iterable, Sequence
 
@@ -126,6 +127,10 @@ class Signer:
     def nsec(self) -> str:
         """The secret itself, for the one who keeps it."""
         return str(self._key.nsec)
+
+    def secret_for(self, purpose: str) -> bytes:
+        """32 secret bytes for one purpose, made from the key: the same every time, and of no use for any other."""
+        return hmac.digest(self._key.raw_secret, f"satroute {purpose}".encode(), hashlib.sha256)
 
     def sign(self, *, kind: int, content: str, created_at: int, tags: Iterable[Sequence[str]] = ()) -> Event:
         """A new signed event; `created_at` in Unix seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from litestar import Request, Router, get, post
+from litestar import Request, Router, get, post, put
 from litestar.params import FromQuery, JSONBody
 
 from node.deposits import new_key
@@ -13,6 +13,7 @@ from node.errors import Refusal
 from node.ledger.model import Key
 from node.node import Node
 from relays import payment
+from router_client.lnurl import looks_like_address
 
 PATHS = ("/v1/balance", "/v1/wallet")
 
@@ -29,6 +30,13 @@ class TopUp(msgspec.Struct):
 
 class RefundWish(msgspec.Struct):
     recipient: str | None = None
+    """A Lightning address; without it the refund is a token, or goes to the account's own address if it has one."""
+    received: str | None = None
+    """Id of an earlier refund that has arrived, so that the next one can be made."""
+
+
+class AddressWish(msgspec.Struct):
+    address: str
 
 
 def balance_routes(node: Node) -> list[Router]:
@@ -73,23 +81,38 @@ def balance_routes(node: Node) -> list[Router]:
 
     @post("/refund", status_code=200)
     async def refund(request: Request[Any, Any, Any], data: JSONBody[RefundWish | None] = None) -> dict[str, Any]:
-        """The bearer's unused money as a token. Asked again, it answers the same until money comes in."""
-        if data is not None and data.recipient:
-            raise Refusal(
-                400, payment.INVALID_REQUEST, "refunds to a Lightning address are not built yet: leave 'recipient' out"
-            )
+        """The bearer's unused money, as a token or to a Lightning address. Asked again, it answers the same; `earlier` has
+        tokens of before that were neither spent nor said to be `received`."""
+        wish = data or RefundWish()
         id_ = (await node.credentials.owner(request.headers.get("authorization"))).account
-        refunded = await node.refunds.refund(id_)
+        recipient = wish.recipient or (await node.ledger.account(id_)).refund_address
+        answer = await node.refunds.refund(id_, recipient, wish.received or "")
+        refunded = answer.refund
         account = await node.ledger.account(id_)
+        earlier = [
+            {"refund_id": other.id, "token": other.token, "msats": other.amount_msat - other.fee_msat}
+            for other in answer.earlier
+        ]
         return {
-            "token": refunded.token,
+            "refund_id": refunded.id,
+            **({"recipient": refunded.recipient} if refunded.recipient else {"token": refunded.token}),
             "msats": refunded.amount_msat - refunded.fee_msat,
             "fee_msats": refunded.fee_msat,
             "balance": account.available_msat,
             "reserved": account.held_msat,
+            **({"earlier": earlier} if earlier else {}),
         }
 
-    handlers = [create_from_query, create_from_body, balance, top_up, refund]
+    @put("/refund-address")
+    async def refund_address(request: Request[Any, Any, Any], data: JSONBody[AddressWish]) -> dict[str, str]:
+        """The Lightning address that refunds go to from now on; an empty one makes them tokens again."""
+        if data.address and not looks_like_address(data.address):
+            raise Refusal(400, payment.INVALID_REQUEST, "'address' is a Lightning address, name@domain, or empty")
+        key = await node.credentials.owner(request.headers.get("authorization"))
+        await node.ledger.set_refund_address(key.account, data.address.strip().lower())
+        return {"refund_address": data.address.strip().lower()}
+
+    handlers = [create_from_query, create_from_body, balance, top_up, refund, refund_address]
     return [Router(path, route_handlers=handlers, tags=["balance"]) for path in PATHS]
 
 

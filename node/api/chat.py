@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Final
 
+import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from node.api.errors import as_refusal, error_body, new_request_id
+from node.api.reply import CallerGone, Reply, read_body, while_connected
+from node.credentials import bearer
 from node.errors import Refusal
+from node.ledger.model import Key
 from node.node import Node
 from node.quote import Quote, quote_chat
+from node.replay import MAX_ATTEMPTS, Kept, NamedRequest
 from relays import payment, receipt
 
-T = TypeVar("T")
-
-LAST_WRITE_S = 30.0
-"""A caller that stopped reading does not keep its connection for longer."""
-
-Headers = list[tuple[bytes, bytes]]
+NO_CHANGE_FOR: Final = (payment.REQUEST_RUNNING, payment.REQUEST_DONE, payment.IDEMPOTENCY_MISMATCH)
+"""Answers about an earlier request of the same name, which has the money."""
 
 
-class CallerGone(Exception):
-    """The caller closed the connection; nobody reads an answer."""
+class _Call(msgspec.Struct, frozen=True):
+    """What the caller sent."""
+
+    headers: dict[bytes, bytes]
+    body: bytes
+    quote: Quote
+
+    def header(self, name: str) -> str:
+        return self.headers.get(name.encode(), b"").decode("latin-1").strip()
 
 
 def chat_route(node: Node) -> ASGIRouteHandler:
@@ -33,113 +39,120 @@ def chat_route(node: Node) -> ASGIRouteHandler:
 
     @asgi(["/v1/chat/completions", "/chat/completions"], copy_scope=False)
     async def chat(scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = new_request_id()
-        reply = _Reply(send, request_id)
+        reply = Reply(send, new_request_id())
+        quote: Quote | None = None
         try:
             if scope["method"] != "POST":  # type: ignore[typeddict-item] # asgi handlers get HTTP scopes alone
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
-            quote = quote_chat(await _read_body(headers, receive, node.settings.max_body_bytes), node.catalogue)
-            authorization = headers.get(b"authorization", b"").decode("latin-1")
-            await _while_connected(receive, _serve(node, reply, request_id, quote, authorization))
+            body = await read_body(headers, receive, node.settings.max_body_bytes)
+            quote = quote_chat(body, node.catalogue)
+            await while_connected(receive, _serve(node, reply, _Call(headers, body, quote)))
         except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the caller gets an answer and the log a line
             refusal = as_refusal(error)
-            if not reply.started:
-                await reply.whole(refusal.status, error_body(refusal, request_id), _headers(refusal.headers.items()))
-            else:
+            if reply.started:
                 await reply.end()
+                return
+            extra = dict(refusal.headers)
+            if refusal.status == 402 and quote is not None:
+                extra.setdefault(payment.CASHU_HEADER, node.cash.challenge(quote))
+            await reply.whole(refusal.status, error_body(refusal, reply.request_id), extra)
 
     return chat
 
 
-async def _serve(node: Node, reply: _Reply, request_id: str, quote: Quote, authorization: str) -> None:
-    key = await node.credentials.key(authorization)
-    await node.completions.hold(key, request_id, quote)
-    if quote.stream:
-        stream = await node.completions.open_stream(request_id, quote)
-        await stream.run(reply.begin_stream, reply.write)
-        await reply.end()
-        return
-    answer = await node.completions.answer(request_id, quote)
-    paid = {
+async def _serve(node: Node, reply: Reply, call: _Call) -> None:
+    """Find out who pays, hold, serve; a repeated request is answered as at first."""
+    token = call.header(payment.CASHU_HEADER)
+    authorization = call.header("authorization")
+    if not token and not authorization:
+        raise _payment_required(call.quote)
+    key = await (node.cash.payer(token, call.quote) if token else node.credentials.key(authorization))
+    name = call.header(payment.IDEMPOTENCY_HEADER)
+    named = NamedRequest.of(key, token or bearer(authorization), name, call.body) if name else None
+    try:
+        kept = await _hold(node, reply, key, call.quote, named)
+        if kept is not None:
+            await reply.replay(kept)
+        elif call.quote.stream:
+            await _serve_stream(node, reply, call.quote, named, key if token else None)
+        else:
+            await _serve_whole(node, reply, call.quote, named, key if token else None)
+    except Refusal as refusal:
+        if token and not reply.started and refusal.code not in NO_CHANGE_FOR:
+            raise await _with_change(node, key, refusal) from refusal
+        raise
+
+
+async def _hold(node: Node, reply: Reply, key: Key, quote: Quote, named: NamedRequest | None) -> Kept | None:
+    """Hold under the reply's id, or a named request's own; returns the answer of one that was served before."""
+    if named is None:
+        await node.completions.hold(key, reply.request_id, quote)
+        return None
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        reply.request_id = named.id_of_attempt(attempt)
+        duplicate = await node.completions.hold(key, reply.request_id, quote, named.fingerprint)
+        if duplicate is None:
+            return None
+        kept = await node.replays.earlier(named, reply.request_id, duplicate)
+        if kept is not None:
+            return kept
+    raise Refusal(409, payment.REQUEST_DONE, "this Idempotency-Key has failed too often: choose a new one")
+
+
+async def _serve_whole(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
+    answer = await node.completions.answer(reply.request_id, quote)
+    headers = {
         payment.COST_HEADER: str(answer.cost_msat),
         payment.BALANCE_HEADER: str(answer.balance_msat),
         payment.RECEIPT_HEADER: receipt.to_header(answer.receipt),
     }
-    await reply.whole(200, answer.body, _headers(paid.items()))
+    if payer is not None and (change := await node.cash.change(payer)) is not None:
+        headers[payment.CASHU_HEADER] = change.token
+    if named is not None:
+        await node.replays.keep(named, reply.request_id, Kept(list(headers.items()), answer.body, is_stream=False))
+    await reply.whole(200, answer.body, headers)
 
 
-class _Reply:
-    """The response on its way out."""
+async def _serve_stream(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
+    async def change() -> bytes:
+        """The last comment before `[DONE]`: the change, or where it can be had."""
+        if payer is None:
+            return b""
+        made = await node.cash.change(payer)
+        where = f": change at /v1/change/{reply.request_id}"
+        return f"{payment.CHANGE_SSE_PREFIX}{made.token}\n\n".encode() if made else f"{where}\n\n".encode()
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self._id = (payment.REQUEST_ID_HEADER.encode(), request_id.encode())
-        self.started = False
-
-    async def whole(self, status: int, body: bytes, headers: Headers) -> None:
-        length = (b"content-length", str(len(body)).encode())
-        async with asyncio.timeout(LAST_WRITE_S):
-            await self._start(status, [(b"content-type", b"application/json"), length, self._id, *headers])
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def begin_stream(self) -> None:
-        kind = (b"content-type", b"text/event-stream; charset=utf-8")
-        await self._start(200, [kind, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), self._id])
-
-    async def write(self, chunk: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    async def end(self) -> None:
-        async with asyncio.timeout(LAST_WRITE_S):
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _start(self, status: int, headers: Headers) -> None:
-        self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+    stream = await node.completions.open_stream(reply.request_id, quote)
+    if named is not None:
+        reply.record()
+    await stream.run(reply.begin_stream, reply.write, change)
+    if named is not None and reply.recorded is not None:
+        await node.replays.keep(named, reply.request_id, Kept([], reply.recorded, is_stream=True))
+    await reply.end()
 
 
-async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The request body. Raises Refusal 413 at the header already, when that says too much."""
-    too_large = Refusal(413, payment.INVALID_REQUEST, f"the request is larger than {limit} bytes")
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise CallerGone
-        chunks.append(message["body"])
-        size += len(message["body"])
-        if size > limit:
-            raise too_large
-        if not message["more_body"]:
-            return b"".join(chunks)
+async def _with_change(node: Node, key: Key, refusal: Refusal) -> Refusal:
+    """The same answer with all of the caller's money on it."""
+    change = await node.cash.change(key)
+    if change is None:
+        return refusal
+    return Refusal(
+        refusal.status,
+        refusal.code,
+        f"{refusal.message}; what you paid is in X-Cashu",
+        details=refusal.details,
+        headers={**refusal.headers, payment.CASHU_HEADER: change.token},
+    )
 
 
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the caller goes away; then raises CallerGone."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise CallerGone
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _headers(pairs: Iterable[tuple[str, str]]) -> Headers:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+def _payment_required(quote: Quote) -> Refusal:
+    return Refusal(
+        402,
+        payment.PAYMENT_REQUIRED,
+        f"this request can cost up to {quote.hold_msat} msat: pay with a Cashu token in X-Cashu (this answer's X-Cashu says "
+        "which; the change comes back), or send 'Authorization: Bearer' with a key of this node or a token",
+        details={"amount_required_msat": quote.hold_msat, "model": quote.model.id},
+    )

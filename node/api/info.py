@@ -28,6 +28,7 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
             "version": VERSION,
             "npub": node.signer.npub,
             "mints": settings.cashu_mints,
+            "lock": node.cash.lock,
             "http_url": settings.http_url,
             "onion_url": settings.onion_url,
             "relays": node.announcer.relay_states(),

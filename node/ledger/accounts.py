@@ -12,8 +12,8 @@ _COLUMNS = columns(Account)
 def create(now: int) -> Steps[int]:
     """A new, empty account of a caller; returns its id."""
     row = yield from one(
-        "INSERT INTO accounts (kind, available_msat, held_msat, spent_msat, paid_in_msat, deposits, refund_address, "
-        "created_at) VALUES ('key', 0, 0, 0, 0, 0, '', ?1) RETURNING id",
+        "INSERT INTO accounts (kind, available_msat, held_msat, spent_msat, paid_in_msat, refund_address, "
+        "created_at) VALUES ('key', 0, 0, 0, 0, '', ?1) RETURNING id",
         now,
     )
     assert row is not None
@@ -43,7 +43,6 @@ def grant(account: int, amount_msat: int, reference: str, now: int) -> Steps[Non
     yield from transfer(GRANTS, account, amount_msat, "grant", reference, now)
     yield from move_available(GRANTS, -amount_msat)
     yield from move_available(account, amount_msat)
-    yield from run("UPDATE accounts SET deposits = deposits + 1 WHERE id = ?1", account)
 
 
 def transfer(debit: int, credit: int, amount_msat: int, kind: TransferKind, reference: str, now: int) -> Steps[None]:

@@ -79,8 +79,7 @@ def book(account: int, amount_msat: int, reference: str, now: int) -> Steps[None
     yield from accounts.transfer(MINTS, account, amount_msat, "deposit", reference, now)
     yield from accounts.move_available(MINTS, -amount_msat)
     yield from run(
-        "UPDATE accounts SET available_msat = available_msat + ?1, paid_in_msat = paid_in_msat + ?1, "
-        "deposits = deposits + 1 WHERE id = ?2",
+        "UPDATE accounts SET available_msat = available_msat + ?1, paid_in_msat = paid_in_msat + ?1 WHERE id = ?2",
         amount_msat,
         account,
     )
@@ -106,6 +105,18 @@ def source(account: int) -> Steps[tuple[str, str] | None]:
         account,
     )
     return None if row is None else (str(row[0]), str(row[1]))
+
+
+def owed() -> Steps[list[tuple[str, str, int]]]:
+    """What callers have on their accounts, by the mint and unit of their latest deposit."""
+    found = yield from rows(
+        "SELECT mint, unit, CAST(SUM(available_msat + held_msat) AS BIGINT) FROM (SELECT id, available_msat, held_msat, "
+        "(SELECT d.id FROM deposits AS d WHERE d.account = accounts.id AND d.state = 'credited' "
+        "ORDER BY d.created_at DESC, d.id LIMIT 1) AS latest FROM accounts "
+        "WHERE kind = 'key' AND paid_in_msat > 0 AND available_msat + held_msat > 0) AS owing "
+        "JOIN deposits ON deposits.id = owing.latest GROUP BY mint, unit"
+    )
+    return [(str(mint), str(unit), int(msat)) for mint, unit, msat in found]
 
 
 def still_open(instance: str | None) -> Steps[list[Deposit]]:

@@ -56,9 +56,10 @@ def by_hash(key_hash: str) -> Steps[Key | None]:
     return None if row is None else _key(row)
 
 
-def waits(key_hash: str) -> Steps[bool]:
-    """Whether a key of that hash waits for its first use."""
-    return (yield from one("SELECT 1 FROM keys WHERE next_hash = ?1", key_hash)) is not None
+def find(key_hash: str) -> Steps[tuple[Key, bool] | None]:
+    """The key of that hash, and whether it still waits for its first use; in one look, since another may use it just now."""
+    row = yield from one(f"SELECT {_COLUMNS}, hash = ?1 FROM keys WHERE hash = ?1 OR next_hash = ?1", key_hash)
+    return None if row is None else (_key(row[:-1]), not row[-1])
 
 
 def promoted(key_hash: str) -> Steps[Key | None]:

@@ -47,6 +47,11 @@ class Ledger:
         """Where the books lie, for people."""
         return self._db.place
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may serve from the same books."""
+        return self._db.shared
+
     async def close(self) -> None:
         """Finish what is queued, then close."""
         await self._db.close()
@@ -101,11 +106,11 @@ class Ledger:
 
     async def key_of(self, key_hash: str) -> Key | None:
         """The key that a credential's hash names; one that was made to take another's place does so now."""
-        known = await self._db.read(partial(keys.by_hash, key_hash))
-        if known is not None:
-            return known
-        waits = await self._db.read(partial(keys.waits, key_hash))
-        return await self._db.run(partial(keys.promoted, key_hash)) if waits else None
+        found = await self._db.read(partial(keys.find, key_hash))
+        if found is None:
+            return None
+        key, waits = found
+        return await self._db.run(partial(keys.promoted, key_hash)) if waits else key
 
     async def rotate_key(self, key: int, next_hash: str, hint: str) -> bool:
         """Let a new key take this one's place when it is first used; False when there is no such key."""
@@ -248,7 +253,7 @@ class Ledger:
         return await self._db.read(partial(deposits.source, account))
 
     async def begin_refund(self, wish: Refund) -> Refund | NothingToRefund:
-        """Hold all that can be refunded, or return the refund that is open or was the last."""
+        """Hold all that can be refunded, or return the refund that is open."""
         return await self._db.run(partial(refunds.begin, wish, self._now()))
 
     async def finish_refund(
@@ -256,6 +261,14 @@ class Ledger:
     ) -> Refund:
         """Book the money out. Raises LedgerError for a refund that was given up."""
         return await self._db.run(partial(refunds.finish, refund_id, paid_msat, fee_msat, token, self._now()))
+
+    async def receive_refund(self, refund_id: str, account: int) -> bool:
+        """Its owner has it for sure; False when the account has no such refund that is done."""
+        return await self._db.run(partial(refunds.receive, refund_id, account))
+
+    async def unreceived_refunds(self, account: int, most: int) -> list[Refund]:
+        """The latest whose owner may not have them, newest first."""
+        return await self._db.read(partial(refunds.unreceived, account, most))
 
     async def fail_refund(self, refund_id: str) -> None:
         """Nothing was paid."""
@@ -282,6 +295,10 @@ class Ledger:
     async def open_payouts(self) -> list[Payout]:
         """Those that this process has to finish."""
         return await self._db.read(partial(payouts.still_open, self._mine))
+
+    async def owed(self) -> dict[tuple[str, str], int]:
+        """What callers have on their accounts in msat, by the (mint, unit) that it came from."""
+        return {(mint, unit): msat for mint, unit, msat in await self._db.survey(deposits.owed)}
 
     async def payouts(self, most: int = 100) -> list[Payout]:
         """The latest, newest first."""

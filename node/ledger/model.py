@@ -166,8 +166,8 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     recipient: str = ""
     instance: str = ""
-    deposits_seen: int = 0
-    """How often money had come in on the account when this refund began."""
+    received: bool = False
+    """Whether its owner has it for sure: said so, or spent it. Until then it is answered again."""
 
 
 class NothingToRefund(msgspec.Struct, frozen=True):

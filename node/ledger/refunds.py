@@ -15,22 +15,19 @@ _COLUMNS = columns(Refund)
 def begin(wish: Refund, now: int) -> Steps[Refund | NothingToRefund]:
     """Hold all that can be refunded in the wish's unit and write the intent; the amount is filled in.
 
-    A refund that is open is returned instead, so that asking twice cannot make two; and when nothing came in since the
-    last one, that one is, so that a lost answer can be had again.
+    A refund that is open is returned instead, so that asking twice cannot make two.
     """
-    latest = yield from _latest(wish.account)
-    if latest is not None and latest.state == "open":
-        return latest
+    row = yield from one(f"SELECT {_COLUMNS} FROM refunds WHERE account = ?1 AND state = 'open'", wish.account)
+    if row is not None:
+        return struct(Refund, row)
     account = yield from accounts.read(wish.account)
     amount_msat = account.refundable_msat
     amount_msat -= amount_msat % MSAT_PER_UNIT[wish.unit]
     if amount_msat <= 0:
-        if latest is not None and latest.state == "done" and latest.deposits_seen == (yield from _deposits(account.id)):
-            return latest
         return NothingToRefund(Msat(account.available_msat))
     yield from holds.reserve(wish.id, account.id, amount_msat, "refund", wish.instance, now)
     yield from run(
-        f"INSERT INTO refunds ({_COLUMNS}, created_at) VALUES (?1, ?2, 'open', ?3, ?4, ?5, 0, '', ?6, ?7, ?8, ?9)",
+        f"INSERT INTO refunds ({_COLUMNS}, created_at) VALUES (?1, ?2, 'open', ?3, ?4, ?5, 0, '', ?6, ?7, FALSE, ?8)",
         wish.id,
         account.id,
         wish.mint,
@@ -38,12 +35,21 @@ def begin(wish: Refund, now: int) -> Steps[Refund | NothingToRefund]:
         amount_msat,
         wish.recipient,
         wish.instance,
-        (yield from _deposits(account.id)),
         now,
     )
     opened = yield from read(wish.id)
     assert opened is not None
     return opened
+
+
+def receive(refund_id: str, account: int) -> Steps[bool]:
+    """Its owner has it: the token is forgotten. False when the account has no such refund that is done."""
+    row = yield from one(
+        "UPDATE refunds SET received = TRUE, token = '' WHERE id = ?1 AND account = ?2 AND state = 'done' RETURNING id",
+        refund_id,
+        account,
+    )
+    return row is not None
 
 
 def finish(refund_id: str, paid_msat: int | None, fee_msat: int, token: str, now: int) -> Steps[Refund]:
@@ -57,10 +63,11 @@ def finish(refund_id: str, paid_msat: int | None, fee_msat: int, token: str, now
         yield from holds.pay_out(refund_id, MINTS, paid_msat, "refund", now)
         yield from run("UPDATE accounts SET paid_in_msat = paid_in_msat - ?1 WHERE id = ?2", paid_msat, refund.account)
         yield from run(
-            "UPDATE refunds SET state = 'done', token = ?1, fee_msat = ?2, amount_msat = ?3 WHERE id = ?4",
+            "UPDATE refunds SET state = 'done', token = ?1, fee_msat = ?2, amount_msat = ?3, received = ?4 WHERE id = ?5",
             token,
             fee_msat,
             paid_msat,
+            not token,  # what went to a Lightning address has arrived
             refund_id,
         )
     finished = yield from read(refund_id)
@@ -90,15 +97,12 @@ def still_open(instance: str | None) -> Steps[list[Refund]]:
     return [refund for refund in refunds if instance is None or refund.instance == instance]
 
 
-def _latest(account: int) -> Steps[Refund | None]:
-    row = yield from one(
-        f"SELECT {_COLUMNS} FROM refunds WHERE account = ?1 AND state != 'failed' "
-        "ORDER BY CASE state WHEN 'open' THEN 0 ELSE 1 END, created_at DESC, deposits_seen DESC LIMIT 1",
+def unreceived(account: int, most: int) -> Steps[list[Refund]]:
+    """The account's latest refunds whose owner may not have them, newest first."""
+    found = yield from rows(
+        f"SELECT {_COLUMNS} FROM refunds WHERE account = ?1 AND state = 'done' AND NOT received "
+        "ORDER BY created_at DESC, id LIMIT ?2",
         account,
+        most,
     )
-    return None if row is None else struct(Refund, row)
-
-
-def _deposits(account: int) -> Steps[int]:
-    row = yield from one("SELECT deposits FROM accounts WHERE id = ?1", account)
-    return 0 if row is None else int(row[0])
+    return [struct(Refund, row) for row in found]

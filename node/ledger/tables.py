@@ -28,8 +28,6 @@ class AccountRow(SQLModel, table=True):
     held_msat: int = Field(default=0, sa_type=BIG)
     spent_msat: int = Field(default=0, sa_type=BIG)
     paid_in_msat: int = Field(default=0, sa_type=BIG)
-    deposits: int = 0
-    """How often money came in."""
     refund_address: str = ""
     created_at: int = Field(sa_type=BIG)
 
@@ -132,7 +130,7 @@ class DepositRow(SQLModel, table=True):
     id: str = Field(primary_key=True)
     """SHA-256 of the token string: a token is credited once."""
     purpose: str
-    account: int | None = Field(default=None, foreign_key="accounts.id", sa_type=BIG)
+    account: int | None = Field(default=None, foreign_key="accounts.id", index=True, sa_type=BIG)
     state: str = "open"
     mint: str
     unit: str
@@ -160,7 +158,7 @@ class RefundRow(SQLModel, table=True):
     token: str = ""
     recipient: str = ""
     instance: str = ""
-    deposits_seen: int = 0
+    received: bool = False
     created_at: int = Field(sa_type=BIG)
 
 

@@ -197,8 +197,8 @@ async def test_sixty_four_at_once_with_money_for_ten_serve_ten_at_most(node: Run
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
-        ({}, 401, "missing_credential"),
-        ({"Authorization": ""}, 401, "missing_credential"),
+        ({}, 402, "payment_required"),
+        ({"Authorization": ""}, 402, "payment_required"),
         ({"Authorization": "Bearer"}, 401, "missing_credential"),
         ({"Authorization": "Basic abc"}, 401, "missing_credential"),
         (bearer("sk-wrong"), 401, "unknown_credential"),

@@ -113,8 +113,8 @@ def test_the_key_is_made_once_and_kept_for_its_owner_alone(folder: Path) -> None
 
 
 def test_a_reserved_setting_says_that_it_has_no_effect() -> None:
-    settings = load_settings(Settings, None, **GOOD, receive_ln_address="me@example.com")
-    assert [line.split()[0] for line in unused_settings(settings)] == ["RECEIVE_LN_ADDRESS"]
+    settings = load_settings(Settings, None, **GOOD, admin_password="secret")
+    assert [line.split()[0] for line in unused_settings(settings)] == ["ADMIN_PASSWORD"]
 
 
 def test_tools_beside_the_node_need_only_its_storage(folder: Path) -> None:

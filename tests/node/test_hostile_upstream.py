@@ -13,60 +13,19 @@ from typing import Any
 
 import httpx
 import pytest
-from aiohttp import web
 
 from node.deposits import new_key
 from relays.event import parse_event
 from relays.receipt import SSE_PREFIX, decode
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
+from tests.node.hostile import Hostile
 
 GRANT_MSAT = 1_000_000
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":5}}\n\n'
 DONE = b"data: [DONE]\n\n"
 DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
-
-Answer = tuple[int, dict[str, str], list[bytes]]
-
-
-class Hostile:
-    """Answers every chat with `answer`; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = (200, {}, [])
-        self.asked: list[dict[str, Any]] = []
-
-    async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": HELLO["model"], "context_length": 2048}]})
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(await request.json())
-        status, headers, chunks = self.answer
-        response = web.StreamResponse(status=status, headers=headers)
-        await response.prepare(request)
-        for chunk in chunks:
-            if chunk == b"CUT":
-                assert request.transport is not None
-                request.transport.close()
-                return response
-            await response.write(chunk)
-            await asyncio.sleep(0.01)
-        await response.write_eof()
-        return response
-
-
-@pytest.fixture
-async def hostile() -> AsyncIterator[tuple[Hostile, str]]:
-    server = Hostile()
-    app = web.Application()
-    app.router.add_get("/v1/models", server.models)
-    app.router.add_post("/v1/chat/completions", server.chat)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield server, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    await runner.cleanup()
 
 
 @pytest.fixture

@@ -77,7 +77,6 @@ def _accounts() -> None:
     with op.batch_alter_table("accounts") as table:
         for column in ("spent_msat", "paid_in_msat"):
             table.add_column(sa.Column(column, BIG, nullable=False, server_default="0"))
-        table.add_column(sa.Column("deposits", sa.Integer(), nullable=False, server_default="0"))
         table.add_column(sa.Column("refund_address", sa.String(), nullable=False, server_default=""))
         for column in ("name", "key_hash", "hint", "revoked"):
             table.drop_column(column)
@@ -86,8 +85,7 @@ def _accounts() -> None:
         "spent_msat = COALESCE((SELECT SUM(amount_msat) FROM transfers WHERE debit = accounts.id AND kind = 'charge'), 0), "
         "paid_in_msat = "
         "COALESCE((SELECT SUM(amount_msat) FROM transfers WHERE credit = accounts.id AND kind = 'deposit'), 0) - "
-        "COALESCE((SELECT SUM(amount_msat) FROM transfers WHERE debit = accounts.id AND kind = 'refund'), 0), "
-        "deposits = (SELECT COUNT(*) FROM transfers WHERE credit = accounts.id AND kind IN ('deposit', 'grant')) "
+        "COALESCE((SELECT SUM(amount_msat) FROM transfers WHERE debit = accounts.id AND kind = 'refund'), 0) "
         "WHERE kind = 'key'"
     )
     op.execute(
@@ -101,14 +99,10 @@ def _who_serves() -> None:
         op.add_column(table, sa.Column("instance", sa.String(), nullable=False, server_default=""))
     op.add_column("holds", sa.Column("key", BIG))
     op.add_column("holds", sa.Column("fingerprint", sa.String(), nullable=False, server_default=""))
+    op.create_index("ix_deposits_account", "deposits", ["account"])
     op.execute("UPDATE holds SET key = account WHERE purpose = 'request' AND account IN (SELECT id FROM keys)")
     op.add_column("refunds", sa.Column("recipient", sa.String(), nullable=False, server_default=""))
-    op.add_column("refunds", sa.Column("deposits_seen", sa.Integer(), nullable=False, server_default="0"))
-    op.execute(
-        "UPDATE refunds SET deposits_seen = (SELECT COUNT(*) FROM transfers WHERE credit = refunds.account "
-        "AND kind IN ('deposit', 'grant') AND id < COALESCE("
-        "(SELECT id FROM transfers WHERE kind = 'refund' AND reference = refunds.id), 9223372036854775807))"
-    )
+    op.add_column("refunds", sa.Column("received", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def _loosen() -> None:

@@ -1,0 +1,155 @@
+"""Money in over Lightning: an invoice of the primary mint whose payment becomes a balance, whether or not anybody asks.
+
+Boundaries, each committed before the next begins:
+
+    1. wallet   the mint's quote, journaled under the invoice's id
+    2. ledger   the deposit's intent under the same id
+    3. wallet   the coins, once the invoice is paid
+    4. ledger   one credit
+
+The key that an invoice pays for is made from the node's own secret and the invoice's id, so that it can be told again until
+it is first used, and is stored nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+from typing import Final, Literal
+
+import msgspec
+
+from node.deposits import NewKey, new_key
+from node.errors import NodeFault, Refusal, not_found
+from node.ledger.ledger import Ledger
+from node.ledger.model import Deposit
+from relays import payment
+from relays.money import MAX_MSAT, MSAT_PER_SAT
+from router_client.ecash.invoices import read_invoice
+from router_client.ecash.token import MSAT_PER_UNIT
+from router_client.ecash.wallet import Wallet
+from router_client.errors import ClientError, MintUnavailable, WalletError
+
+log = logging.getLogger(__name__)
+
+PREFIX: Final = "inv_"
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """An invoice to be paid."""
+
+    id: str
+    bolt11: str
+    payment_hash: str
+    expires_at: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Where an invoice stands. `api_key` is told until it is first used."""
+
+    status: Literal["pending", "paid", "expired"]
+    amount_msat: int
+    api_key: str | None = None
+
+
+class Invoices:
+    """Sells balances for Lightning payments, through the primary mint."""
+
+    def __init__(self, ledger: Ledger, wallet: Wallet, mint: str, unit: str, secret: bytes) -> None:
+        self._ledger = ledger
+        self._wallet = wallet
+        self._mint = mint
+        self._unit = unit
+        self._secret = secret
+
+    async def offer(self, amount_sats: int, account: int | None) -> Offered:
+        """An invoice for a new account, or to top one up. Raises Refusal 400, or 503 when the mint is away."""
+        if not 0 < amount_sats <= MAX_MSAT // MSAT_PER_SAT:
+            raise Refusal(400, payment.INVALID_REQUEST, "'amount_sats' is a whole number of sats from 1")
+        id_ = f"{PREFIX}{secrets.token_hex(16)}"
+        amount_msat = amount_sats * MSAT_PER_SAT
+        try:
+            invoice = await self._wallet.invoice(amount_msat // MSAT_PER_UNIT[self._unit], self._mint, self._unit, id_)
+        except MintUnavailable as error:
+            raise _mint_away() from error
+        except WalletError as error:
+            raise Refusal(400, payment.INVALID_REQUEST, f"the mint makes no such invoice: {error}") from error
+        await self._ledger.begin_deposit(
+            Deposit(
+                id=id_,
+                purpose="open" if account is None else "topup",
+                account=account,
+                state="open",
+                mint=self._mint,
+                unit=self._unit,
+                amount_msat=amount_msat,
+                fee_msat=0,
+                reason="",
+                instance=self._ledger.instance,
+            )
+        )
+        read = read_invoice(invoice.bolt11)
+        return Offered(id_, invoice.bolt11, read.payment_hash, read.expires_at)
+
+    async def status(self, id_: str) -> Status:
+        """Where it stands, as of now. Raises Refusal 404, or 503 when the mint is away."""
+        deposit = await self._ledger.deposit(id_) if id_.startswith(PREFIX) else None
+        if deposit is None:
+            raise not_found("there is no invoice of that id")
+        if deposit.state == "open":
+            try:
+                await self._look(deposit)
+            except MintUnavailable as error:
+                raise _mint_away() from error
+            deposit = await self._ledger.deposit(id_) or deposit
+        if deposit.state == "credited":
+            return Status("paid", deposit.amount_msat, await self._untold(deposit))
+        return Status("pending" if deposit.state == "open" else "expired", deposit.amount_msat)
+
+    async def watch(self) -> int:
+        """Credit every invoice that was paid; returns how many were. The job behind: nobody has to ask."""
+        credited = 0
+        for deposit in await self._ledger.open_deposits():
+            if deposit.id.startswith(PREFIX):
+                try:
+                    credited += await self._look(deposit)
+                except MintUnavailable as error:
+                    log.warning("invoices wait: %s", error)
+                    break
+                except (NodeFault, ClientError) as error:  # one invoice's trouble is not the others'
+                    log.error("invoice %s waits: %s", deposit.id, error)
+        return credited
+
+    async def _look(self, deposit: Deposit) -> bool:
+        """Claim and credit one if it is paid; give it up when it ran out unpaid."""
+        operation = self._wallet.outcome(deposit.id)
+        if operation is None or operation.state == "failed":
+            await self._ledger.fail_deposit(deposit.id, "expired" if operation is None else operation.result)
+            return False
+        received = await self._wallet.claim(deposit.id)
+        if received is None:
+            return False
+        key = self._key(deposit.id)
+        await self._ledger.credit_deposit(deposit.id, received.amount_msat, received.fee_msat, key.hash, key.hint)
+        return True
+
+    def _key(self, id_: str) -> NewKey:
+        digest = hmac.digest(self._secret, f"satroute invoice key {id_}".encode(), hashlib.sha256)
+        return new_key(f"sk-{digest.hex()}")
+
+    async def _untold(self, deposit: Deposit) -> str | None:
+        """The key that the invoice paid for, as long as it was never used."""
+        if deposit.purpose == "open" and await self._ledger.key_of(deposit.id) is not None:
+            return self._key(deposit.id).text
+        return None
+
+
+def _mint_away() -> Refusal:
+    return Refusal(
+        503,
+        payment.MINT_UNAVAILABLE,
+        "the mint does not answer: ask again later; what is paid is credited all the same",
+        headers={"retry-after": "10"},
+    )

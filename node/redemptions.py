@@ -1,0 +1,54 @@
+"""Ecash that was accepted without its mint, redeemed behind the requests it paid for.
+
+Boundaries: the wallet swaps a batch in a journaled operation of its own; then the ledger books, once per operation, what the
+batch brought beyond its credit (mint fees that were charged token by token and paid once) or did not bring (coins that the
+mint calls spent: the operator bears those).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from node.ledger.ledger import Ledger
+from router_client.ecash.outcomes import Redeemed
+from router_client.ecash.wallet import Wallet
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 100
+LOOK_BACK_S: Final = 7 * 24 * 3600
+"""Operations that were begun this long before the start are booked again, which changes nothing, or at last."""
+
+
+class Redemptions:
+    """Turns accepted coins into coins of the node's own."""
+
+    def __init__(self, ledger: Ledger, wallet: Wallet, clock: Callable[[], float] = time.time) -> None:
+        self._ledger = ledger
+        self._wallet = wallet
+        self._clock = clock
+        self._since = int(clock()) - LOOK_BACK_S
+
+    async def run(self) -> int:
+        """Redeem all that waits; returns how many batches were. A mint that does not answer is tried at the next run."""
+        batches = 0
+        began = int(self._clock())
+        while done := await self._wallet.redeem_locked(BATCH):
+            batches += len(done)
+        if self._wallet.locked_msat():  # a batch that its mint left open
+            batches += len([done for done in await self._wallet.recover() if done.kind == "redeem"])
+        for redeemed in self._wallet.redemptions(self._since):
+            await self._book(redeemed)
+        # One that was begun before may have been finished just now: the next look goes back a little further.
+        self._since = max(self._since, began - 3600)
+        return batches
+
+    async def _book(self, redeemed: Redeemed) -> None:
+        saved_msat = redeemed.saved_msat
+        lost_msat = redeemed.lost_msat + max(0, -saved_msat)
+        if redeemed.lost_msat:
+            log.error("%s calls %d msat of accepted coins spent", redeemed.mint, redeemed.lost_msat)
+        await self._ledger.book_redemption(redeemed.operation, max(0, saved_msat), lost_msat)

@@ -1,0 +1,116 @@
+"""Requests that their callers name by an `Idempotency-Key`: run once, paid once, answered the same again.
+
+The name and the account make the request's id, and the ledger holds an id once. The answer is kept sealed under the
+caller's own credential and name, which the node does not store: a stolen database holds no answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from node.errors import Refusal
+from node.ledger.ledger import Ledger
+from node.ledger.model import DuplicateHold, Key
+from relays import payment
+
+KEEP_S: Final = 24 * 3600
+MAX_KEPT_BYTES: Final = 1024 * 1024
+MAX_NAME_CHARS: Final = 255
+MAX_ATTEMPTS: Final = 20
+"""A request that failed and cost nothing may be repeated under its name this often."""
+_NONCE_BYTES: Final = 12
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An answer as it was given: headers without those of the connection."""
+
+    headers: list[tuple[str, str]]
+    body: bytes
+    is_stream: bool
+
+
+class NamedRequest(msgspec.Struct, frozen=True):
+    """A request with its caller's name for it."""
+
+    base_id: str
+    fingerprint: str
+    secret: bytes
+
+    @classmethod
+    def of(cls, key: Key, credential: str, name: str, body: bytes) -> NamedRequest:
+        """Raises Refusal 400 for a name that cannot be one."""
+        if not 0 < len(name) <= MAX_NAME_CHARS:
+            raise Refusal(400, payment.INVALID_REQUEST, f"'Idempotency-Key' has 1 to {MAX_NAME_CHARS} characters")
+        base_id = hashlib.sha256(f"{key.account}\n{name}".encode()).hexdigest()[:24]
+        secret = HKDF(SHA256(), 32, salt=None, info=b"satroute answer").derive(f"{credential}\n{name}".encode())
+        return cls(f"req_{base_id}", hashlib.sha256(body).hexdigest(), secret)
+
+    def id_of_attempt(self, number: int) -> str:
+        """The request id: a repetition after a failure that cost nothing is a request of its own in the books."""
+        return self.base_id if number == 1 else f"{self.base_id}-{number}"
+
+
+class Replays:
+    """Keeps answers and gives them again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def keep(self, named: NamedRequest, request_id: str, kept: Kept) -> None:
+        """Keep an answer that was charged, unless it is very long."""
+        if len(kept.body) <= MAX_KEPT_BYTES:
+            sealed = await asyncio.to_thread(_seal, named.secret, request_id, kept)
+            await self._ledger.keep_answer(request_id, sealed, KEEP_S)
+
+    async def earlier(self, named: NamedRequest, request_id: str, duplicate: DuplicateHold) -> Kept | None:
+        """The answer of the request that holds this id; None when that one failed and cost nothing.
+
+        Raises Refusal: 422 for another request under the same name, 409 while it runs or when its answer is not kept.
+        """
+        if duplicate.fingerprint != named.fingerprint:
+            raise Refusal(
+                422, payment.IDEMPOTENCY_MISMATCH, "this Idempotency-Key was used for another request: choose a new one"
+            )
+        if duplicate.state in ("voided", "expired"):
+            return None
+        if duplicate.state == "pending":
+            raise Refusal(
+                409,
+                payment.REQUEST_RUNNING,
+                "the request of this Idempotency-Key is running: ask again when it is done",
+                headers={"retry-after": "2"},
+            )
+        sealed = await self._ledger.answer(request_id)
+        kept = None if sealed is None else await asyncio.to_thread(_open, named.secret, request_id, sealed)
+        if kept is None:
+            raise Refusal(
+                409,
+                payment.REQUEST_DONE,
+                f"the request of this Idempotency-Key was served and paid before, and its answer is not kept any more; "
+                f"GET /v1/receipts/{request_id} has its receipt",
+                headers={"x-should-retry": "false"},
+            )
+        return kept
+
+
+def _seal(secret: bytes, request_id: str, kept: Kept) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(secret).encrypt(nonce, msgspec.msgpack.encode(kept), request_id.encode())
+
+
+def _open(secret: bytes, request_id: str, sealed: bytes) -> Kept | None:
+    """None for an answer that was sealed under another credential."""
+    try:
+        plain = AESGCM(secret).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], request_id.encode())
+    except InvalidTag:
+        return None
+    return msgspec.msgpack.decode(plain, type=Kept)

@@ -1,0 +1,38 @@
+"""A model's server that misbehaves on purpose; the real one passes `test_chat.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from tests.node.harness import HELLO
+
+Answer = tuple[int, dict[str, str], list[bytes]]
+
+
+class Hostile:
+    """Answers every chat with `answer`; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = (200, {}, [])
+        self.asked: list[dict[str, Any]] = []
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": HELLO["model"], "context_length": 2048}]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(await request.json())
+        status, headers, chunks = self.answer
+        response = web.StreamResponse(status=status, headers=headers)
+        await response.prepare(request)
+        for chunk in chunks:
+            if chunk == b"CUT":
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            await response.write(chunk)
+            await asyncio.sleep(0.01)
+        await response.write_eof()
+        return response

@@ -1,0 +1,290 @@
+"""Requests that bring their own money: a token in `X-Cashu`, change on the answer, and nothing lost however it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node.localnet.mint import start_mint, wait_mint
+from node.localnet.process import free_port
+from node.quote import quote_chat
+from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
+from router_client.ecash import request as requests
+from router_client.ecash.token import Token, decode, encode, token_hash
+from router_client.ecash.wallet import Wallet
+from tests.node.harness import HELLO, Running, bearer, funded_wallet, running_node
+from tests.node.hostile import Hostile
+
+STREAM = {**HELLO, "stream": True}
+LONG = {**STREAM, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
+
+
+@pytest.fixture
+async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Running]:
+    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
+    opened = await funded_wallet(folder / "caller.db", http, mint_url)
+    yield opened
+    opened.close()
+
+
+def hold_msat(node: Running, body: dict[str, Any]) -> int:
+    return quote_chat(json.dumps(body).encode(), node.node.catalogue).hold_msat
+
+
+async def token_for(
+    wallet: Wallet, mint_url: str, node: Running, body: dict[str, Any], extra_msat: int = 0, lock: str | None = None
+) -> str:
+    name = f"pay {asyncio.get_running_loop().time()}"
+    return (await wallet.send(hold_msat(node, body) + extra_msat, mint_url, "msat", name, lock=lock)).token
+
+
+async def ask(node: Running, http: httpx.AsyncClient, token: str, body: dict[str, Any]) -> httpx.Response:
+    return await http.post(f"{node.url}/v1/chat/completions", json=body, headers={"X-Cashu": token})
+
+
+def change_in(text: str) -> str:
+    lines = [line for line in text.splitlines() if line]
+    change = [line for line in lines if line.startswith(CHANGE_SSE_PREFIX)]
+    assert lines[-1] == "data: [DONE]"
+    assert len(change) == 1
+    assert lines.index(change[0]) == len(lines) - 2, "the last comment before [DONE]"
+    return change[0].removeprefix(CHANGE_SSE_PREFIX)
+
+
+async def adds_up(node: Running) -> None:
+    """Every msat that came in is in the books, and in the wallet."""
+    await node.node.redemptions.run()
+    totals = await node.node.ledger.audit()
+    holdings = node.node.wallet.holdings()
+    assert holdings.spendable_msat + holdings.locked_msat == totals.ecash_in_msat
+
+
+@pytest.mark.parametrize("lock", [False, True], ids=["plain", "locked"])
+async def test_a_whole_answer_carries_its_change(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, lock: bool
+) -> None:
+    token = await token_for(wallet, mint_url, node, HELLO, 5_000, node.node.wallet.lock_key if lock else None)
+    reply = await ask(node, http, token, HELLO)
+    assert reply.status_code == 200, reply.text
+    cost_msat = int(reply.headers["x-satroute-cost-msat"])
+    change = decode(reply.headers[CASHU_HEADER])
+    fee_msat = (await wallet.fees(decode(token))).this_msat
+    received = await wallet.receive(change, "change")
+    assert received.amount_msat + received.fee_msat == change.amount_msat
+    refund = await http.get(
+        f"{node.url}/v1/change/{reply.headers['x-satroute-request-id']}", headers={"X-Cashu": token}
+    )
+    assert refund.status_code == 404, "spent change has been picked up"
+    given_msat = change.amount_msat
+    assert 0 <= decode(token).amount_msat - fee_msat - cost_msat - given_msat <= 2, (
+        "but for the mint's fee, all is back"
+    )
+    await adds_up(node)
+
+
+@pytest.mark.parametrize("lock", [False, True], ids=["plain", "locked"])
+async def test_a_streams_change_is_its_last_comment(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, lock: bool
+) -> None:
+    token = await token_for(wallet, mint_url, node, STREAM, 5_000, node.node.wallet.lock_key if lock else None)
+    reply = await ask(node, http, token, STREAM)
+    assert reply.status_code == 200
+    change = change_in(reply.text)
+    assert (await wallet.receive(change, "change")).amount_msat > 0
+    await adds_up(node)
+
+
+async def test_a_stream_is_not_held_back_for_its_change(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """The first chunk is there long before the last."""
+    token = await token_for(wallet, mint_url, node, LONG)
+    seen: list[bool] = []
+    async with http.stream("POST", f"{node.url}/v1/chat/completions", json=LONG, headers={"X-Cashu": token}) as reply:
+        assert CASHU_HEADER not in reply.headers
+        async for line in reply.aiter_lines():
+            if line.startswith("data: {") and not seen:
+                account = await node.node.ledger.key_of(token_hash(token))
+                assert account is not None
+                seen.append((await node.node.ledger.account(account.account)).held_msat > 0)
+    assert seen == [True], "the request was running when its first chunk came"
+
+
+@pytest.mark.parametrize("way", ["X-Cashu", "Authorization"])
+async def test_a_caller_who_goes_away_fetches_the_change_later(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, way: str
+) -> None:
+    token = await token_for(wallet, mint_url, node, LONG)
+    async with http.stream("POST", f"{node.url}/v1/chat/completions", json=LONG, headers={"X-Cashu": token}) as reply:
+        request_id = reply.headers["x-satroute-request-id"]
+        async for line in reply.aiter_lines():
+            if line.startswith("data: "):
+                break
+    proof = {way: token if way == "X-Cashu" else f"Bearer {token}"}
+    url = f"{node.url}/v1/change/{request_id}"
+    for _ in range(100):
+        answer = await http.get(url, headers=proof)
+        if answer.status_code == 200:
+            break
+        assert answer.status_code == 409, "the request still runs"
+        await asyncio.sleep(0.1)
+    again = await http.get(url, headers=proof)
+    assert again.json()["token"] == answer.json()["token"], "the same until it is picked up"
+    assert answer.headers[CASHU_HEADER] == answer.json()["token"]
+    stranger = await http.get(url, headers=bearer("cashuBstranger"))
+    assert stranger.status_code == 401
+    assert (await http.get(f"{node.url}/v1/change/req_other", headers=proof)).status_code == 404
+    received = await wallet.receive(answer.json()["token"], "change")
+    assert received.amount_msat > 0
+    assert (await http.get(url, headers=proof)).status_code == 404
+    await adds_up(node)
+
+
+async def test_an_unreachable_upstream_gives_the_whole_token_back(
+    folder: Path, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, hostile: tuple[Hostile, str]
+) -> None:
+    """Elsewhere, an upstream that cannot be reached keeps the caller's token."""
+    hostile[0].answer = (500, {}, [])
+    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=hostile[1]) as node:
+        for body in (HELLO, STREAM):
+            token = await token_for(wallet, mint_url, node, body)
+            reply = await ask(node, http, token, body)
+            assert reply.status_code == 502
+            change = decode(reply.headers[CASHU_HEADER])
+            fee_msat = (await wallet.fees(decode(token))).this_msat
+            assert decode(token).amount_msat - fee_msat - change.amount_msat <= 1, "all but the mint's fee"
+            await wallet.receive(change, f"back {body.get('stream')}")
+        await adds_up(node)
+
+
+async def test_a_token_that_is_worth_too_little_is_not_touched(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    token = (await wallet.send(100, mint_url, "msat", "little")).token
+    reply = await ask(node, http, token, HELLO)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (402, "insufficient_balance")
+    assert reply.json()["error"]["amount_required_msat"] == hold_msat(node, HELLO)
+    assert (await wallet.reclaim("little")).amount_msat > 0
+    assert requests.decode(reply.headers[CASHU_HEADER]).amount
+
+
+async def test_a_request_without_money_is_told_what_to_pay(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """NUT-24: a 402 with a payment request that a payer's wallet can pay as it is."""
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO)
+    assert reply.status_code == 402
+    wanted = requests.decode(reply.headers[CASHU_HEADER])
+    assert (wanted.unit, wanted.mints, wanted.single_use) == ("sat", (mint_url,), True)
+    assert wanted.amount is not None
+    assert wanted.amount * 1000 >= hold_msat(node, HELLO)
+    assert wanted.lock is not None
+    assert (wanted.lock.kind, wanted.lock.data) == ("P2PK", node.node.wallet.lock_key)
+
+    await wallet.invoice(500, mint_url, "sat", "fund-sat")
+    for _ in range(50):
+        if await wallet.claim("fund-sat"):
+            break
+        await asyncio.sleep(0.1)
+    token = (await wallet.send(wanted.amount, mint_url, "sat", "exactly", fees="inside", lock=wanted.lock.data)).token
+    paid = await ask(node, http, token, HELLO)
+    assert paid.status_code == 200, paid.text
+    await adds_up(node)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"mint": "https://foreign.example"}, 400, "foreign_mint"),
+        ({"unit": "usd"}, 400, "wrong_unit"),
+        ({"unit": "sat"}, 400, "wrong_unit"),
+    ],
+)
+async def test_wrong_mints_and_units_are_400_and_keep_their_token(
+    node: Running,
+    wallet: Wallet,
+    http: httpx.AsyncClient,
+    mint_url: str,
+    change: dict[str, str],
+    status: int,
+    code: str,
+) -> None:
+    token = decode(await token_for(wallet, mint_url, node, HELLO))
+    wrong = Token(change.get("mint", token.mint), change.get("unit", token.unit), token.proofs)
+    reply = await ask(node, http, encode(wrong), HELLO)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+    assert (await wallet.receive(token, "still mine")).amount_msat > 0
+
+
+async def test_the_same_token_eight_times_at_once_pays_for_one_request(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    token = await token_for(wallet, mint_url, node, HELLO)
+    replies = await asyncio.gather(*(ask(node, http, token, HELLO) for _ in range(8)))
+    served = [reply for reply in replies if reply.status_code == 200]
+    assert served
+    assert {reply.status_code for reply in replies} <= {200, 402, 409}
+    account = await node.node.ledger.key_of(token_hash(token))
+    assert account is not None
+    books = await node.node.ledger.account(account.account)
+    assert books.spent_msat == sum(int(reply.headers["x-satroute-cost-msat"]) for reply in served)
+    await adds_up(node)
+
+
+async def test_a_locked_token_needs_no_mint(folder: Path, http: httpx.AsyncClient, model_url: str) -> None:
+    """Its mint is dead when it comes, and it is served all the same; it is redeemed when the mint is back."""
+    port = free_port()
+    mint, url = start_mint(folder / "mint", port=port, input_fee_ppk=100)
+    try:
+        wait_mint(mint, url)
+        wallet = await funded_wallet(folder / "caller.db", http, url)
+        async with running_node(folder, cashu_mints=url, upstream_base_url=model_url) as node:
+            assert (await http.get(f"{node.url}/v1/info")).json()["lock"] == node.node.wallet.lock_key
+            tokens = [await token_for(wallet, url, node, HELLO, lock=node.node.wallet.lock_key) for _ in range(3)]
+            mint.kill()
+            for token in tokens:
+                reply = await ask(node, http, token, HELLO)
+                assert reply.status_code == 200, reply.text
+            assert node.node.wallet.locked_msat() > 0
+            again = await http.post(
+                f"{node.url}/v1/balance/create", json={"initial_balance_token": encode(decode(tokens[0]))}
+            )
+            assert again.status_code in (400, 409), "the same coins in another string are no money"
+            mint, _ = start_mint(folder / "mint", port=port, input_fee_ppk=100)
+            wait_mint(mint, url)
+            await adds_up(node)
+            assert node.node.wallet.locked_msat() == 0
+            for token in tokens:
+                back = await http.post(f"{node.url}/v1/balance/refund", headers=bearer(token))
+                assert back.status_code == 200, back.text
+                await wallet.receive(back.json()["token"], f"back {token_hash(token)}")
+            await adds_up(node)
+        wallet.close()
+    finally:
+        mint.stop()
+
+
+async def test_tokens_do_not_reach_the_log(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "node")
+    caplog.set_level("DEBUG", "router_client")
+    for lock in (None, node.node.wallet.lock_key):
+        token = await token_for(wallet, mint_url, node, HELLO, lock=lock)
+        reply = await ask(node, http, token, HELLO)
+        await ask(node, http, token, HELLO)
+        await http.get(f"{node.url}/v1/change/{reply.headers['x-satroute-request-id']}", headers=bearer(token))
+        assert decode(token).proofs[0].secret not in caplog.text
+        assert token[:40] not in caplog.text
+    assert "cashuB" not in caplog.text
