@@ -25,6 +25,11 @@ DEAD_MINT = "http://127.0.0.1:9"
 """Port 9 is nobody's here: a connection is refused at once."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="simulate a million steps instead of ten thousand")
+    parser.addoption("--seed", default=None, help="play this seed of the simulation again, and no other")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI every part is installed: a skip there hides something, so it fails."""

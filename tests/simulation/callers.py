@@ -1,0 +1,313 @@
+"""Callers: people with wallets of their own, who pay in, ask, take back, lose answers and ask again.
+
+Each does one thing with one balance, checks the answer against what it was promised, and notes what it cannot know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from node.deposits import new_key
+from node.ledger.model import Limits
+from router_client.ecash.keyring import LOOKUP_PAUSE_S
+from router_client.ecash.token import Token, decode, token_hash
+from router_client.ecash.wallet import Wallet
+from router_client.errors import MintUnavailable, TokenRefused
+from tests.simulation.mint import MSAT_PER_UNIT
+from tests.simulation.oracle import (
+    Balance,
+    check,
+    counted_msat,
+    hold_msat,
+    is_taken,
+    reported_msat,
+    worth_msat,
+)
+from tests.simulation.upstream import MODEL, PIECE, Script
+from tests.simulation.world import MINT_URL, Answer, World
+
+T = TypeVar("T")
+
+FUNDS = {"msat": 1 << 20, "sat": 1 << 10}
+FREE: frozenset[int] = frozenset({0})
+
+
+class Purse:
+    """A caller's own money: a wallet, and tokens that are on their way."""
+
+    def __init__(self, world: World, wallet: Wallet, name: str) -> None:
+        self._world = world
+        self.wallet = wallet
+        self.name = name
+        self._count = 0
+        self.unsure: list[str] = []
+        """Tokens that were made for the node and that it has not taken for sure."""
+        self.refunds: list[str] = []
+        """Tokens that the node paid out and that are not redeemed yet."""
+
+    async def fund(self, unit: str) -> None:
+        """Buy coins of the mint."""
+        self._count += 1
+        name = f"fund-{self._count}"
+        await self.wallet.invoice(FUNDS[unit], MINT_URL, unit, name)
+        got = await self._insisted(lambda: self.wallet.claim(name))
+        check(got is not None, "the mint did not see its own payment")
+
+    async def token(self, amount: int, unit: str, lock: str | None = None) -> str:
+        """A token that brings at least that much, in the unit."""
+        if self.wallet.balances().get((MINT_URL, unit), 0) < 2 * amount + 20:
+            await self.fund(unit)
+        self._count += 1
+        name = f"pay-{self._count}"
+        sent = await self._insisted(lambda: self.wallet.send(amount, MINT_URL, unit, name, lock=lock))
+        self.unsure.append(sent.token)
+        return sent.token
+
+    async def redeem(self, text: str) -> None:
+        """Take a refund in: it must be good, to the last coin."""
+        self.refunds.remove(text)
+        expected = worth_msat(text)
+        if expected <= 0:  # not worth its own fee, and still outstanding
+            self.refunds.append(text)
+            return
+        self._count += 1
+        name = f"refund-{self._count}"
+        received = await self._insisted(lambda: self.wallet.receive(text, name))
+        check(received.amount_msat == expected, "a refund's token is worth less than it says")
+
+    async def take_back(self, text: str) -> None:
+        """Swap a token that the node did not take."""
+        self.unsure.remove(text)
+        if worth_msat(text) > 0:
+            self._count += 1
+            name = f"back-{self._count}"
+            await self._insisted(lambda: self.wallet.receive(text, name))
+
+    async def _insisted(self, work: Callable[[], Awaitable[T]]) -> T:
+        """A mint that changed its keys refuses what was made for the old ones: it is asked again."""
+        for _ in range(3):
+            with suppress(TokenRefused, MintUnavailable):
+                return await work()
+            await asyncio.sleep(LOOKUP_PAUSE_S + 1)
+        return await work()
+
+
+class Caller:
+    """One caller and its balances."""
+
+    def __init__(self, world: World, purse: Purse, chance: random.Random) -> None:
+        self.world = world
+        self.purse = purse
+        self.balances: list[Balance] = []
+        self._chance = chance
+        self._count = 0
+
+    # money in --------------------------------------------------------------------------------------------------------
+
+    async def open(self, *, with_key: bool) -> str:
+        """Make a balance from a token: by using it as the bearer, or by asking for a key."""
+        text = await self.purse.token(*self._amount())
+        return await self.open_with(text, with_key=with_key)
+
+    async def open_with(self, text: str, *, with_key: bool, contested: bool = False) -> str:
+        """The same with a token that may be going elsewhere, too."""
+        self._count += 1
+        balance = Balance(f"{self.purse.name}{self._count}", text, decode(text).unit, doubtful_tokens=[text])
+        if not contested:
+            self.balances.append(balance)
+        if with_key:
+            body = {"initial_balance_token": text}
+            answer = await self.world.request("POST", "/v1/balance/create", json=body)
+        else:
+            answer = await self.world.request("GET", "/v1/balance/info", bearer=text)
+        if answer.status == 200:
+            self._taken(balance, text)
+            check(answer.json["balance"] == balance.paid_in, f"{balance.name} does not begin with its token's worth")
+            if with_key:
+                balance.bearer = answer.json["api_key"]
+            if contested:
+                self.balances.append(balance)
+        self._check_refused_token(answer, fresh=not contested)
+        return f"open {balance.name} {answer.status}"
+
+    async def top_up(self, balance: Balance, text: str | None = None) -> str:
+        """Add a token to a balance; or send one again whose fate is not known."""
+        fresh = text is None
+        if text is None:
+            text = await self.purse.token(*self._amount())
+            balance.doubtful_tokens.append(text)
+        return await self.pay_in(balance, text, fresh=fresh)
+
+    async def pay_in(self, balance: Balance, text: str, *, fresh: bool) -> str:
+        """The request of a top-up."""
+        body = {"cashu_token": text}
+        with balance.exchange():
+            answer = await self.world.request("POST", "/v1/balance/topup", bearer=balance.bearer, json=body)
+            if answer.status == 200:
+                self._taken(balance, text)
+                check(answer.json["msats"] == worth_msat(text), "a top-up was credited with another sum than its worth")
+                token = decode(text)
+                fee_msat = token.amount * MSAT_PER_UNIT[token.unit] - worth_msat(text)
+                check(answer.json["fee_msats"] == fee_msat, "a top-up's fee is told wrongly")
+        self._check_refused_token(answer, fresh=fresh)
+        return f"topup {balance.name} {answer.status} {answer.code}"
+
+    def _taken(self, balance: Balance, text: str) -> None:
+        check(text in self.purse.unsure, f"{balance.name}: a token was credited twice")
+        self.purse.unsure.remove(text)
+        if text in balance.doubtful_tokens:
+            balance.doubtful_tokens.remove(text)
+        balance.paid_in += worth_msat(text)
+        check(is_taken(self.world.mint, text), "a token was credited that the mint does not know as spent")
+
+    def _check_refused_token(self, answer: Answer, *, fresh: bool) -> None:
+        check(answer.status != 500, "the node failed inside")
+        check(answer.status != 409 or not fresh, "a fresh token was called spent")
+
+    def _amount(self) -> tuple[int, str]:
+        # Of few coins: each costs a millisecond to make and to take in.
+        unit, bits = self._chance.choice([("sat", 0), ("msat", 10), ("msat", 10), ("msat", 12)])
+        if self._chance.random() < 0.1:
+            return self._chance.randint(1, 9), "msat"
+        return self._chance.choice([1, 2, 3, 4, 5, 6, 8, 9, 12, 16]) << bits, unit
+
+    # requests --------------------------------------------------------------------------------------------------------
+
+    async def chat(
+        self, balance: Balance, script: Script, *, stream: bool, leaves: int = 0, child: bool = False
+    ) -> str:
+        """Ask once; a caller who `leaves` does so after that many pieces."""
+        self._count += 1
+        name = f"{self.purse.name} {self._count}"
+        self.world.upstream.scripts[name] = script
+        messages: list[Mapping[str, str]] = [{"role": "user", "content": name}]
+        max_tokens = self._chance.choice([1, 8, 40])
+        hold = hold_msat(messages, max_tokens)
+        body = {"model": MODEL, "max_tokens": max_tokens, "messages": messages, "stream": stream}
+        answer = Answer()
+        machine, struck = self.world.machine, len(self.world.machine.struck)
+        with balance.exchange():
+            try:
+                await self.world.request(
+                    "POST",
+                    "/v1/chat/completions",
+                    bearer=balance.child if child else balance.bearer,
+                    json=body,
+                    leaves=lambda body: 0 < leaves <= body.count(PIECE.encode()),
+                    answer=answer,
+                )
+            finally:
+                costs = _costs(script, answer, messages, hold, stream=stream, left=bool(leaves))
+                if answer.status == 200 and answer.whole and not stream:
+                    cost = int(answer.headers["x-satroute-cost-msat"])
+                    check(cost in costs, f"{name} cost {cost}, not one of {sorted(costs)}")
+                    costs = frozenset({cost})
+                elif machine.dead or len(machine.struck) > struck:
+                    costs |= FREE
+                    balance.may_be_held = True
+                balance.charge(costs)
+                if child:
+                    balance.child_spending.append(costs)
+        check(answer.status != 500, "the node failed inside")
+        return f"chat {name} {script.act} {answer.status} {answer.code}"
+
+    # money out -------------------------------------------------------------------------------------------------------
+
+    async def refund(self, balance: Balance) -> str:
+        """Ask for what is left; the answer may be one that was given before."""
+        certain, due = balance.certain, balance.refundable
+        balance.refund_lost = True
+        with balance.exchange():
+            before = balance.begun
+            answer = await self.world.request("POST", "/v1/balance/refund", bearer=balance.bearer)
+            check(answer.status != 500, "the node failed inside")
+            balance.refund_lost = answer.status >= 500
+            if answer.status == 200:
+                self._refunded(balance, answer.json, due if certain and before == balance.begun else None)
+        return f"refund {balance.name} {answer.status} {answer.code}"
+
+    def _refunded(self, balance: Balance, told: Mapping[str, Any], expected: int | None) -> None:
+        for earlier in told.get("earlier", ()):
+            if self._is_new(balance, earlier["token"], earlier["msats"]):
+                balance.refunded += earlier["msats"]
+                balance.untold_fees += 1
+                expected = None
+        if not self._is_new(balance, told["token"], told["msats"]):
+            return
+        paid = told["msats"] + told["fee_msats"]
+        balance.refunded += paid
+        if expected is not None:
+            due = expected - expected % MSAT_PER_UNIT[decode(told["token"]).unit]
+            check(paid == due, f"refunded {paid} of {expected} msat")
+
+    def _is_new(self, balance: Balance, text: str, msats: int) -> bool:
+        """Take a refund's token, unless it was given before."""
+        if text in balance.refund_tokens:
+            return False
+        check(_face_msat(decode(text)) == msats, "a refund's token has another face value than the answer says")
+        check(not is_taken(self.world.mint, text), "a refund's token was spent before it was given")
+        balance.refund_tokens.append(text)
+        self.purse.refunds.append(text)
+        return True
+
+    # keys ------------------------------------------------------------------------------------------------------------
+
+    async def make_child(self, balance: Balance) -> str:
+        """A key that spends from the balance within a limit."""
+        ledger = self.world.node.ledger
+        parent = await self.world.attempt(ledger.key_of(token_hash(balance.bearer)))
+        if parent is None:
+            return "child of nobody"
+        made, limit = new_key(), self._chance.randint(100, 2000)
+        making = ledger.create_child(parent, made.hash, made.hint, "", Limits(spend_limit_msat=limit))
+        await self.world.attempt(making)
+        balance.child, balance.child_limit, balance.child_spending = made.text, limit, []
+        return f"child of {balance.name}"
+
+    async def rotate(self, balance: Balance) -> str:
+        """Another key for the balance; the old one is good until the new one is used."""
+        ledger = self.world.node.ledger
+        key = await self.world.attempt(ledger.key_of(token_hash(balance.bearer)))
+        if key is None:
+            return "rotate nobody"
+        made = new_key()
+        if await self.world.attempt(ledger.rotate_key(key.id, made.hash, made.hint)):
+            balance.bearer = made.text
+        return f"rotate {balance.name}"
+
+
+def _costs(
+    script: Script,
+    answer: Answer,
+    messages: list[Mapping[str, str]],
+    hold: int,
+    *,
+    stream: bool,
+    left: bool,
+) -> frozenset[int]:
+    """What a request that nothing disturbed on the node's side may have cost."""
+    if answer.status not in (0, 200) or not script.reached:
+        return FREE
+    if not stream:
+        if script.act != "serve":
+            return FREE
+        served = reported_msat(script, hold) if script.reports else counted_msat(messages, script.pieces, hold)
+        return frozenset({served}) if answer.whole else frozenset({served, 0})
+    whole = reported_msat(script, hold) if script.reports else counted_msat(messages, script.pieces, hold)
+    if answer.whole and not left:
+        if script.act == "serve":
+            return frozenset({whole})
+        return frozenset({counted_msat(messages, script.written, hold)}) if script.written else FREE
+    heard = answer.body.count(PIECE.encode())
+    costs = {counted_msat(messages, pieces, hold) for pieces in range(max(1, heard), script.written + 1)}
+    if script.written == script.pieces and script.act == "serve":
+        costs.add(whole)
+    return frozenset(costs) if heard else frozenset(costs | {0})
+
+
+def _face_msat(token: Token) -> int:
+    return token.amount * MSAT_PER_UNIT[token.unit]
