@@ -67,15 +67,16 @@ class Cash:
                 log.warning("mint %s: %s", mint, error)
         return self._lock != before
 
-    async def payer(self, text: str, quote: Quote) -> Key:
-        """The key of the account that the token opens, with at least the quote's hold on it.
+    async def payer(self, text: str, quote: Quote, *, repeated: bool = False) -> Key:
+        """The key of the account that the token opens, with at least the quote's hold on it, unless the request may be
+        `repeated` and have its answer already.
 
         Raises Refusal: 402 for a token that is worth less, before it is touched; else what `Deposits` raises.
         """
         token = self._deposits.read(text)
         key = await self._ledger.key_of(token_hash(text))
         if key is not None:
-            return await self._known(key, quote)
+            return key if repeated else await self._known(key, quote)
         try:
             fee_msat = (await self._wallet.fees(token)).this_msat if token.mint in self._mints else 0
         except WalletError as error:

@@ -180,11 +180,23 @@ class Deposits:
             instance=self._ledger.instance,
         )
         earlier = await self._ledger.deposit(name)
-        if earlier is not None and earlier.state == "open" and not self._was_asked(name):
+        if (
+            earlier is not None
+            and earlier.state == "open"
+            and self._ledger.is_mine(earlier.instance)
+            and not self._was_asked(name)
+        ):
             await self._ledger.fail_deposit(name, "the mint was never asked")
         deposit = await self._ledger.begin_deposit(intent)
         if deposit.state == "credited":
             raise _redeemed_before(deposit)
+        if not self._ledger.is_mine(deposit.instance):
+            raise Refusal(
+                503,
+                payment.MINT_UNAVAILABLE,
+                "another process of this node takes this token in: send it again later; it is credited once",
+                headers={"retry-after": "5"},
+            )
         if (deposit.purpose, deposit.account) != (purpose, account):
             raise Refusal(409, payment.TOKEN_SPENT, "this token is on its way to another balance")
         try:

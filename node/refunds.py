@@ -148,6 +148,8 @@ class Refunds:
     async def _finish(self, refund: Refund) -> Refund:
         if refund.state == "done":
             return refund
+        if not self._ledger.is_mine(refund.instance):
+            raise _ask_again("another process of this node makes this refund: ask for it again later")
         try:
             return await (self._pay(refund) if refund.recipient else self._send(refund))
         except MintUnavailable as error:

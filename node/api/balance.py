@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -59,8 +60,17 @@ def balance_routes(node: Node) -> list[Router]:
 
     @get(["/", "/info"])
     async def balance(request: Request[Any, Any, Any]) -> dict[str, int]:
-        """What the bearer has, in msat."""
-        account = await node.ledger.account((await key_of(request)).account)
+        """What the bearer has, in msat; a key with limits sees what they leave it."""
+        key = await key_of(request)
+        account = await node.ledger.account(key.account)
+        left_msat = key.left_msat(int(time.time()))
+        if key.parent is not None:
+            return {
+                "balance": account.available_msat if left_msat is None else min(account.available_msat, left_msat),
+                "reserved": key.held_msat,
+                "spent": key.spent_msat,
+                "refundable": 0,
+            }
         return {
             "balance": account.available_msat,
             "reserved": account.held_msat,

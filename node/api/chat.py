@@ -69,8 +69,11 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
     authorization = call.header("authorization")
     if not token and not authorization:
         raise _payment_required(call.quote)
-    key = await (node.cash.payer(token, call.quote) if token else node.credentials.key(authorization))
     name = call.header(payment.IDEMPOTENCY_HEADER)
+    if token:
+        key = await node.cash.payer(token, call.quote, repeated=bool(name))
+    else:
+        key = await node.credentials.key(authorization)
     named = NamedRequest.of(key, token or bearer(authorization), name, call.body) if name else None
     try:
         kept = await _hold(node, reply, key, call.quote, named)

@@ -13,7 +13,7 @@ from node.ledger.sql import Row, Steps, one, rows
 
 _COLUMNS = (
     "id, account, parent, hint, name, spend_limit_msat, daily_limit_msat, expires_at, models, revoked_at, spent_msat, "
-    "held_msat, created_at"
+    "held_msat, day, day_msat, created_at"
 )
 
 
@@ -107,7 +107,8 @@ def children(parent: int) -> Steps[list[Key]]:
 
 
 def _key(row: Row) -> Key:
-    id_, account, parent, hint, name, spend, daily, expires_at, models, revoked_at, spent, held, created_at = row
+    id_, account, parent, hint, name, spend, daily, expires_at, models, revoked_at, *sums, created_at = row
+    spent_msat, held_msat, day, day_msat = sums
     allowed = None if models is None else msgspec.json.decode(models, type=tuple[str, ...])
     return Key(
         id=id_,
@@ -117,7 +118,9 @@ def _key(row: Row) -> Key:
         name=name,
         limits=Limits(spend_limit_msat=spend, daily_limit_msat=daily, expires_at=expires_at, models=allowed),
         revoked=revoked_at is not None,
-        spent_msat=spent,
-        held_msat=held,
+        spent_msat=spent_msat,
+        held_msat=held_msat,
+        day=day,
+        day_msat=day_msat,
         created_at=created_at,
     )

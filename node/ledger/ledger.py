@@ -52,6 +52,10 @@ class Ledger:
         """Whether other processes may serve from the same books."""
         return self._db.shared
 
+    def is_mine(self, instance: str) -> bool:
+        """Whether a deposit or refund is this process's to finish: the coins, and their journal, are in its wallet."""
+        return not self._db.shared or instance == self.instance
+
     async def close(self) -> None:
         """Finish what is queued, then close."""
         await self._db.close()
@@ -179,6 +183,10 @@ class Ledger:
     async def void(self, request_id: str) -> bool:
         """Free a hold, nothing is charged; False when it had ended before."""
         return bool(await self._db.move(Release(request_id, "voided")))
+
+    async def open_holds(self) -> list[str]:
+        """Ids of the requests that are on hold, of all processes."""
+        return await self._db.read(partial(holds.orphans, None))
 
     async def expire_holds(self) -> int:
         """Free holds whose time is over; returns how many there were."""

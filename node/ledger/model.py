@@ -88,7 +88,19 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked: bool
     spent_msat: int
     held_msat: int
+    day: int
+    day_msat: int
     created_at: int
+
+    def left_msat(self, now: int) -> int | None:
+        """What its limits leave it to spend; None when it has none."""
+        lefts = []
+        if self.limits.spend_limit_msat is not None:
+            lefts.append(self.limits.spend_limit_msat - self.spent_msat - self.held_msat)
+        if self.limits.daily_limit_msat is not None:
+            today_msat = self.day_msat if self.day == now // DAY_S else 0
+            lefts.append(self.limits.daily_limit_msat - today_msat)
+        return min(lefts, default=None)
 
     def may_use(self, model: str) -> bool:
         """Whether the key's list of models allows this one."""

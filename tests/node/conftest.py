@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from aiohttp import web
 
+from tests.client.mints import running_mint
+from tests.client.test_lnurl import LnurlServer
 from tests.node.hostile import Hostile
+
+
+@pytest.fixture(scope="session")
+def payee_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A mint whose invoices stand for those of the world outside: paying one is real to the mint that pays it."""
+    with running_mint(tmp_path_factory.mktemp("payee")) as url:
+        yield url
+
+
+@pytest.fixture
+def address(payee_url: str) -> Iterator[LnurlServer]:
+    """A Lightning address."""
+    server = LnurlServer(payee_url)
+    yield server
+    server.close()
 
 
 @pytest.fixture
