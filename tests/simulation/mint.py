@@ -329,6 +329,8 @@ def _check_lock(coin: Coin) -> None:
     if lock.get("tags") not in (None, [], [["sigflag", "SIG_INPUTS"]]):
         raise Refused(0, "this mint knows no such lock")
     signatures = json.loads(coin.witness or "{}").get("signatures", [])
+    if not signatures:
+        raise Refused(0, "no signatures in proof.")
     key = PublicKey(bytes.fromhex(lock["data"]))
     if not any(verify_schnorr_signature(coin.secret.encode(), key, bytes.fromhex(each)) for each in signatures):
-        raise Refused(0, "validation of input spending conditions failed.")
+        raise Refused(11000, "validation of input spending conditions failed.")
