@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import httpx
 import msgspec
 
 from relays import receipt as receipts
-from relays.bounds import MAX_CONTEXT, largest_usage
-from relays.errors import InvalidEvent, InvalidJson, MoneyError
-from relays.event import Event, parse_event
-from relays.jsontext import from_json
+from relays.bounds import largest_usage
+from relays.errors import InvalidEvent, MoneyError
+from relays.event import Event
 from relays.money import Msat
 from relays.payment import REQUEST_ID_HEADER
 from relays.pool import RelayPool
@@ -34,11 +33,10 @@ from router_client.fetch import check_plain, plain
 from router_client.nodeapi import error_of, headers
 from router_client.payments import Paid, Payments, Settled
 from router_client.selection import Candidate, Choice, Purse, choose
+from router_client.stream import AnswerStream, OnText, ReaderFailed
 
 log = logging.getLogger(__name__)
 
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024
-MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
@@ -46,8 +44,6 @@ SILENCE_S: Final = 300.0
 STREAM_DEADLINE_S: Final = 3600.0
 NOT_ABOUT_THE_REQUEST: Final = (401, 402, 403, 404, 405, 409)
 """Answers of a node that say nothing against the request itself."""
-
-OnText = Callable[[str], None]
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,14 +142,14 @@ class RouterClient:
         on_text: OnText | None,
     ) -> Answer:
         paid = await self.payments.pay(candidate.url, candidate.purse.mint, candidate.purse.unit, candidate.hold_msat)
-        stream = _Stream(on_text)
+        stream = AnswerStream(on_text)
         request = {**body, "model": candidate.offer.id, "stream": True, "stream_options": {"include_usage": True}}
         try:
             await self._run(candidate.url, request, paid.token, stream)
         except NodeError:
             await self._take_back(paid)
             raise
-        except _ReaderFailed as error:
+        except ReaderFailed as error:
             await self._take_back(paid)
             raise error.error from None
         receipt, problem = _verify(stream, candidate, largest_usage(body, candidate.offer.limits))
@@ -182,7 +178,7 @@ class RouterClient:
             settled=settled is not None,
         )
 
-    async def _run(self, url: str, request: dict[str, Any], token: str, stream: _Stream) -> None:
+    async def _run(self, url: str, request: dict[str, Any], token: str, stream: AnswerStream) -> None:
         """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeError for a broken stream."""
         try:
             async with (
@@ -201,7 +197,7 @@ class RouterClient:
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
-        except (NodeError, _ReaderFailed):
+        except (NodeError, ReaderFailed):
             raise
         except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
             if stream.texts:
@@ -229,69 +225,6 @@ class RouterClient:
             log.warning("the money of %s is still out: %s", paid.id, error)
 
 
-class _Stream:
-    """What a node streams: text to pass on, its own usage, and the receipt in an SSE comment."""
-
-    def __init__(self, on_text: OnText | None) -> None:
-        self._on_text = on_text
-        self.request_id = ""
-        self.texts: list[str] = []
-        self.usage: Usage | None = None
-        self.receipt: Event | None = None
-        self.error: str | None = None
-        self._tail = b""
-        self._received = 0
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the complete lines so far. Raises NodeError for a line without end."""
-        self._received += len(chunk)
-        if self._received > MAX_STREAM_BYTES:
-            raise NodeError("the stream has no end")
-        *lines, self._tail = (self._tail + chunk).split(b"\n")
-        if len(self._tail) > MAX_LINE_BYTES:
-            raise NodeError("the stream has a line without end")
-        for line in lines:
-            self.take(line.decode(errors="replace").rstrip("\r"))
-
-    def take(self, line: str) -> None:
-        if line.startswith(receipts.SSE_PREFIX):
-            try:
-                self.receipt = parse_event(line.removeprefix(receipts.SSE_PREFIX))
-            except InvalidEvent as error:
-                log.warning("the receipt cannot be read: %s", error)
-        elif line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
-            self._take_data(data)
-
-    def _take_data(self, data: str) -> None:
-        try:
-            chunk = from_json(data, _Chunk)
-        except InvalidJson:
-            return
-        if chunk.error is not None:
-            self.error = str(chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error)
-        if chunk.usage is not None:
-            self.usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-        for choice in chunk.choices:
-            if choice.delta is not None and choice.delta.content:
-                self.texts.append(choice.delta.content)
-                self._tell(choice.delta.content)
-
-    def _tell(self, text: str) -> None:
-        if self._on_text is not None:
-            try:
-                self._on_text(text)
-            except Exception as error:  # whatever the caller's code raises, it is handed back to the caller
-                raise _ReaderFailed(error) from error
-
-
-class _ReaderFailed(Exception):
-    """The caller's own `on_text` raised: that is the caller's to hear, and says nothing of the node."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 async def _first_bytes(reply: httpx.Response) -> bytes:
     """Enough of an error answer to tell what it is."""
     body = b""
@@ -310,26 +243,7 @@ def _priced(usage: Usage, candidate: Candidate) -> int:
         return 0
 
 
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _ChunkChoice(msgspec.Struct):
-    delta: _Delta | None = None
-
-
-class _ChunkUsage(msgspec.Struct):
-    prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT)]
-    completion_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT)] = 0
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_ChunkChoice] = []
-    usage: _ChunkUsage | None = None
-    error: Any = None
-
-
-def _verify(stream: _Stream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
+def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
     """The receipt, and what is wrong with it. The usage must also be the one that the stream itself told."""
     if stream.receipt is None:
         return None, "the node gave no receipt"

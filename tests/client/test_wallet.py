@@ -358,6 +358,4 @@ async def test_a_wallet_of_version_one_keeps_its_money(folder: Path, http: httpx
     assert wallet.balance_msat() == 2096
 
 
-__all__ = ["until_claimed"]  # tests of the node look for it here
-
 OLD_TABLES = ("seed", "keysets", "counters", "operations", "coins")

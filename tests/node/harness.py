@@ -20,7 +20,7 @@ from node.ledger.model import Key
 from node.node import Node
 from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
-from tests.client.test_wallet import until_claimed
+from tests.client.purses import until_claimed
 
 MODEL = "smollm2-135m"
 HELLO: dict[str, Any] = {"model": MODEL, "max_tokens": 8, "messages": [{"role": "user", "content": "Say hello."}]}

@@ -15,7 +15,7 @@ from node.localnet.process import free_port
 from node.localnet.relay import start_relay, wait_relay
 from router_client.client import RouterClient
 from router_client.errors import NodeRefused, NoProvider
-from tests.client.test_wallet import until_claimed
+from tests.client.purses import until_claimed
 from tests.conftest import DEAD_RELAY
 from tests.node.harness import HELLO, Running, running_node
 
