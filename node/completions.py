@@ -23,7 +23,7 @@ import msgspec
 
 from node.errors import Refusal, UpstreamError, UpstreamUnreachable
 from node.ledger.ledger import Ledger
-from node.ledger.model import DuplicateHold, Insufficient, Key, KeyClosed, LimitReached
+from node.ledger.model import DuplicateHold, Insufficient, Key, KeyClosed, LimitReached, Posted
 from node.metering import Measured, StreamMeter, usage_of_body
 from node.paid_stream import Outcome, PaidStream, refusal_for
 from node.quote import Quote, upstream_body
@@ -35,11 +35,13 @@ from relays.event import Event, Signer
 from relays.jsontext import from_json
 from relays.pricing import cost
 from relays.receipt import Receipt, encode
+from router_client.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+POST_AGAIN_S: Final = (0.2, 1, 3, 10)
 HOLD_MARGIN_S: Final = 120
 """A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
 
@@ -154,8 +156,18 @@ class Completions:
             cost_msat=min(due_msat, quote.hold_msat),
             balance_msat=0,
         )
-        posted = await self._ledger.post(draft)
+        posted = await self._booked(draft)
         return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
+
+    async def _booked(self, draft: Receipt) -> Posted:
+        """Post what was served. Books that are away for a moment must not make it free: a post may be tried again."""
+        for pause_s in POST_AGAIN_S:
+            try:
+                return await self._ledger.post(draft)
+            except StorageError as error:
+                log.warning("request %s is posted again in %g s: %s", draft.request_id, pause_s, error)
+                await asyncio.sleep(pause_s)
+        return await self._ledger.post(draft)
 
     async def _void_after(self, holding: asyncio.Task[Any], request_id: str) -> None:
         await asyncio.wait([holding])

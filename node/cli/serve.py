@@ -33,7 +33,7 @@ def serve(env_file: Path | None) -> None:
     """Run a node: sell an OpenAI-compatible upstream for ecash."""
     settings = load_settings(Settings, env_file)
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
-    for quiet in ("httpx", "httpcore", "apscheduler"):
+    for quiet in ("httpx", "httpcore", "apscheduler", "alembic"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
     for line in unused_settings(settings):
         note(f"note: {line}")

@@ -18,7 +18,8 @@ from router_client.ecash.wallet import Wallet
 from tests.node.harness import HELLO, bearer, funded_wallet, token_of
 
 LONG = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
-KILLS = 6
+KILLS = 50
+"""Each in the midst of deposits, streams, top-ups and refunds that run at once."""
 
 
 class Served:
@@ -68,67 +69,82 @@ async def sums_agree(served: Served, http: httpx.AsyncClient) -> tuple[int, int]
     try:
         totals = await ledger.audit()
         open_now = len(await ledger.open_deposits()) + len(await ledger.open_refunds())
-        if not open_now:
-            assert wallet.balance_msat() == totals.ecash_in_msat
+        holdings = wallet.holdings()
+        if not open_now:  # a redemption that is not booked yet has brought a little more
+            assert 0 <= holdings.spendable_msat + holdings.locked_msat - totals.ecash_in_msat <= 100
         return totals.ecash_in_msat, open_now
     finally:
         wallet.close()
         await ledger.close()
 
 
+async def locked_token(served: Served, wallet: Wallet, mint_url: str, http: httpx.AsyncClient, amount: int) -> str:
+    """A token that the node accepts without asking the mint."""
+    lock = (await http.get(f"{served.url}/v1/info")).json()["lock"]
+    name = f"locked {asyncio.get_running_loop().time()}"
+    return (await wallet.send(amount, mint_url, "msat", name, lock=lock, most_coins=3)).token
+
+
 async def nothing_held(served: Served, http: httpx.AsyncClient, token: str) -> None:
     """What the crash left on hold is free; a refund that it interrupted is finished first."""
     for _ in range(100):
         answer = await ask(http, "GET", f"{served.url}/v1/balance", token)
-        if answer is not None and answer.json()["reserved"] == 0:
+        if answer is not None and answer.json().get("reserved") == 0:
             return
         await asyncio.sleep(0.1)
-    raise AssertionError("a hold is left")
+    raise AssertionError(f"a hold is left, or the token is no good: {answer and answer.text}")
 
 
+@pytest.mark.timeout(400)
 async def test_kill_nine_in_deposits_streams_and_refunds(
     served: Served, folder: Path, http: httpx.AsyncClient, mint_url: str
 ) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    wallet = await funded_wallet(folder / "caller.db", http, mint_url, sats=5000)
-    total_msat = 5_000_000
+    wallet = await funded_wallet(folder / "caller.db", http, mint_url, sats=10_000)
+    total_msat = 10_000_000
     tokens: list[str] = []
+    topped: list[str] = []
     for _ in range(KILLS):
-        tokens += [await token_of(wallet, mint_url, 100_000) for _ in range(3)]
-        fresh, older = tokens[-3:], chance.choice(tokens)
+        fresh = [await token_of(wallet, mint_url, 50_000) for _ in range(2)]
+        fresh.append(await locked_token(served, wallet, mint_url, http, 40_000))
+        older = chance.choice(tokens or fresh)
+        tokens += fresh
+        topped.append(await token_of(wallet, mint_url, 10_000))
         async with httpx.AsyncClient(timeout=20) as caller:
             work = [
                 *(ask(caller, "GET", f"{served.url}/v1/balance", token) for token in fresh),
                 ask(caller, "POST", f"{served.url}/v1/chat/completions", older, json=LONG),
                 ask(caller, "POST", f"{served.url}/v1/balance/refund", older),
+                ask(caller, "POST", f"{served.url}/v1/balance/topup", older, json={"cashu_token": topped[-1]}),
             ]
             running = asyncio.gather(*work)
-            await asyncio.sleep(chance.uniform(0, 0.4))
+            await asyncio.sleep(chance.uniform(0, 0.25))
             served.child.kill()
             await running
         await sums_agree(served, http)
         served.restart()
-        answers = [await ask(http, "GET", f"{served.url}/v1/balance", token) for token in tokens]
-        assert {answer.status_code for answer in answers if answer is not None} == {200}, "every token is good"
-        for token in tokens:
+        for token in {*fresh, older}:
             await nothing_held(served, http, token)
+        again = await ask(http, "POST", f"{served.url}/v1/balance/topup", older, json={"cashu_token": topped[-1]})
+        assert again is not None
+        assert again.status_code in (200, 409), "the token of a top-up is credited once"
 
     refunds: set[str] = set()
     for token in tokens:
         back = await ask(http, "POST", f"{served.url}/v1/balance/refund", token)
         assert back is not None
         assert back.status_code == 200, back.text
-        refunds.add(back.json()["token"])
+        refunds |= {back.json()["token"], *(other["token"] for other in back.json().get("earlier", []))}
     served.child.stop()
     left_msat, open_now = await sums_agree(served, http)
     assert open_now == 0
     for refund in refunds:
         await wallet.receive(refund, f"back:{token_hash(refund)}")
     lost_msat = total_msat - wallet.balance_msat() - left_msat
-    coins = len(tokens) * 2 * 40 + len(refunds) * 40
-    assert 0 <= lost_msat <= coins, "what is gone is the mint's fee of at most 1 msat a coin and swap"
+    swaps = len(tokens) + len(topped) + len(refunds) * 2 + KILLS * 10
+    assert 0 <= lost_msat <= swaps * 10, "what is gone is the mint's fee, a few msat a swap"
     log = served.child.log.read_text()
     assert "cashu" not in log, "no token reaches the log"
     wallet.close()
