@@ -15,6 +15,8 @@ from router_client.errors import InsufficientFunds
 
 MOST_COINS = 128
 """No sensible swap gives up more coins than this."""
+MOST_HANDED_OUT = 40
+"""A token of more coins than this is longer than an HTTP header may be."""
 STOCK_SHARES = 8
 MOST_STOCK = 250
 """So many coins at most are made in one swap for a stock: mints bound a request, and each costs them time."""
@@ -79,16 +81,22 @@ def swap_fee(keyset_fees_ppk: Sequence[int]) -> int:
 def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
     """How to hand out `amount`. `fee_ppk` has each coin's keyset; `new_fee_ppk` is the fee of newly made coins.
 
-    Raises InsufficientFunds. Coins fit exactly when that is possible, so that no swap is needed.
+    Raises InsufficientFunds. Coins fit exactly when that is possible, so that no swap is needed; many small ones are swapped
+    all the same where that pays its fee.
     """
     if amount <= 0:
         raise InsufficientFunds("an amount to spend is positive")
     ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
     exact = _exact(ordered, amount, fees, fee_ppk)
-    if exact is not None:
+    if exact is not None and len(exact) <= MOST_HANDED_OUT:
         return Spend(tuple(exact), (), (), 0)
     face = face_for(amount, new_fee_ppk) if fees == "on_top" else amount
-    return _swapped(ordered, amount, face, fees, fee_ppk)
+    try:
+        return _swapped(ordered, amount, face, fees, fee_ppk)
+    except InsufficientFunds:
+        if exact is None:
+            raise
+        return Spend(tuple(exact), (), (), 0)
 
 
 def plan_locked(

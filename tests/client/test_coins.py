@@ -119,3 +119,12 @@ def test_a_locked_plan_balances_and_always_makes_new_coins(
     rich = sum(coin.amount for coin in held) >= 4 * amount + swap_fee([ppk] * (len(held) + 20))
     if most is not None and rich and ppk < 1000:
         assert len(plan.send) <= most
+
+
+def test_many_small_coins_are_swapped_into_a_token_that_fits_a_header() -> None:
+    small = [Proof("00", 1, f"s{n}", "c") for n in range(200)]
+    plan = plan_spend(small, 100, "inside", {"00": 0}, 0)
+    assert plan.needs_swap
+    assert plan.send == (4, 32, 64)
+    few = [Proof("00", 1, f"s{n}", "c") for n in range(40)]
+    assert not plan_spend(few, 40, "inside", {"00": 0}, 0).needs_swap
