@@ -21,16 +21,24 @@ from relays.bounds import largest_usage
 from relays.errors import InvalidEvent, MoneyError
 from relays.event import Event
 from relays.money import Msat
-from relays.payment import REQUEST_ID_HEADER
+from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
 from relays.pool import RelayPool
 from relays.pricing import Usage, cost
 from relays.receipt import Receipt
 from router_client.complexity import Task, Tier, assess
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ChangeRejected, NodeError, NodeRefused, NodeUnavailable, NoProvider, WalletError
+from router_client.errors import (
+    ChangeRejected,
+    NodeError,
+    NodeRefused,
+    NodeUnavailable,
+    NodeUnreached,
+    NoProvider,
+    WalletError,
+)
 from router_client.fetch import check_plain, plain
-from router_client.nodeapi import error_of, headers
+from router_client.nodeapi import error_of, with_money
 from router_client.payments import Paid, Payments, Settled
 from router_client.selection import Candidate, Choice, Purse, choose
 from router_client.stream import AnswerStream, OnText, ReaderFailed
@@ -38,6 +46,7 @@ from router_client.stream import AnswerStream, OnText, ReaderFailed
 log = logging.getLogger(__name__)
 
 MAX_ERROR_BYTES: Final = 64 * 1024
+MAX_ID_CHARS: Final = 200
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
 SILENCE_S: Final = 300.0
@@ -141,19 +150,27 @@ class RouterClient:
         all_candidates: tuple[Candidate, ...],
         on_text: OnText | None,
     ) -> Answer:
-        paid = await self.payments.pay(candidate.url, candidate.purse.mint, candidate.purse.unit, candidate.hold_msat)
+        lock = candidate.provider.announcement.lock
+        purse = candidate.purse
+        paid = await self.payments.pay(candidate.url, purse.mint, purse.unit, candidate.hold_msat, lock=lock)
         stream = AnswerStream(on_text)
         request = {**body, "model": candidate.offer.id, "stream": True, "stream_options": {"include_usage": True}}
         try:
             await self._run(candidate.url, request, paid.token, stream)
-        except NodeError:
-            await self._take_back(paid)
+        except NodeUnreached:
+            await self._keep(paid)
+            raise
+        except NodeError as error:
+            back = await self._take_back(paid, stream)
+            kept = None if back is None or stream.texts else _short_change(paid, back, 0)
+            if kept is not None:
+                raise NodeUnavailable(f"{error}; {kept}") from error
             raise
         except ReaderFailed as error:
-            await self._take_back(paid)
+            await self._take_back(paid, stream)
             raise error.error from None
         receipt, problem = _verify(stream, candidate, largest_usage(body, candidate.offer.limits))
-        settled, fraud = await self._settle(paid)
+        settled, fraud = await self._settle(paid, stream)
         problem = problem or fraud
         usage = receipt.usage if receipt is not None else stream.usage or Usage(0, 0)
         change_msat = settled.change_msat if settled is not None else 0
@@ -187,18 +204,21 @@ class RouterClient:
                     "POST",
                     f"{url}/v1/chat/completions",
                     content=msgspec.json.encode(request),
-                    headers=plain(headers(token)),
+                    headers=plain(with_money(token)),
                     timeout=SILENCE_S,
                 ) as reply,
             ):
                 check_plain(reply)
+                stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
+                stream.give_change(reply.headers.get(CASHU_HEADER, ""))
                 if not reply.is_success:
                     raise error_of(reply.status_code, await _first_bytes(reply))
-                stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
         except (NodeError, ReaderFailed):
             raise
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NodeUnreached(f"{url} does not answer") from error
         except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
             if stream.texts:
                 raise NodeError(f"{url} broke off after {len(stream.texts)} pieces of its answer") from error
@@ -208,19 +228,26 @@ class RouterClient:
         if not stream.texts and stream.receipt is None:
             raise NodeUnavailable(f"{url} answered nothing")
 
-    async def _settle(self, paid: Paid) -> tuple[Settled | None, str | None]:
-        """Fetch the change; none when that must wait for `recover`, and why if the node is to blame. The answer stays."""
+    async def _settle(self, paid: Paid, stream: AnswerStream) -> tuple[Settled | None, str | None]:
+        """Take in the change; none when that must wait for `recover`, and why if the node is to blame. The answer stays."""
         try:
-            return await self.payments.settle(paid), None
+            return await self.payments.settle(paid, stream.changes, stream.request_id), None
         except ChangeRejected as error:
             return None, str(error)
         except (NodeError, WalletError) as error:
             log.warning("the change of %s is still out: %s", paid.id, error)
             return None, None
 
-    async def _take_back(self, paid: Paid) -> None:
+    async def _take_back(self, paid: Paid, stream: AnswerStream) -> Settled | None:
         try:
-            await self.payments.take_back(paid)
+            return await self.payments.take_back(paid, stream.changes)
+        except (NodeError, WalletError) as error:
+            log.warning("the money of %s is still out: %s", paid.id, error)
+            return None
+
+    async def _keep(self, paid: Paid) -> None:
+        try:
+            await self.payments.keep(paid)
         except (NodeError, WalletError) as error:
             log.warning("the money of %s is still out: %s", paid.id, error)
 
@@ -259,16 +286,25 @@ def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Re
         )
     except InvalidEvent as error:
         return None, str(error)
+    if not stream.done:
+        return receipt, "the stream ended without [DONE]: the answer may lack its end"
     if receipt.metered == "upstream" and stream.usage is not None and receipt.usage != stream.usage:
         return receipt, f"the receipt says {receipt.usage}, the stream said {stream.usage}"
     return receipt, None
 
 
 def _short_change(paid: Paid, settled: Settled, cost_msat: int) -> str | None:
-    """Whether the node gave back what was paid, less cost and mint fees, up to a coin too small to give."""
-    missing_msat = paid.credit_msat - cost_msat - settled.node_fee_msat - settled.fee_msat - settled.change_msat
-    if settled.node_fee_msat > paid.most_fee_msat:
+    """Whether the node gave back what was paid, less cost and mint fees, up to a coin too small to give.
+
+    With change in the stream it does not say what the mint took for making it: that can be up to the mint's highest fee.
+    """
+    missing_msat = paid.credit_msat - cost_msat - settled.fee_msat - settled.change_msat
+    if settled.node_fee_msat is None:
+        missing_msat -= paid.most_fee_msat
+    elif settled.node_fee_msat > paid.most_fee_msat:
         return f"the node deducted {settled.node_fee_msat} msat as a mint fee, which cannot be"
+    else:
+        missing_msat -= settled.node_fee_msat
     if missing_msat >= paid.smallest_coin_msat:
         return f"the node kept {missing_msat} msat of the change"
     return None

@@ -18,6 +18,7 @@ ClientError
 ├── NoProvider               no node fits the request; says which filter removed each
 └── NodeError
     ├── NodeUnavailable      no connection, a 5xx or a timeout before the first byte: another node may serve
+    │   └── NodeUnreached    no connection at all: what was to be sent is not there
     ├── NodeRefused          the node's own answer, with status, code and message
     └── ChangeRejected       the node gives change that is not money to us
 """
@@ -95,6 +96,10 @@ class NodeError(ClientError):
 
 class NodeUnavailable(NodeError):
     """No connection, a server error or a timeout before the first byte."""
+
+
+class NodeUnreached(NodeUnavailable):
+    """No connection was made, so nothing was delivered."""
 
 
 class NodeRefused(NodeError):

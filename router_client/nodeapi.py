@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httpx
@@ -9,17 +10,20 @@ import msgspec
 
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
+from relays.payment import CASHU_HEADER
 from router_client.errors import NodeError, NodeRefused, NodeUnavailable
 from router_client.fetch import FetchFailed, fetch
 
 DEADLINE_S: Final = 60.0
 
 
-async def call(http: httpx.AsyncClient, method: str, url: str, bearer: str, body: object = None) -> dict[str, Any]:
+async def call(
+    http: httpx.AsyncClient, method: str, url: str, headers: Mapping[str, str], body: object = None
+) -> dict[str, Any]:
     """Ask and decode. Raises NodeUnavailable or NodeRefused."""
     content = None if body is None else msgspec.json.encode(body)
     try:
-        reply = await fetch(http, method, url, content=content, headers=headers(bearer), deadline_s=DEADLINE_S)
+        reply = await fetch(http, method, url, content=content, headers=headers, deadline_s=DEADLINE_S)
     except FetchFailed as error:
         raise NodeUnavailable(f"{url}: {error}") from error
     if not reply.is_success:
@@ -30,8 +34,14 @@ async def call(http: httpx.AsyncClient, method: str, url: str, bearer: str, body
         raise NodeUnavailable(f"{url} does not answer with JSON") from error
 
 
-def headers(bearer: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+def as_bearer(token: str) -> dict[str, str]:
+    """Headers that name the balance which the token opened, or opens."""
+    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+
+def with_money(token: str) -> dict[str, str]:
+    """Headers of a request that brings its own money (NUT-24)."""
+    return {CASHU_HEADER: token, "Content-Type": "application/json"}
 
 
 def error_of(status: int, body: bytes) -> NodeError:

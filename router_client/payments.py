@@ -1,8 +1,11 @@
-"""Prepaid calls: a token to the node before the request, the unused rest back after it. Journaled, so that a crash between
-the two leaves money to be fetched, not lost.
+"""Payments to nodes: a token with the request, the unused rest back with the answer. Journaled, so that a crash between the
+two leaves money to be fetched, not lost.
 
 A payment's row is written before its token is made. The token lies in the wallet's journal under the same id, so that what
-was paid can always be found again: asked back from the node, or swapped back when the node never redeemed it.
+was paid can always be found again: asked back from the node, or swapped back when the node never redeemed it. A token that
+is locked to a node only that node can give back: its payment stays open, and `out` tells of it, until the node does.
+
+Change needs no journal of its own: until its coins are spent, the node gives the same to whoever has the token that paid.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -22,7 +26,7 @@ from relays import payment as wire
 from relays.errors import InvalidJson
 from relays.jsontext import shaped
 from relays.money import MAX_MSAT, Msat, ceil_div
-from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, token_hash
+from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
     ChangeRejected,
@@ -34,7 +38,7 @@ from router_client.errors import (
     TokenUnreadable,
     WrongUnit,
 )
-from router_client.nodeapi import call
+from router_client.nodeapi import as_bearer, call, with_money
 from router_client.storage import Database
 
 log = logging.getLogger(__name__)
@@ -43,13 +47,20 @@ MOST_LOCKED_COINS = 3
 """A node checks each coin of a locked token: fewer are faster, and the rest comes back as change."""
 PAYING_S = 600
 """No `pay` lasts longer between its row and its token."""
+MAX_EARLIER = 64
+"""More refunds of before are not read."""
+SPARES = "SELECT id FROM spares JOIN payments USING (id) WHERE node_url = ? AND state = 'open' ORDER BY created_at"
 
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS payments (
     id TEXT PRIMARY KEY, node_url TEXT NOT NULL, created_at INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'settled'))
 )
-"""
+""",
+    # Locked tokens that did not reach their node: good for the next request to it.
+    "CREATE TABLE IF NOT EXISTS spares (id TEXT PRIMARY KEY)",
+)
 
 
 class Paid(msgspec.Struct, frozen=True):
@@ -62,14 +73,28 @@ class Paid(msgspec.Struct, frozen=True):
     most_fee_msat: Msat
     """The most that the mint can take from the node for making change."""
     smallest_coin_msat: int
+    locked: bool
+    """To the node's key: nobody else can spend it, its maker included."""
 
 
 class Settled(msgspec.Struct, frozen=True):
     """What came back, after what the mint took: from the node for making the change, from us for taking it in."""
 
     change_msat: Msat
-    node_fee_msat: Msat
+    node_fee_msat: Msat | None
+    """None when the node did not say."""
     fee_msat: Msat
+
+
+class Out(msgspec.Struct, frozen=True):
+    """A payment that is not settled: what lies, or may lie, at its node."""
+
+    id: str
+    node_url: str
+    amount_msat: Msat
+    """Face value of the token; what the node served is still to be taken off it."""
+    locked: bool
+    created_at: int
 
 
 class Payments:
@@ -87,38 +112,80 @@ class Payments:
     ) -> Payments:
         """The journal in the file at `path`."""
         db = Database(path)
-        await db.run(lambda conn: conn.execute(SCHEMA).close())
+        for statement in SCHEMA:
+            await db.run(lambda conn, sql=statement: conn.execute(sql).close())  # type: ignore[misc]
         return cls(db, wallet, http, clock)
 
     def close(self) -> None:
         self._db.close()
 
-    async def pay(self, node_url: str, mint: str, unit: str, amount_msat: int, *, lock: str | None = None) -> Paid:
+    @property
+    def wallet(self) -> Wallet:
+        """The wallet that these payments are made from."""
+        return self._wallet
+
+    async def pay(
+        self,
+        node_url: str,
+        mint: str,
+        unit: str,
+        amount_msat: int,
+        *,
+        lock: str | None = None,
+        most_coins: int | None = MOST_LOCKED_COINS,
+    ) -> Paid:
         """A token of at least `amount_msat` after the node's swap. Raises WalletError.
 
         With `lock`, the node's public key, and a mint that knows locks, nobody else can redeem it and the node can take it
-        without asking the mint; the way back is then the node's refund alone.
+        without asking the mint; the way back is then the node's refund alone. Such a token is of at most so many coins, if
+        the wallet can pay for one of that form, or one that was made for this node before and did not reach it.
         """
         if lock is not None and not await self._wallet.knows_locks(mint):
             lock = None
+        if lock is not None and (spare := await self._spare(node_url, mint, unit, amount_msat, lock)) is not None:
+            return spare
         payment_id = f"pay_{secrets.token_hex(12)}"
         row = (payment_id, node_url, int(self._clock()))
         await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())
         amount = max(1, ceil_div(amount_msat, MSAT_PER_UNIT[unit]))
-        sent = await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=MOST_LOCKED_COINS)
-        fees = await self._wallet.fees(sent.token)
-        credit_msat = Msat(sent.amount_msat - fees.this_msat)
-        return Paid(payment_id, node_url, sent.token, credit_msat, fees.most_msat, MSAT_PER_UNIT[unit])
+        await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=most_coins)
+        return await self._paid(payment_id, node_url)
 
-    async def settle(self, paid: Paid) -> Settled:
-        """Fetch what the node did not use. Raises NodeError or WalletError: then `recover` tries again."""
+    async def keep(self, paid: Paid) -> None:
+        """The token did not reach its node: it is kept for the next request there if it is locked, else swapped back.
+
+        Raises NodeError or WalletError when that cannot be done now: then `recover` tries again.
+        """
+        if not paid.locked:
+            await self._reclaim(paid.id)
+            return
+        await self._db.run(lambda conn: conn.execute("INSERT OR IGNORE INTO spares VALUES (?)", (paid.id,)).close())
+
+    async def settle(self, paid: Paid, changes: Sequence[str] = (), request_id: str = "") -> Settled:
+        """Take in the change that the node gave; without any, ask the node for it, by the request's id if that is known.
+
+        Raises ChangeRejected when what the node gave is no money, else NodeError or WalletError: then `recover` tries again.
+        """
+        if changes:
+            return await self._take_in(paid.id, changes, None)
+        if request_id:
+            try:
+                return await self._fetch_change(paid, request_id)
+            except NodeRefused as error:
+                log.info("payment %s: asked for its change, %s says: %s", paid.id, paid.node_url, error)
         return await self._settle(paid.id, paid.node_url, paid.token)
 
-    async def take_back(self, paid: Paid) -> Settled:
-        """The node did not serve: what it redeemed is refunded, what it did not is swapped back.
+    async def take_back(self, paid: Paid, changes: Sequence[str] = ()) -> Settled:
+        """The node did not serve: what it gave back is taken in; else it is asked for a refund; else, with a token that it
+        never redeemed and that is not locked to it, the coins are swapped back.
 
-        Raises NodeError or WalletError when neither can be done now: then `recover` tries again.
+        Raises NodeError or WalletError when nothing of that can be done now: then `recover` tries again.
         """
+        if changes:
+            try:
+                return await self._take_in(paid.id, changes, None)
+            except ChangeRejected as error:
+                log.warning("payment %s: %s", paid.id, error)
         return await self._take_back(paid.id, paid.node_url, paid.token)
 
     async def recover(self, older_than_s: float = 0) -> Msat:
@@ -149,30 +216,99 @@ class Payments:
         """Payments that are not settled."""
         return len(self._db.read(_open_payments))
 
+    def out(self) -> list[Out]:
+        """Payments that are not settled and whose token was made, oldest first: their money is out, not lost."""
+        found = []
+        for payment_id, node_url, created_at in self._db.read(_open_payments):
+            sent = self._wallet.outcome(payment_id)
+            if sent is not None and sent.state == "done":
+                amount_msat = to_msat(sent.journal.amount, sent.unit)
+                found.append(Out(payment_id, node_url, amount_msat, bool(sent.journal.lock), created_at))
+        return found
+
+    async def _spare(self, node_url: str, mint: str, unit: str, amount_msat: int, lock: str) -> Paid | None:
+        """A token for that node, locked to that key, which did not reach it and suffices; it is the caller's alone."""
+        take = "DELETE FROM spares WHERE id IN (SELECT id FROM payments WHERE id = ? AND state = 'open')"
+        for (payment_id,) in self._db.read(lambda conn: conn.execute(SPARES, (node_url,)).fetchall()):
+            made = self._wallet.outcome(payment_id)
+            if made is None or (made.mint, made.unit, made.journal.lock) != (mint, unit, lock):
+                continue
+            paid = await self._paid(payment_id, node_url)
+            if paid.credit_msat >= amount_msat and await self._db.run(
+                lambda conn, id_=payment_id: conn.execute(take, (id_,)).rowcount  # type: ignore[misc]
+            ):
+                return paid
+        return None
+
+    async def _paid(self, payment_id: str, node_url: str) -> Paid:
+        """A payment whose token was made."""
+        sent = self._wallet.outcome(payment_id)
+        assert sent is not None
+        fees = await self._wallet.fees(sent.result)
+        credit_msat = Msat(to_msat(sent.journal.amount, sent.unit) - fees.this_msat)
+        smallest_msat = MSAT_PER_UNIT[sent.unit]
+        locked = bool(sent.journal.lock)
+        return Paid(payment_id, node_url, sent.result, credit_msat, fees.most_msat, smallest_msat, locked)
+
+    async def _fetch_change(self, paid: Paid, request_id: str) -> Settled:
+        """The change of a request, from where the node keeps it. Raises NodeRefused when it knows of none."""
+        url = f"{paid.node_url}/v1/change/{quote(request_id, safe='')}"
+        refund = _refund_of(await call(self._http, "GET", url, with_money(paid.token)), paid.node_url)
+        return await self._take_in(paid.id, refund.tokens(), refund.fee_msats)
+
     async def _settle(self, payment_id: str, node_url: str, token: str) -> Settled:
-        refund = await self._refund(node_url, token)
-        if refund is None:
-            return await self._nothing_left(payment_id)
-        change = self._own_money(payment_id, refund.token)
         try:
-            received = await self._wallet.receive(change, f"change:{payment_id}:{token_hash(refund.token)[:16]}")
-        except (TokenSpent, TokenRefused, WrongUnit) as error:
-            raise ChangeRejected(f"the node gives change that the mint does not take: {error}") from error
-        if refund.reserved:
-            raise NodeUnavailable(f"{node_url} still runs a request of this payment and holds money for it")
-        await self._close(payment_id)
-        return Settled(received.amount_msat, Msat(refund.fee_msats), received.fee_msat)
+            answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {})
+        except NodeRefused as error:
+            if error.code == wire.NOT_REFUNDABLE:
+                return await self._nothing_left(payment_id)
+            raise
+        refund = _refund_of(answer, node_url)
+        if not refund.tokens():
+            return await self._nothing_left(payment_id)
+        return await self._take_in(payment_id, refund.tokens(), refund.fee_msats, still_held=bool(refund.reserved))
 
     async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:
             return await self._settle(payment_id, node_url, token)
         except NodeError:
+            if self._is_locked(payment_id):
+                raise
             return await self._reclaim(payment_id)
+
+    async def _take_in(
+        self, payment_id: str, tokens: Sequence[str], node_fee_msat: int | None, *, still_held: bool = False
+    ) -> Settled:
+        """Receive the node's tokens, each once however often it is given, and close the payment.
+
+        One that is no money to us is passed over if another is: what counts is the sum. Raises ChangeRejected when none is.
+        """
+        change_msat, fee_msat, taken = 0, 0, False
+        blame: ChangeRejected | None = None
+        for text in dict.fromkeys(tokens):
+            try:
+                token = self._own_money(payment_id, text)
+                cost_msat = (await self._wallet.fees(token)).this_msat
+                if cost_msat >= token.amount_msat:  # it is not worth its swap
+                    fee_msat += token.amount_msat
+                else:
+                    received = await self._wallet.receive(token, f"change:{payment_id}:{token_hash(text)[:16]}")
+                    change_msat, fee_msat = change_msat + received.amount_msat, fee_msat + received.fee_msat
+                taken = True
+            except (TokenSpent, TokenRefused, WrongUnit) as error:
+                blame = blame or ChangeRejected(f"the node gives change that the mint does not take: {error}")
+            except ChangeRejected as error:
+                blame = blame or error
+        if blame is not None and not taken:
+            raise blame
+        if still_held:
+            raise NodeUnavailable("the node still runs a request of this payment and holds money for it")
+        await self._close(payment_id)
+        return Settled(Msat(change_msat), None if node_fee_msat is None else Msat(node_fee_msat), Msat(fee_msat))
 
     async def _nothing_left(self, payment_id: str) -> Settled:
         """The node says that nothing is left: true if the mint knows the token as spent; else the token is still ours."""
-        paid_with = self._wallet.outcome(payment_id)
-        if paid_with is None or not paid_with.journal.lock:
+        if not self._is_locked(payment_id):
             try:
                 return await self._reclaim(payment_id)
             except TokenSpent:
@@ -180,6 +316,10 @@ class Payments:
         # The mint cannot tell of a locked token, which is redeemed later; nobody but the node could have spent it.
         await self._close(payment_id)
         return Settled(Msat(0), Msat(0), Msat(0))
+
+    def _is_locked(self, payment_id: str) -> bool:
+        made = self._wallet.outcome(payment_id)
+        return made is not None and bool(made.journal.lock)
 
     async def _reclaim(self, payment_id: str) -> Settled:
         received = await self._wallet.reclaim(payment_id)
@@ -199,28 +339,34 @@ class Payments:
             )
         return token
 
-    async def _refund(self, node_url: str, token: str) -> _Refund | None:
-        """The node's refund for a token; None when there is nothing left of it."""
-        try:
-            answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", token, {})
-        except NodeRefused as error:
-            if error.code == wire.NOT_REFUNDABLE:
-                return None
-            raise
-        try:
-            return shaped(answer, _Refund)
-        except InvalidJson as error:
-            raise NodeUnavailable(f"{node_url} answers a refund without a token") from error
-
     async def _close(self, payment_id: str) -> None:
-        settle = "UPDATE payments SET state = 'settled' WHERE id = ?"
-        await self._db.run(lambda conn: conn.execute(settle, (payment_id,)).close())
+        def close(conn: sqlite3.Connection) -> None:
+            conn.execute("UPDATE payments SET state = 'settled' WHERE id = ?", (payment_id,)).close()
+            conn.execute("DELETE FROM spares WHERE id = ?", (payment_id,)).close()
+
+        await self._db.run(close)
+
+
+class _Earlier(msgspec.Struct):
+    token: str
 
 
 class _Refund(msgspec.Struct):
-    token: str
+    token: str = ""
     fee_msats: Annotated[int, msgspec.Meta(ge=0, le=MAX_MSAT)] = 0
     reserved: Annotated[int, msgspec.Meta(ge=0)] = 0
+    earlier: Annotated[list[_Earlier], msgspec.Meta(max_length=MAX_EARLIER)] = []
+
+    def tokens(self) -> list[str]:
+        """The refund and those of before whose answer may have been lost."""
+        return [token for token in (self.token, *(one.token for one in self.earlier)) if token]
+
+
+def _refund_of(answer: dict[str, Any], node_url: str) -> _Refund:
+    try:
+        return shaped(answer, _Refund)
+    except InvalidJson as error:
+        raise NodeUnavailable(f"{node_url} answers a refund that cannot be read") from error
 
 
 def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:

@@ -1,4 +1,4 @@
-"""A node's stream as its buyer reads it: text, the node's own usage, and the receipt in a comment. Bounded throughout."""
+"""A node's stream as its buyer reads it: text and usage, and in comments its receipt and the change. Bounded throughout."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from relays.bounds import MAX_CONTEXT
 from relays.errors import InvalidEvent, InvalidJson
 from relays.event import Event, parse_event
 from relays.jsontext import from_json
+from relays.payment import CHANGE_SSE_PREFIX
 from relays.pricing import Usage
+from router_client.ecash.token import looks_like_token
 from router_client.errors import NodeError
 
 log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
+MAX_CHANGES: Final = 8
+"""A node gives one token; more than so many are not read."""
 
 OnText = Callable[[str], None]
 
@@ -33,6 +37,10 @@ class AnswerStream:
         self.texts: list[str] = []
         self.usage: Usage | None = None
         self.receipt: Event | None = None
+        self.changes: list[str] = []
+        """Tokens that the node gave back, as it gave them."""
+        self.done = False
+        """Whether its end was said."""
         self.error: str | None = None
         self._tail = b""
         self._received = 0
@@ -54,8 +62,19 @@ class AnswerStream:
                 self.receipt = parse_event(line.removeprefix(receipts.SSE_PREFIX))
             except InvalidEvent as error:
                 log.warning("the receipt cannot be read: %s", error)
-        elif line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
-            self._take_data(data)
+        elif line.startswith(CHANGE_SSE_PREFIX):
+            self.give_change(line.removeprefix(CHANGE_SSE_PREFIX))
+        elif line.startswith("data:"):
+            data = line[5:].strip()
+            if data == "[DONE]":
+                self.done = True
+            else:
+                self._take_data(data)
+
+    def give_change(self, text: str) -> None:
+        """What an `X-Cashu` header or comment says; what is no token, such as a 402's request for one, is passed over."""
+        if looks_like_token(text.strip()) and len(self.changes) < MAX_CHANGES:
+            self.changes.append(text.strip())
 
     def _take_data(self, data: str) -> None:
         try:

@@ -8,122 +8,32 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 import pytest
 from aiohttp import web
 
-from relays.announcement import Announcement, ModelOffer
-from relays.bounds import ModelLimits
 from relays.event import Signer
 from relays.pool import RelayPool
-from relays.pricing import ModelPrice, Usage
-from relays.receipt import Receipt, encode, to_sse
+from relays.pricing import Usage
 from router_client.client import RouterClient
-from router_client.discovery import Directory, Provider
+from router_client.discovery import Directory
 from router_client.ecash.token import Token, decode, token_hash
 from router_client.ecash.token import encode as encode_token
-from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, NoProvider, TokenRefused
+from router_client.errors import ClientError, NodeUnavailable, NoProvider
 from router_client.fetch import FetchFailed, fetch
-from router_client.payments import Payments
-from tests.client.purses import funded, until_claimed
+from tests.client.cheat import BODY, DONE, TEXT, Cheat, receipt
+from tests.client.purses import until_claimed
 from tests.client.test_discovery import announcement
 
-SIGNER = Signer.generate()
-PRICE = ModelPrice(2_000_000, 8_000_000, 0)
-BODY: dict[str, Any] = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
-TEXT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
 DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
-
-
-class Cheat:
-    """A node whose answers a test sets; it redeems nothing unless told to."""
-
-    def __init__(self, wallet: Wallet) -> None:
-        self.wallet = wallet
-        self.chat_status = 200
-        self.chat: list[bytes] = [TEXT]
-        self.refund: Callable[[str], Any] = lambda token: web.json_response({"error": {}}, status=500)
-        self.url = ""
-
-    async def on_chat(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(status=self.chat_status, headers={"x-satroute-request-id": "r"})
-        await response.prepare(request)
-        for chunk in self.chat:
-            await response.write(chunk)
-        await response.write_eof()
-        return response
-
-    async def on_refund(self, request: web.Request) -> web.StreamResponse:
-        answer = self.refund(request.headers["Authorization"].removeprefix("Bearer "))
-        result = await answer if asyncio.iscoroutine(answer) else answer
-        assert isinstance(result, web.StreamResponse)
-        return result
-
-
-def receipt(cost_msat: int = 102, **changes: Any) -> bytes:
-    fields: dict[str, Any] = {
-        "request_id": "r",
-        "model": "m",
-        "usage": Usage(31, 5),
-        "metered": "counted",
-        "outcome": "complete",
-        "price": PRICE,
-        "hold_msat": 300,
-        "cost_msat": cost_msat,
-        "balance_msat": 0,
-    }
-    return to_sse(encode(Receipt(**fields | changes), SIGNER, 1))
-
-
-@pytest.fixture
-async def cheat(folder: Path, http: httpx.AsyncClient) -> AsyncIterator[Cheat]:
-    node = Cheat(await Wallet.open(folder / "cheat.db", http))
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", node.on_chat)
-    app.router.add_post("/v1/balance/refund", node.on_refund)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield node
-    await runner.cleanup()
-    node.wallet.close()
-
-
-@pytest.fixture
-async def buyer(folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Cheat) -> AsyncIterator[RouterClient]:
-    wallet = await funded(folder / "buyer.db", http, mint_url, 10_000)
-    payments = await Payments.open(folder / "payments.db", wallet, http)
-    made = Announcement(
-        pubkey=SIGNER.pubkey,
-        identifier="x",
-        urls=(cheat.url,),
-        mints=(mint_url,),
-        version="1",
-        name="cheat",
-        about="",
-        models=(ModelOffer("m", ModelLimits(2048, 1024), PRICE),),
-        created_at=1,
-        expires_at=None,
-    )
-    async with RelayPool([]) as pool:
-        directory = Directory(pool, http)
-        directory._providers = (Provider(made, cheat.url),)
-        directory._read_at = time.time()
-        yield RouterClient(directory, wallet, payments, http)
-    payments.close()
-    wallet.close()
 
 
 async def test_change_of_another_mint_is_no_money(
     buyer: RouterClient, cheat: Cheat, mint_url: str, http: httpx.AsyncClient
 ) -> None:
-    cheat.chat = [TEXT, receipt()]
+    cheat.chat = [TEXT, receipt(), DONE]
     await cheat.wallet.invoice(900, mint_url, "sat", "own")
     await until_claimed(cheat.wallet, "own")
     worthless = decode((await cheat.wallet.send(500, mint_url, "sat", "change")).token)
@@ -142,7 +52,7 @@ async def test_change_that_the_mint_does_not_take_is_no_change(
     buyer: RouterClient, cheat: Cheat, mint_url: str, http: httpx.AsyncClient
 ) -> None:
     """A spent token as change: the node is blamed, and its unredeemed payment is swapped back."""
-    cheat.chat = [TEXT, receipt()]
+    cheat.chat = [TEXT, receipt(), DONE]
     await cheat.wallet.invoice(900, mint_url, "msat", "own")
     await until_claimed(cheat.wallet, "own")
     spent = (await cheat.wallet.send(100, mint_url, "msat", "change")).token
@@ -160,7 +70,7 @@ async def test_a_packed_answer_is_refused_before_it_is_unpacked(buyer: RouterCli
     bomb = gzip.compress(gzip.compress(b"0" * 100_000_000))
     packed = {"Content-Encoding": "gzip, gzip"}
     cheat.refund = lambda _: web.Response(body=bomb, headers=packed)
-    cheat.chat = [TEXT, receipt()]
+    cheat.chat = [TEXT, receipt(), DONE]
     answer = await buyer.chat(BODY)
     assert not answer.settled
     with pytest.raises(FetchFailed, match="packed"):
@@ -194,7 +104,7 @@ async def test_a_locked_payment_comes_back_through_the_node_alone(
     paid = [await buyer.payments.pay(cheat.url, mint_url, "msat", 500, lock=key) for _ in range(3)]
     assert all(cheat.wallet.is_locked_here(decode(one.token)) for one in paid)
 
-    async def give_back(token: str) -> web.StreamResponse:
+    async def give_back(token: str) -> web.Response:
         taken = await cheat.wallet.accept_locked(token, token_hash(token))
         assert taken.amount_msat == paid[0].credit_msat
         await cheat.wallet.redeem_locked()
@@ -203,11 +113,12 @@ async def test_a_locked_payment_comes_back_through_the_node_alone(
 
     cheat.refund = give_back
     settled = await buyer.payments.settle(paid[0])
+    assert settled.node_fee_msat is not None
     assert settled.change_msat + settled.node_fee_msat + settled.fee_msat == paid[0].credit_msat - 100
     cheat.refund = lambda _: web.json_response({"error": {"code": "not_refundable", "message": "used"}}, status=403)
     assert (await buyer.payments.settle(paid[1])).change_msat == 0
     cheat.refund = lambda _: web.Response(status=500)
-    with pytest.raises(TokenRefused):
+    with pytest.raises(NodeUnavailable):
         await buyer.payments.take_back(paid[2])
     await buyer.payments.recover()
     assert buyer.payments.open_count() == 1
@@ -229,7 +140,7 @@ async def test_a_locked_payment_comes_back_through_the_node_alone(
 async def test_no_refund_answer_breaks_the_client_or_later_recoveries(
     buyer: RouterClient, cheat: Cheat, refund: Callable[[str], web.Response]
 ) -> None:
-    cheat.chat = [TEXT, receipt()]
+    cheat.chat = [TEXT, receipt(), DONE]
     cheat.refund = refund
     answer = await buyer.chat(BODY)
     assert (answer.text, answer.settled) == ("hello", False)
@@ -275,7 +186,7 @@ async def test_a_node_that_serves_nothing_is_paid_nothing(
     ],
 )
 async def test_a_false_receipt_is_said_not_raised(buyer: RouterClient, cheat: Cheat, stream: list[bytes]) -> None:
-    cheat.chat = stream
+    cheat.chat = [*stream, DONE]
     answer = await buyer.chat(BODY)
     assert answer.text == "hello"
     assert not answer.verified

@@ -1,0 +1,122 @@
+"""A hand-written node that misbehaves as a test tells it to, and a buyer that knows of it alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from relays.announcement import Announcement, ModelOffer
+from relays.bounds import ModelLimits
+from relays.event import Signer
+from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
+from relays.pricing import ModelPrice, Usage
+from relays.receipt import Receipt, encode, to_sse
+from router_client.client import RouterClient
+from router_client.discovery import Provider
+from router_client.ecash.wallet import Wallet
+
+SIGNER = Signer.generate()
+PRICE = ModelPrice(2_000_000, 8_000_000, 0)
+BODY: dict[str, Any] = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
+TEXT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+Answering = Callable[[str], web.Response | Awaitable[web.Response]]
+"""An answer to whoever shows this token."""
+
+
+class Cheat:
+    """A node whose answers a test sets; it redeems nothing unless told to."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self.wallet = wallet
+        self.chat_status = 200
+        self.chat: list[bytes] = [TEXT]
+        self.chat_headers: dict[str, str] = {}
+        self.on_payment: Callable[[str], Awaitable[None]] | None = None
+        """What is done with a token before the answer begins."""
+        self.refund: Answering = lambda token: web.json_response({"error": {}}, status=500)
+        self.change: Answering = lambda token: web.Response(status=404)
+        self.asked: list[str] = []
+        """The paths that were asked for."""
+        self.url = ""
+
+    async def on_chat(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        if self.on_payment is not None:
+            await self.on_payment(request.headers[CASHU_HEADER])
+        response = web.StreamResponse(status=self.chat_status, headers={REQUEST_ID_HEADER: "r", **self.chat_headers})
+        await response.prepare(request)
+        for chunk in self.chat:
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+    async def on_refund(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        return await answered(self.refund, request.headers["Authorization"].removeprefix("Bearer "))
+
+    async def on_change(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        return await answered(self.change, request.headers[CASHU_HEADER])
+
+
+async def answered(answering: Answering, token: str) -> web.StreamResponse:
+    answer = answering(token)
+    return answer if isinstance(answer, web.Response) else await answer
+
+
+def receipt(cost_msat: int = 102, **changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "request_id": "r",
+        "model": "m",
+        "usage": Usage(31, 5),
+        "metered": "counted",
+        "outcome": "complete",
+        "price": PRICE,
+        "hold_msat": 300,
+        "cost_msat": cost_msat,
+        "balance_msat": 0,
+    }
+    return to_sse(encode(Receipt(**fields | changes), SIGNER, 1))
+
+
+@asynccontextmanager
+async def serving(node: Cheat) -> AsyncIterator[None]:
+    """The node at a port; `node.url` says which."""
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", node.on_chat)
+    app.router.add_post("/v1/balance/refund", node.on_refund)
+    app.router.add_get("/v1/change/{id}", node.on_change)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def announce(buyer: RouterClient, node: Cheat, mint_url: str, lock: str | None = None) -> None:
+    """Let the buyer know of the node, and of no other."""
+    made = Announcement(
+        pubkey=SIGNER.pubkey,
+        identifier="x",
+        urls=(node.url,),
+        mints=(mint_url,),
+        version="1",
+        name="cheat",
+        about="",
+        models=(ModelOffer("m", ModelLimits(2048, 1024), PRICE),),
+        created_at=1,
+        expires_at=None,
+        lock=lock,
+    )
+    buyer.directory._providers = (Provider(made, node.url),)
+    buyer.directory._read_at = time.time()
