@@ -21,8 +21,11 @@ class FetchFailed(ClientError):
 
 
 class Reply(msgspec.Struct, frozen=True):
+    """A whole answer; the names of its headers are in lower case."""
+
     status: int
     body: bytes
+    headers: dict[str, str] = {}
 
     @property
     def is_success(self) -> bool:
@@ -61,7 +64,7 @@ async def fetch(
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise FetchFailed(f"the answer is longer than {MAX_BYTES} bytes")
-            return Reply(reply.status_code, bytes(body))
+            return Reply(reply.status_code, bytes(body), dict(reply.headers.items()))
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {deadline_s:g} s") from error
     except FetchFailed:

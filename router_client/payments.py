@@ -175,6 +175,10 @@ class Payments:
                 log.info("payment %s: asked for its change, %s says: %s", paid.id, paid.node_url, error)
         return await self._settle(paid.id, paid.node_url, paid.token)
 
+    async def spend(self, paid: Paid) -> Settled:
+        """The token was the price: nothing comes back."""
+        return await self._spent(paid.id)
+
     async def take_back(self, paid: Paid, changes: Sequence[str] = ()) -> Settled:
         """The node did not serve: what it gave back is taken in; else it is asked for a refund; else, with a token that it
         never redeemed and that is not locked to it, the coins are swapped back.
@@ -314,6 +318,9 @@ class Payments:
             except TokenSpent:
                 pass
         # The mint cannot tell of a locked token, which is redeemed later; nobody but the node could have spent it.
+        return await self._spent(payment_id)
+
+    async def _spent(self, payment_id: str) -> Settled:
         await self._close(payment_id)
         return Settled(Msat(0), Msat(0), Msat(0))
 

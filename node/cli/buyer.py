@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import httpx
 import msgspec
 from rich.table import Table
 
@@ -21,6 +20,8 @@ from relays.pricing import TOKENS_PER_PRICE
 from router_client.client import Answer, RouterClient
 from router_client.discovery import Provider
 from router_client.ecash.wallet import Wallet
+from router_client.errors import ClientError
+from router_client.payments import Out, Payments
 from router_client.storage import is_held
 
 T = TypeVar("T")
@@ -81,13 +82,18 @@ def ask(
     """Buy one answer: find the best node, pay it, stream the answer, verify its receipt."""
     body = {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": question}]}
 
-    async def work(client: RouterClient) -> Answer:
+    async def work(client: RouterClient) -> tuple[Answer, list[Out]]:
         await client.recover(older_than_s=ABANDONED_S)
         limit_msat = None if max_sats is None else from_sat(max_sats)
         show = None if as_json else lambda text: click.echo(printable(text), nl=False)
-        return await client.chat(body, on_text=show, max_cost_msat=limit_msat)
+        try:
+            answer = await client.chat(body, on_text=show, max_cost_msat=limit_msat)
+        except ClientError:
+            _tell_what_is_out(client.payments.out())
+            raise
+        return answer, client.payments.out()
 
-    answer = _with_client(data, relays, work)
+    answer, still_out = _with_client(data, relays, work)
     if as_json:
         print_json(answer_json(answer))
     else:
@@ -97,6 +103,7 @@ def ask(
             f"[dim]{escaped(answer.model)} at {escaped(answer.node_name)} · {answer.usage.prompt_tokens} + "
             f"{answer.usage.completion_tokens} tokens · {in_sats(answer.cost_msat)} · [/]{state}"
         )
+    _tell_what_is_out(still_out)
     if not answer.verified:
         raise CommandFailed(f"the receipt does not verify: {answer.problem}")
 
@@ -168,20 +175,40 @@ def wallet() -> None:
 @_data
 @_json
 def balance(data: Path | None, as_json: bool) -> None:
-    """What the wallet holds, by mint."""
+    """What the wallet holds, by mint, and what is out at nodes."""
 
-    async def work(opened: Wallet) -> dict[tuple[str, str], int]:
-        return opened.balances()
+    async def work(payments: Payments) -> tuple[dict[tuple[str, str], int], list[Out]]:
+        return payments.wallet.balances(), payments.out()
 
-    balances = _with_wallet(place(data).folder, work)
+    balances, out_there = _with_payments(place(data).folder, work)
     if as_json:
         rows = [{"mint": mint, "unit": unit, "amount": amount} for (mint, unit), amount in balances.items()]
-        print_json({"coins": rows})
+        print_json({"coins": rows, "out": [_out_json(one) for one in out_there]})
         return
     for (mint, unit), amount in balances.items():
         out.print(f"{amount} {unit} at {escaped(mint)}")
     if not balances:
         out.print("the wallet is empty; `satroute wallet fund --sats 1000 --mint URL` fills it")
+    if out_there:
+        out.print(_out_line(out_there))
+
+
+def _out_json(one: Out) -> dict[str, Any]:
+    return {"node": one.node_url, "msat": one.amount_msat, "locked": one.locked, "since": one.created_at}
+
+
+def _tell_what_is_out(out_there: list[Out]) -> None:
+    if out_there:
+        note(f"[yellow]{_out_line(out_there)}[/]")
+
+
+def _out_line(out_there: list[Out]) -> str:
+    """One line: how much is out, and where."""
+    by_node: dict[str, int] = {}
+    for one in out_there:
+        by_node[one.node_url] = by_node.get(one.node_url, 0) + one.amount_msat
+    where = ", ".join(f"{in_sats(amount_msat)} at {escaped(url)}" for url, amount_msat in by_node.items())
+    return f"out, not lost: {where}, less what was served; `satroute wallet recover` asks for it"
 
 
 @wallet.command(epilog="Example: satroute wallet fund --sats 1000 --mint https://mint.example.com")
@@ -255,7 +282,9 @@ def recover(data: Path | None, relays: tuple[str, ...]) -> None:
 
     async def work(client: RouterClient) -> str:
         back_msat = await client.recover()
-        return f"{in_sats(back_msat)} came back from nodes; the wallet holds {in_sats(client.wallet.balance_msat())}"
+        came = f"{in_sats(back_msat)} came back from nodes; the wallet holds {in_sats(client.wallet.balance_msat())}"
+        still_out = client.payments.out()
+        return f"{came}\n{_out_line(still_out)}" if still_out else came
 
     where = place(data, relays)
     note(asyncio.run(_run_client(where.folder, where.relays, work)))
@@ -274,13 +303,13 @@ async def _run_client(folder: Path, relays: tuple[str, ...], work: Callable[[Rou
 
 
 def _with_wallet(folder: Path, work: Callable[[Wallet], Awaitable[T]]) -> T:
+    return _with_payments(folder, lambda payments: work(payments.wallet))
+
+
+def _with_payments(folder: Path, work: Callable[[Payments], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with httpx.AsyncClient() as http:
-            opened = await Wallet.open(folder / "wallet.db", http)
-            try:
-                return await work(opened)
-            finally:
-                opened.close()
+        async with RouterClient.open([], folder) as client:
+            return await work(client.payments)
 
     return asyncio.run(run())
 
