@@ -109,7 +109,11 @@ class Machine:
             self._disks.append(Disk(path, self))
             return self._disks[-1]
 
-        with mock.patch("node.ledger.sqlite.Database", disk), mock.patch("router_client.ecash.wallet.Database", disk):
+        with (
+            mock.patch("node.ledger.sqlite.Database", disk),
+            mock.patch("node.ledger.sqlite.migrate_sqlite", lambda _: None),  # they are of today
+            mock.patch("router_client.ecash.wallet.Database", disk),
+        ):
             yield
 
     async def bury(self) -> None:

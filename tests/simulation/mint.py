@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import bolt11
@@ -107,10 +108,11 @@ class Mint:
         for keyset in self.keysets.values():
             keyset.active = keyset.active and keyset.unit != unit
         root = f"{self._seed} {unit} {len(self.keysets)}"
-        keys = {1 << bit: PrivateKey(_hash(f"{root} {bit}")) for bit in range(LARGEST_BIT)}
+        keys = _keys(root)
         points = {amount: key.public_key for amount, key in keys.items()}
-        # Both versions of keyset ids are in use.
-        by_hash = derive_keyset_id(points) if unit == "sat" else derive_keyset_id_v2(points, unit, None, self._fee_ppk)
+        # Both versions of keyset ids are in use; secrets of the older one take a wallet ten times as long.
+        is_old = unit == "sat" and len(self.keysets) >= len(MSAT_PER_UNIT)
+        by_hash = derive_keyset_id(points) if is_old else derive_keyset_id_v2(points, unit, None, self._fee_ppk)
         self.keysets[by_hash] = Keyset(by_hash, unit, self._fee_ppk, keys)
 
     # what wallets ask ------------------------------------------------------------------------------------------------
@@ -136,7 +138,9 @@ class Mint:
         """An invoice for ecash (NUT-04)."""
         if unit not in self.books or amount <= 0:
             raise Refused(11000, "unit or amount not supported")
-        quote = self._new_quote("mint", unit, amount, self._invoice(amount * MSAT_PER_UNIT[unit]))
+        number, date = len(self._mint_quotes), int(self._clock())
+        invoice = _invoice(amount * MSAT_PER_UNIT[unit], self._seed, number, date)
+        quote = self._new_quote("mint", unit, amount, invoice)
         self._mint_quotes[quote.id] = quote
         return quote
 
@@ -292,16 +296,21 @@ class Mint:
         id_ = f"{kind}-{len(self._mint_quotes) + len(self._melt_quotes)}-{_hash(self._seed).hex()[:8]}"
         return Quote(id_, unit, amount, request, int(self._clock()) + QUOTE_LIFE_S)
 
-    def _invoice(self, amount_msat: int) -> str:
-        tags = bolt11.Tags()
-        tags.add(bolt11.TagChar.payment_hash, _hash(f"{self._seed} invoice {len(self._mint_quotes)}").hex())
-        tags.add(bolt11.TagChar.payment_secret, _hash(f"{self._seed} secret").hex())
-        tags.add(bolt11.TagChar.description, "simulated")
-        tags.add(bolt11.TagChar.expire_time, QUOTE_LIFE_S)
-        invoice = bolt11.Bolt11(
-            currency="bc", amount_msat=bolt11.MilliSatoshi(amount_msat), date=int(self._clock()), tags=tags
-        )
-        return str(bolt11.encode(invoice, _hash(f"{self._seed} lightning").hex()))
+
+@cache
+def _keys(root: str) -> dict[int, PrivateKey]:
+    return {1 << bit: PrivateKey(_hash(f"{root} {bit}")) for bit in range(LARGEST_BIT)}
+
+
+@cache
+def _invoice(amount_msat: int, seed: str, number: int, date: int) -> str:
+    tags = bolt11.Tags()
+    tags.add(bolt11.TagChar.payment_hash, _hash(f"{seed} invoice {number}").hex())
+    tags.add(bolt11.TagChar.payment_secret, _hash(f"{seed} secret").hex())
+    tags.add(bolt11.TagChar.description, "simulated")
+    tags.add(bolt11.TagChar.expire_time, QUOTE_LIFE_S)
+    invoice = bolt11.Bolt11(currency="bc", amount_msat=bolt11.MilliSatoshi(amount_msat), date=date, tags=tags)
+    return str(bolt11.encode(invoice, _hash(f"{seed} lightning").hex()))
 
 
 def y_of(secret: str) -> str:

@@ -127,6 +127,8 @@ class Simulation:
             (4, lambda: self._again(caller, balance)),
             (3, lambda: self._same_token(caller, balance)),
             (30, lambda: self._ask(caller, balance)),
+            (8, lambda: self._pay_and_ask(caller)),
+            (4, lambda: caller.ask_twice(balance, self._script(), together=self._chance.random() < 0.5)),
             (6, lambda: self._leave_running(caller, balance)),
             (6, lambda: caller.refund(balance)),
             (2, lambda: self._twice(lambda: caller.refund(balance), lambda: caller.refund(balance))),
@@ -179,6 +181,13 @@ class Simulation:
         leaves = self._chance.randint(1, 6) if stream and self._chance.random() < 0.25 else 0
         child = bool(balance.child) and self._chance.random() < 0.5
         return await caller.chat(balance, script, stream=stream, leaves=leaves, child=child)
+
+    async def _pay_and_ask(self, caller: Caller) -> str:
+        if len(caller.balances) >= 2 * MOST_BALANCES:
+            return "enough balances"
+        stream, locked = self._chance.random() < 0.5, self._chance.random() < 0.6
+        leaves = self._chance.randint(1, 6) if stream and self._chance.random() < 0.25 else 0
+        return await caller.pay_and_ask(self._script(), stream=stream, locked=locked, leaves=leaves)
 
     async def _leave_running(self, caller: Caller, balance: Balance) -> str:
         """A long stream that goes on beside the next steps."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -110,7 +111,9 @@ def _seeded(chance: random.Random, calendar: Callable[[], float]) -> Iterator[No
             patches.enter_context(mock.patch.object(place, name, new))
         before = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
+        gc.disable()  # what is collected, and when, is chance as well
         try:
             yield
         finally:
+            gc.enable()
             logging.disable(before)

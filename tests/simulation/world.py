@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from functools import cached_property
+from functools import cache, cached_property, partial
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -20,10 +22,12 @@ import httpx
 import msgspec
 from litestar import Litestar
 
+import node.app
 from node.api.app import create_app
 from node.app import open_node
 from node.config import Settings, load_settings
 from node.ledger.ledger import Ledger
+from node.ledger.schema import migrate_sqlite
 from node.node import Node
 from router_client.ecash.wallet import Wallet
 from tests.simulation.machine import Disk, Fault, Machine
@@ -79,6 +83,8 @@ class World:
         self.chance = chance
         self.mint = Mint(MINT_URL, now)
         self.upstream = ScriptedUpstream()
+        (folder / "node").mkdir(parents=True)
+        (folder / "node" / "ledger.db").write_bytes(_empty_books())
         self.settings = load_settings(Settings, None, **{"data_dir": folder / "node", **SETTINGS})
         self.machine = Machine()
         self.node: Node
@@ -116,8 +122,8 @@ class World:
     async def _live(self, ready: asyncio.Future[Node]) -> None:
         async with AsyncExitStack() as stack:
             with self._wired(self.machine):
-                node = await stack.enter_async_context(open_node(self.settings))
-            ready.set_result(node)
+                opened = await stack.enter_async_context(open_node(self.settings))
+            ready.set_result(opened)
             await asyncio.get_running_loop().create_future()
 
     @contextmanager
@@ -130,9 +136,9 @@ class World:
             transport = MintTransport(self.mint, exchange=machine.exchange)
             return httpx.AsyncClient(transport=transport, trust_env=False)
 
-        def with_clock(kind: Any) -> Any:
+        def opening(kind: Any, **chosen: Any) -> Any:
             async def opened(*args: Any, **kwargs: Any) -> Any:
-                return await kind.open(*args, **{"clock": now, **kwargs})
+                return await kind.open(*args, **kwargs | chosen)
 
             return SimpleNamespace(open=opened)
 
@@ -141,12 +147,15 @@ class World:
             for place, new in (
                 ("node.app.httpx", SimpleNamespace(AsyncClient=client)),
                 ("node.app.OpenAIUpstream", lambda *_, **__: self.upstream),
-                ("node.app.Ledger", with_clock(Ledger)),
-                ("node.app.Wallet", with_clock(Wallet)),
-                ("node.app.STOCK", STOCK),
+                ("node.app.Ledger", opening(Ledger, clock=now)),
+                ("node.app.Wallet", opening(Wallet, clock=now, stock=STOCK)),
                 ("node.jobs.AsyncIOScheduler", lambda **_: _Scheduler(jobs)),
             ):
                 patches.enter_context(mock.patch(place, new))
+            for name, kind in list(vars(node.app).items()):
+                made = vars(kind).get("__init__") if isinstance(kind, type) else None
+                if made is not None and "clock" in signature(made).parameters:
+                    patches.enter_context(mock.patch(f"node.app.{name}", partial(kind, clock=now)))
             yield
 
     async def request(
@@ -195,6 +204,15 @@ class World:
         http = httpx.AsyncClient(transport=MintTransport(self.mint), trust_env=False)
         with mock.patch("router_client.ecash.wallet.Database", Disk):
             return await Wallet.open(self.folder / f"{name}.db", http, now)
+
+
+@cache
+def _empty_books() -> bytes:
+    """A ledger as it is laid out at the first start, which takes longer than all later ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        migrate_sqlite(path)
+        return path.read_bytes()
 
 
 class _App:
