@@ -103,6 +103,12 @@ class Simulation:
         away = self.world.machine.mint_is_away
         await self.world.restart(again)
         self.world.machine.mint_is_away = away
+        ledger = self.world.node.ledger
+        leaving_msat = sum(refund.amount_msat for refund in await ledger.open_refunds())
+        held_msat = (await ledger.audit()).held_msat
+        check(
+            held_msat == leaving_msat, f"{held_msat} msat are held after a start, {leaving_msat} are on their way out"
+        )
 
     async def _quiet(self) -> None:
         await self._end_streams()
