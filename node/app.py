@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 20
 MINTS_S = 5
 """The start waits no longer for mints; the jobs ask again."""
-STOCK = 8
-"""Coins of each small amount that the wallet keeps, so that change is handed out without the mint."""
 
 
 @asynccontextmanager
@@ -63,7 +61,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             idle_timeout_s=settings.upstream_idle_timeout_s,
         )
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
-        wallet = await Wallet.open(settings.wallet_path, http, stock=STOCK)
+        wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
         catalogue = Catalogue(settings)
         unit = settings.primary_mint_unit
         deposits = Deposits(ledger, wallet, tasks, MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit))

@@ -83,7 +83,7 @@ class Cash:
             raise refusal_for(error) from error
         if token.amount_msat - fee_msat < quote.hold_msat:
             raise _too_little(quote, token.amount_msat, fee_msat)
-        await self._deposits.open_account(text)
+        await self._deposits.open_account(text, token=token)
         opened = await self._ledger.key_of(token_hash(text))
         assert opened is not None
         return opened

@@ -111,6 +111,12 @@ class Settings(StorageSettings):
     primary_mint_unit: Literal["sat", "msat"] = Field(
         "sat", description="Unit of the primary mint for Lightning invoices and what comes from foreign mints"
     )
+    change_stock: int = Field(
+        100,
+        ge=0,
+        le=1000,
+        description="Coins of each small amount that the wallet keeps, to give change without the mint",
+    )
     swap_foreign_mints: bool = Field(
         default=False,
         description="Take ecash of any mint, by bringing it to the primary mint over Lightning; the sender bears the fees",

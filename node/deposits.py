@@ -99,16 +99,17 @@ class Deposits:
         self._rule = rule
         self._under_way: dict[str, tuple[DepositPurpose, asyncio.Task[Credited]]] = {}
 
-    async def open_account(self, text: str, key: NewKey | None = None) -> Credited:
-        """Take a token into a new account, named by the token string until `key`, if given, is first used.
+    async def open_account(self, text: str, key: NewKey | None = None, token: Token | None = None) -> Credited:
+        """Take a token into a new account, named by the token string until `key`, if given, is first used. Whoever has `read`
+        it before gives that too.
 
         Raises Refusal: 400 unreadable, foreign, wrong unit or refused; 409 spent or redeemed before; 503 mint away.
         """
-        return await self._redeem(text, "open", None, key)
+        return await self._redeem(text, token or self.read(text), "open", None, key)
 
     async def top_up(self, text: str, account: int) -> Credited:
         """Take a token onto an account. Raises Refusal as `open_account` does."""
-        return await self._redeem(text, "topup", account, None)
+        return await self._redeem(text, self.read(text), "topup", account, None)
 
     def read(self, text: str) -> Token:
         """Read a token and check what can be checked without the mint. Raises Refusal."""
@@ -150,9 +151,10 @@ class Deposits:
             await self._ledger.fail_deposit(deposit.id, failed.result)
         return False
 
-    async def _redeem(self, text: str, purpose: DepositPurpose, account: int | None, key: NewKey | None) -> Credited:
+    async def _redeem(
+        self, text: str, token: Token, purpose: DepositPurpose, account: int | None, key: NewKey | None
+    ) -> Credited:
         """One redemption per token at a time; it goes on when its caller leaves."""
-        token = self.read(text)
         name = token_hash(text)
         if name in self._under_way:
             other_purpose, other = self._under_way[name]

@@ -131,7 +131,7 @@ class Operations:
 
         Raises what `signed` does.
         """
-        inputs = [self.lock_key.signed(coin) for coin in operation.journal.inputs]
+        inputs = await asyncio.to_thread(lambda: [self.lock_key.signed(coin) for coin in operation.journal.inputs])
         return await self.signed(operation, lambda client, outputs: client.swap(inputs, outputs))
 
     async def signed(self, operation: Operation, ask: Ask) -> list[Proof]:
@@ -140,7 +140,8 @@ class Operations:
         Raises TokenSpent or TokenRefused when the mint says no and never said yes; MintUnavailable, MintMisbehaved.
         """
         mint = await self.keyring.mint(operation.mint)
-        secrets, outputs = blinded(self.chain, operation.journal)
+        # Each coin takes a millisecond of arithmetic, in which others are to be served.
+        secrets, outputs = await asyncio.to_thread(blinded, self.chain, operation.journal)
         try:
             signatures = await ask(mint.client, outputs)
         except (TokenSpent, TokenRefused):
@@ -149,7 +150,8 @@ class Operations:
             if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
                 raise
             signatures = [restored[output.B_] for output in outputs]
-        return unblinded(mint.keys(operation.journal.keyset), outputs, secrets, signatures)
+        keys = mint.keys(operation.journal.keyset)
+        return await asyncio.to_thread(unblinded, keys, outputs, secrets, signatures)
 
     async def fail(self, operation: Operation, refusal: WalletError) -> None:
         """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""
