@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from node.deposits import new_key
 from node.ledger.model import Limits
-from router_client.ecash.keyring import LOOKUP_PAUSE_S
+from relays.money import MSAT_PER_SAT
 from router_client.ecash.token import Token, decode, token_hash
-from router_client.ecash.wallet import Wallet
-from router_client.errors import InsufficientFunds, MintUnavailable, TokenRefused
 from tests.simulation.mint import MSAT_PER_UNIT
 from tests.simulation.oracle import (
     Balance,
@@ -28,82 +25,12 @@ from tests.simulation.oracle import (
     reported_msat,
     worth_msat,
 )
+from tests.simulation.purse import Purse
 from tests.simulation.upstream import MODEL, PIECE, Script
-from tests.simulation.world import MINT_URL, Answer, World
+from tests.simulation.world import Answer, World
 
-T = TypeVar("T")
-
-FUNDS = {"msat": 1 << 16, "sat": 1 << 9}
 FREE: frozenset[int] = frozenset({0})
 _CHANGE = re.compile(rb": x-cashu (cashu\S+)")
-
-
-class Purse:
-    """A caller's own money: a wallet, and tokens that are on their way."""
-
-    def __init__(self, world: World, wallet: Wallet, name: str) -> None:
-        self._world = world
-        self.wallet = wallet
-        self.name = name
-        self._count = 0
-        self.unsure: list[str] = []
-        """Tokens that were made for the node and that it has not taken for sure."""
-        self.locked: list[str] = []
-        """All tokens that were locked to the node: without it nobody can spend them."""
-        self.refunds: list[str] = []
-        """Tokens that the node paid out and that are not redeemed yet."""
-
-    async def fund(self, unit: str) -> None:
-        """Buy coins of the mint."""
-        self._count += 1
-        name = f"fund-{self._count}"
-        await self.wallet.invoice(FUNDS[unit], MINT_URL, unit, name)
-        got = await self._insisted(lambda: self.wallet.claim(name))
-        check(got is not None, "the mint did not see its own payment")
-
-    async def token(self, amount: int, unit: str, lock: str | None = None) -> str:
-        """A token that brings at least that much, in the unit."""
-        if self.wallet.balances().get((MINT_URL, unit), 0) < 2 * amount + 20:
-            await self.fund(unit)
-        self._count += 1
-        name = f"pay-{self._count}"
-        try:
-            sent = await self._insisted(lambda: self.wallet.send(amount, MINT_URL, unit, name, lock=lock))
-        except InsufficientFunds:  # another token was made meanwhile
-            await self.fund(unit)
-            sent = await self._insisted(lambda: self.wallet.send(amount, MINT_URL, unit, name, lock=lock))
-        self.unsure.append(sent.token)
-        if lock is not None:
-            self.locked.append(sent.token)
-        return sent.token
-
-    async def redeem(self, text: str) -> None:
-        """Take a refund in: it must be good, to the last coin."""
-        self.refunds.remove(text)
-        expected = worth_msat(text)
-        if expected <= 0:  # not worth its own fee, and still outstanding
-            self.refunds.append(text)
-            return
-        self._count += 1
-        name = f"refund-{self._count}"
-        received = await self._insisted(lambda: self.wallet.receive(text, name))
-        check(received.amount_msat == expected, "a refund's token is worth less than it says")
-
-    async def take_back(self, text: str) -> None:
-        """Swap a token that the node did not take."""
-        self.unsure.remove(text)
-        if worth_msat(text) > 0:
-            self._count += 1
-            name = f"back-{self._count}"
-            await self._insisted(lambda: self.wallet.receive(text, name))
-
-    async def _insisted(self, work: Callable[[], Awaitable[T]]) -> T:
-        """A mint that changed its keys refuses what was made for the old ones: it is asked again."""
-        for _ in range(3):
-            with suppress(TokenRefused, MintUnavailable):
-                return await work()
-            await asyncio.sleep(LOOKUP_PAUSE_S + 1)
-        return await work()
 
 
 class Caller:
@@ -113,6 +40,8 @@ class Caller:
         self.world = world
         self.purse = purse
         self.balances: list[Balance] = []
+        self.invoices: dict[str, tuple[int, Balance | None]] = {}
+        """Invoices that were paid and not seen credited: over how much, and for which balance, or for a new one."""
         self._chance = chance
         self._count = 0
 
@@ -165,6 +94,36 @@ class Caller:
                 check(answer.json["fee_msats"] == fee_msat, "a top-up's fee is told wrongly")
         self._check_refused_token(answer, fresh=fresh)
         return f"topup {balance.name} {answer.status} {answer.code}"
+
+    async def pay_invoice(self, balance: Balance | None) -> str:
+        """Pay in over Lightning, for a balance or for a new one."""
+        amount_sats = self._chance.choice([1, 2, 4, 8, 16])
+        bearer, purpose = (None, "create") if balance is None else (balance.bearer, "topup")
+        body = {"amount_sats": amount_sats, "purpose": purpose}
+        answer = await self.world.request("POST", "/v1/balance/lightning/invoice", bearer=bearer, json=body)
+        check(answer.status != 500, "the node failed inside")
+        if answer.status == 200:
+            self.world.mint.pay(answer.json["bolt11"])
+            self.invoices[answer.json["invoice_id"]] = amount_sats * MSAT_PER_SAT, balance
+            if balance is not None:
+                balance.begun += 1
+                balance.unseen_invoices += 1
+            await self.look_at(answer.json["invoice_id"])
+        return f"invoice {purpose} {answer.status}"
+
+    async def look_at(self, invoice: str) -> None:
+        """Whether a paid invoice is credited: to the balance it is for, or to a new key."""
+        answer = await self.world.request("GET", f"/v1/balance/lightning/invoice/{invoice}/status")
+        check(answer.status in (200, 503), f"a paid invoice is {answer.status}")
+        if answer.status == 200 and answer.json["status"] == "paid" and invoice in self.invoices:
+            amount_msat, balance = self.invoices.pop(invoice)
+            check(answer.json["msats"] == amount_msat, "an invoice was credited with another sum than was paid")
+            if balance is None:
+                self._count += 1
+                balance = Balance(f"{self.purse.name}{self._count}!", answer.json["api_key"], unseen_invoices=1)
+                self.balances.append(balance)
+            balance.paid_in += amount_msat
+            balance.unseen_invoices -= 1
 
     def _taken(self, balance: Balance, text: str) -> None:
         check(text in self.purse.unsure, f"{balance.name}: a token was credited twice")

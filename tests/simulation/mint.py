@@ -151,9 +151,11 @@ class Mint:
             quote.state = "PAID"
         return quote
 
-    def pay(self, quote_id: str) -> None:
-        """Somebody pays the invoice."""
-        self._quote(self._mint_quotes, quote_id).state = "PAID"
+    def pay(self, request: str) -> None:
+        """Somebody pays an invoice of this mint."""
+        for quote in self._mint_quotes.values():
+            if quote.request == request and quote.state == "UNPAID":
+                quote.state = "PAID"
 
     def mint(self, quote_id: str, outputs: Sequence[Output]) -> list[dict[str, Any]]:
         """Coins for a paid invoice."""

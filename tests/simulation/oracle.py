@@ -52,6 +52,8 @@ class Balance(msgspec.Struct, eq=False):
     """What each request whose end was not seen may have cost."""
     doubtful_tokens: list[str] = []
     """Tokens that were sent and of which no answer told what became."""
+    unseen_invoices: int = 0
+    """Paid, and not seen credited."""
     refund_lost: bool = False
     """Whether an answer to a refund was lost: there may be a token that its owner does not have yet."""
     refund_tokens: list[str] = []
@@ -75,7 +77,7 @@ class Balance(msgspec.Struct, eq=False):
     def certain(self) -> bool:
         """Whether nothing is in doubt or under way."""
         doubts = self.doubtful_spending or self.doubtful_tokens or self.refund_lost or self.untold_fees
-        return not (doubts or self.may_be_held or self.active)
+        return not (doubts or self.unseen_invoices or self.may_be_held or self.active)
 
     def charge(self, costs: frozenset[int]) -> None:
         """A request of the balance is over, and cost one of these."""

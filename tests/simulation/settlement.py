@@ -26,6 +26,9 @@ async def settle(world: World, callers: list[Caller]) -> None:
             if name not in NO_MONEY:
                 await world.run_job(name)
     for caller in callers:
+        for invoice in list(caller.invoices):
+            await caller.look_at(invoice)
+        check(not caller.invoices, "an invoice was paid, and nobody was credited")
         for text in list(caller.purse.unsure):
             await _find(world, callers, caller, text)
     for caller in callers:

@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from router_client.errors import StorageError
-from tests.simulation.callers import Caller, Purse
+from tests.simulation.callers import Caller
 from tests.simulation.machine import Fault, some
 from tests.simulation.oracle import Balance, Broken, check
+from tests.simulation.purse import Purse
 from tests.simulation.settlement import pay_all_out, settle
 from tests.simulation.upstream import Act, Script
 from tests.simulation.virtual import play
@@ -134,6 +135,7 @@ class Simulation:
             (3, lambda: self._same_token(caller, balance)),
             (30, lambda: self._ask(caller, balance)),
             (8, lambda: self._pay_and_ask(caller)),
+            (4, lambda: self._pay_invoice(caller, balance)),
             (4, lambda: caller.ask_twice(balance, self._script(), together=self._chance.random() < 0.5)),
             (6, lambda: self._leave_running(caller, balance)),
             (6, lambda: caller.refund(balance)),
@@ -194,6 +196,10 @@ class Simulation:
         stream, locked = self._chance.random() < 0.5, self._chance.random() < 0.6
         leaves = self._chance.randint(1, 6) if stream and self._chance.random() < 0.25 else 0
         return await caller.pay_and_ask(self._script(), stream=stream, locked=locked, leaves=leaves)
+
+    async def _pay_invoice(self, caller: Caller, balance: Balance) -> str:
+        fresh = self._chance.random() < 0.4 and len(caller.balances) < 2 * MOST_BALANCES
+        return await caller.pay_invoice(None if fresh else balance)
 
     async def _leave_running(self, caller: Caller, balance: Balance) -> str:
         """A long stream that goes on beside the next steps."""

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.callers import Caller, Purse
+from tests.simulation.callers import Caller
 from tests.simulation.machine import Fault, nth
+from tests.simulation.purse import Purse
 from tests.simulation.settlement import pay_all_out, settle
 from tests.simulation.upstream import Script
 from tests.simulation.virtual import play
@@ -93,7 +94,16 @@ def cash(caller: Caller) -> list[Callable[[], Awaitable[object]]]:
     ]
 
 
-STORIES: list[Story] = [deposit, spend_and_leave, top_up_and_refund_at_once, one_token_everywhere, cash]
+def lightning(caller: Caller) -> list[Callable[[], Awaitable[object]]]:
+    """Invoices that become a key, and that add to it."""
+    return [
+        lambda: caller.pay_invoice(None),
+        lambda: caller.pay_invoice(caller.balances[0]),
+        lambda: caller.world.run_job("credit paid invoices"),
+    ]
+
+
+STORIES: list[Story] = [lightning, deposit, spend_and_leave, top_up_and_refund_at_once, one_token_everywhere, cash]
 
 
 async def attempted(work: Awaitable[object]) -> None:

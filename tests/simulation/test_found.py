@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.simulation.callers import Caller, Purse
+from tests.simulation.callers import Caller
 from tests.simulation.machine import Fault, nth
+from tests.simulation.purse import Purse
 from tests.simulation.settlement import settle
 from tests.simulation.upstream import Script
 from tests.simulation.virtual import play

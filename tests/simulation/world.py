@@ -82,6 +82,7 @@ class World:
         self.folder = folder
         self.chance = chance
         self.mint = Mint(MINT_URL, now)
+        self.mint.pays_itself = False
         self.upstream = ScriptedUpstream()
         (folder / "node").mkdir(parents=True)
         (folder / "node" / "ledger.db").write_bytes(_empty_books())
