@@ -126,5 +126,6 @@ def test_many_small_coins_are_swapped_into_a_token_that_fits_a_header() -> None:
     plan = plan_spend(small, 100, "inside", {"00": 0}, 0)
     assert plan.needs_swap
     assert plan.send == (4, 32, 64)
-    few = [Proof("00", 1, f"s{n}", "c") for n in range(40)]
-    assert not plan_spend(few, 40, "inside", {"00": 0}, 0).needs_swap
+    assert not plan_spend(small, 11, "inside", {"00": 0}, 0).needs_swap, "a few more than need be spare a swap"
+    few = [Proof("00", 1, f"s{n}", "c") for n in range(60)]
+    assert not plan_spend(few, 60, "inside", {"00": 1000}, 0).needs_swap, "nor is one made that costs all there is"
