@@ -100,8 +100,8 @@ class Deposits:
         self._under_way: dict[str, tuple[DepositPurpose, asyncio.Task[Credited]]] = {}
 
     async def open_account(self, text: str, key: NewKey | None = None, token: Token | None = None) -> Credited:
-        """Take a token into a new account, named by the token string until `key`, if given, is first used. Whoever has `read`
-        it before gives that too.
+        """Take a token into a new account, named by the token string until `key`, if given, is first used; `token` is what
+        `read` made of it, for whoever has that.
 
         Raises Refusal: 400 unreadable, foreign, wrong unit or refused; 409 spent or redeemed before; 503 mint away.
         """

@@ -17,9 +17,12 @@ MOST_COINS = 128
 """No sensible swap gives up more coins than this."""
 MOST_HANDED_OUT = 40
 """A token of more coins than this is longer than an HTTP header may be."""
+MOST_SPARED = 10
+"""Coins beyond the fewest that an amount can be made of, when that spares a swap: each costs its receiver a fee too."""
 STOCK_SHARES = 8
-MOST_STOCK = 250
-"""So many coins at most are made in one swap for a stock: mints bound a request, and each costs them time."""
+MOST_STOCK, MOST_STOCK_BEHIND = 16, 100
+"""So many coins at most are made for a stock in a swap that somebody waits for, and in one that nobody does: mints bound a
+request, and each coin costs them time."""
 PPK = 1000
 """Input fees are given per thousand coins (NUT-02)."""
 
@@ -45,7 +48,7 @@ def split(amount: int) -> tuple[int, ...]:
     return tuple(1 << bit for bit in range(amount.bit_length()) if amount >> bit & 1)
 
 
-def stocked(amount: int, held: Mapping[int, int], aim: int) -> tuple[int, ...]:
+def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST_STOCK) -> tuple[int, ...]:
     """The amount as powers of two, ascending, so that of each there come to be `aim` coins, the rarest and smallest first.
 
     `held` counts coins by amount. No size takes more than its share of the amount, so that large coins do not use up what
@@ -56,7 +59,7 @@ def stocked(amount: int, held: Mapping[int, int], aim: int) -> tuple[int, ...]:
     left = amount
     for level in range(aim):
         coin = 1
-        while coin <= min(left, share) and made.total() < MOST_STOCK:
+        while coin <= min(left, share) and made.total() < most:
             if held.get(coin, 0) + made[coin] <= level and coin * (made[coin] + 1) <= share:
                 made[coin] += 1
                 left -= coin
@@ -88,7 +91,7 @@ def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[st
         raise InsufficientFunds("an amount to spend is positive")
     ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
     exact = _exact(ordered, amount, fees, fee_ppk)
-    if exact is not None and len(exact) <= MOST_HANDED_OUT:
+    if exact is not None and len(exact) <= min(amount.bit_count() + MOST_SPARED, MOST_HANDED_OUT):
         return Spend(tuple(exact), (), (), 0)
     face = face_for(amount, new_fee_ppk) if fees == "on_top" else amount
     try:
