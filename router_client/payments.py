@@ -171,7 +171,9 @@ class Payments:
         if request_id:
             try:
                 return await self._fetch_change(paid, request_id)
-            except NodeRefused as error:
+            except ChangeRejected:
+                raise
+            except NodeError as error:
                 log.info("payment %s: asked for its change, %s says: %s", paid.id, paid.node_url, error)
         return await self._settle(paid.id, paid.node_url, paid.token)
 
@@ -255,9 +257,11 @@ class Payments:
         return Paid(payment_id, node_url, sent.result, credit_msat, fees.most_msat, smallest_msat, locked)
 
     async def _fetch_change(self, paid: Paid, request_id: str) -> Settled:
-        """The change of a request, from where the node keeps it. Raises NodeRefused when it knows of none."""
+        """The change of a request, from where the node keeps it. Raises NodeError when there is none to be had."""
         url = f"{paid.node_url}/v1/change/{quote(request_id, safe='')}"
         refund = _refund_of(await call(self._http, "GET", url, with_money(paid.token)), paid.node_url)
+        if not refund.tokens():
+            raise NodeUnavailable(f"{url} answers without a token")
         return await self._take_in(paid.id, refund.tokens(), refund.fee_msats)
 
     async def _settle(self, payment_id: str, node_url: str, token: str) -> Settled:

@@ -116,10 +116,12 @@ async def test_change_that_is_not_in_the_stream_is_fetched_by_the_requests_id(
         assert buyer.payments.open_count() == 0
 
 
+@pytest.mark.parametrize("change", [(404, b""), (401, b"{}"), (500, b"no"), (200, b"{}"), (200, b"junk")])
 async def test_a_node_that_knows_the_bearer_way_alone_is_asked_for_a_refund(
-    buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
+    buyer: RouterClient, cheat: Cheat, mint_url: str, locked: None, change: tuple[int, bytes]
 ) -> None:
     till = Till(cheat, mint_url, silently)
+    cheat.change = lambda _: web.Response(status=change[0], body=change[1])
     cheat.refund = lambda _: web.json_response({"token": till.change, "fee_msats": 3})
     answer = await buyer.chat(BODY)
     assert answer.verified, answer.problem
