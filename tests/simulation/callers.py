@@ -262,7 +262,8 @@ class Caller:
 
     async def refund(self, balance: Balance) -> str:
         """Ask for what is left; the answer may be one that was given before."""
-        certain, due = balance.certain, balance.refundable
+        due = balance.refundable
+        certain = balance.certain and due <= self.world.most_of_one_unit_msat()
         balance.refund_lost = True
         with balance.exchange():
             before = balance.begun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from relays.money import MSAT_PER_SAT
-from router_client.ecash.token import MSAT_PER_UNIT, decode, token_hash
+from router_client.ecash.token import decode, token_hash
 from tests.simulation.callers import Caller
 from tests.simulation.oracle import Balance, check, is_taken, possible_sums, worth_msat
 from tests.simulation.world import MINT_URL, World
@@ -113,11 +113,6 @@ async def check_sums(world: World, callers: list[Caller]) -> None:
         check(held + afoot == books.outstanding, f"{held} + {afoot} {unit} are somewhere, {books.outstanding} are out")
 
 
-def worth_of(world: World, unit: str) -> int:
-    """What the node's coins of a unit are worth, in msat."""
-    return world.node.wallet.balances().get((MINT_URL, unit), 0) * MSAT_PER_UNIT[unit]
-
-
 async def pay_all_out(world: World, callers: list[Caller]) -> None:
     """Everybody takes everything back; what remains is less than a coin, or than its fee."""
     for caller in callers:
@@ -131,11 +126,7 @@ async def pay_all_out(world: World, callers: list[Caller]) -> None:
                     await caller.purse.redeem(text)
                 if not told.startswith(f"refund {balance.name} 200"):
                     break
-            # A refund comes out of the coins of one unit: where those of no unit suffice, it waits for others' money.
-            most = max((worth_of(world, unit) for unit in MSAT_PER_UNIT), default=0)
-            stuck = min(balance.refundable, most)
-            check(
-                stuck < 2 * MSAT_PER_SAT or most < balance.refundable,
-                f"{stuck} msat of {balance.name} are stuck: {told}",
-            )
+            stuck = balance.refundable
+            enough = stuck <= world.most_of_one_unit_msat()
+            check(stuck < 2 * MSAT_PER_SAT or not enough, f"{stuck} msat of {balance.name} are stuck: {told}")
     await check_sums(world, callers)

@@ -31,7 +31,7 @@ from node.ledger.schema import migrate_sqlite
 from node.node import Node
 from router_client.ecash.wallet import Wallet
 from tests.simulation.machine import Disk, Fault, Machine
-from tests.simulation.mint import Mint
+from tests.simulation.mint import MSAT_PER_UNIT, Mint
 from tests.simulation.mint_http import MintTransport
 from tests.simulation.upstream import ScriptedUpstream
 from tests.simulation.virtual import now
@@ -199,6 +199,11 @@ class World:
         if machine.dead:
             raise Lost
         return working.result()
+
+    def most_of_one_unit_msat(self) -> int:
+        """A refund is made of coins of one unit: it can be no larger than this."""
+        worth = (amount * MSAT_PER_UNIT[unit] for (_, unit), amount in self.node.wallet.balances().items())
+        return max(worth, default=0)
 
     async def wallet(self, name: str) -> Wallet:
         """A caller's wallet, at the same mint, on a machine that does not fail."""
