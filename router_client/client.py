@@ -38,7 +38,7 @@ from router_client.errors import (
     WalletError,
 )
 from router_client.fetch import check_plain, plain
-from router_client.nodeapi import error_of, with_money
+from router_client.nodeapi import error_of, said, with_money
 from router_client.payments import Paid, Payments, Settled
 from router_client.selection import Candidate, Choice, Purse, choose
 from router_client.stream import AnswerStream, OnText, ReaderFailed
@@ -224,7 +224,7 @@ class RouterClient:
                 raise NodeError(f"{url} broke off after {len(stream.texts)} pieces of its answer") from error
             raise NodeUnavailable(f"{url} did not answer") from error
         if stream.error is not None:
-            raise (NodeError if stream.texts else NodeUnavailable)(f"{url}: {stream.error[:500]}")
+            raise (NodeError if stream.texts else NodeUnavailable)(f"{url}: {said(stream.error)}")
         if not stream.texts and stream.receipt is None:
             raise NodeUnavailable(f"{url} answered nothing")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from router_client.errors import NodeError, NodeRefused, NodeUnavailable
 from router_client.fetch import FetchFailed, fetch
 
 DEADLINE_S: Final = 60.0
+MAX_WORDS_CHARS: Final = 500
+TOKEN: Final = re.compile(r"cashu[AB][A-Za-z0-9_=+/-]*")
 
 
 async def call(
@@ -44,6 +47,11 @@ def with_money(token: str) -> dict[str, str]:
     return {CASHU_HEADER: token, "Content-Type": "application/json"}
 
 
+def said(words: object) -> str:
+    """A stranger's words for our errors and logs: not many, and without the tokens that it may repeat to us."""
+    return TOKEN.sub("cashu…", str(words)[:MAX_WORDS_CHARS])
+
+
 def error_of(status: int, body: bytes) -> NodeError:
     """A node's error answer: NodeUnavailable where it says nothing of the request, else NodeRefused."""
     try:
@@ -51,7 +59,7 @@ def error_of(status: int, body: bytes) -> NodeError:
     except InvalidJson:
         error = None
     detail = error if isinstance(error, dict) else {}
-    message = str(detail.get("message") or f"HTTP {status}")[:500]
+    message = said(detail.get("message") or f"HTTP {status}")
     if status >= 500 or status < 400 or status == 429:
         return NodeUnavailable(message)
     return NodeRefused(status, str(detail.get("code") or "")[:100], message)

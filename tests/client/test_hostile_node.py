@@ -172,6 +172,25 @@ async def test_a_node_that_serves_nothing_is_paid_nothing(
     assert buyer.wallet.balance_msat() >= 10_000 - 5
 
 
+@pytest.mark.parametrize("status", [200, 404, 500])
+async def test_a_node_that_repeats_the_token_does_not_bring_it_into_errors_and_logs(
+    buyer: RouterClient, cheat: Cheat, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    caplog.set_level("DEBUG")
+    tokens: list[str] = []
+
+    async def repeat(token: str) -> None:
+        tokens.append(token)
+        error = b'{"error":{"message":"bad token ' + token.encode() + b'"}}'
+        cheat.chat = [b"data: " + error + b"\n\n" if status == 200 else error]
+
+    cheat.on_payment, cheat.chat_status = repeat, status
+    with pytest.raises(NoProvider, match="bad token") as raised:
+        await buyer.chat(BODY)
+    assert len(tokens) == 1
+    assert "cashuB" not in str(raised.value) + caplog.text
+
+
 @pytest.mark.parametrize(
     "stream",
     [
