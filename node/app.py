@@ -64,12 +64,18 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
         catalogue = Catalogue(settings)
         unit = settings.primary_mint_unit
-        deposits = Deposits(ledger, wallet, tasks, MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit))
-        cashier = Cashier(wallet, http, allow_local=settings.allow_local_ln_address)
+        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, settings.allow_local_addresses)
+        deposits = Deposits(
+            ledger,
+            wallet,
+            tasks,
+            mint_rule,
+        )
+        cashier = Cashier(wallet, http, allow_local=settings.allow_local_addresses)
         redemptions = Redemptions(ledger, wallet)
-        refunds = Refunds(ledger, wallet, cashier, redemptions, tasks)
+        refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
-        rule = PayoutRule(settings.receive_ln_address, from_sat(settings.minimum_payout))
+        rule = PayoutRule(settings.receive_ln_address, from_sat(settings.minimum_payout), settings.cashu_mints)
         node = Node(
             settings=settings,
             signer=signer,

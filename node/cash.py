@@ -11,7 +11,7 @@ import logging
 from typing import Final
 
 from node.deposits import Deposits, refusal_for
-from node.errors import Refusal
+from node.errors import NodeFault, Refusal
 from node.ledger.ledger import Ledger
 from node.ledger.model import Key, Refund
 from node.quote import Quote
@@ -20,9 +20,9 @@ from relays import payment
 from relays.money import to_sat_ceil
 from router_client.ecash.coins import swap_fee
 from router_client.ecash.request import PaymentRequest, encode_a, locked_to
-from router_client.ecash.token import token_hash
+from router_client.ecash.token import looks_like_token, token_hash
 from router_client.ecash.wallet import Wallet
-from router_client.errors import WalletError
+from router_client.errors import ClientError, WalletError
 
 log = logging.getLogger(__name__)
 
@@ -92,21 +92,22 @@ class Cash:
         """What is left of the token; None when nothing is, or when it takes too long and has to be fetched later."""
         try:
             async with asyncio.timeout(CHANGE_DEADLINE_S):
-                return (await self._refunds.refund(key.account)).refund
-        except (Refusal, TimeoutError) as error:
+                refund = (await self._refunds.refund(key)).refund
+                return refund if refund.token else None  # one to a Lightning address may be under way
+        except (NodeFault, ClientError, TimeoutError) as error:
             if not isinstance(error, Refusal) or error.status >= 500:
                 log.warning("the change of account %d is not ready: %s", key.account, error)
             return None
 
     async def fetch_change(self, request_id: str, token: str) -> Refund:
         """The change of a request, for whoever has the token that paid for it. Raises Refusal 401, 404, 409 or 503."""
-        key = await self._ledger.key_of(token_hash(token)) if token else None
+        key = await self._ledger.key_of(token_hash(token)) if looks_like_token(token) else None
         if key is None:
             raise Refusal(401, payment.UNKNOWN_CREDENTIAL, "send the token that paid, as X-Cashu or as the bearer")
         if await self._ledger.account_of_request(request_id) != key.account:
             raise Refusal(404, payment.NOT_FOUND, "this token did not pay for a request of that id")
         try:
-            return (await self._refunds.refund(key.account)).refund
+            return (await self._refunds.refund(key)).refund
         except Refusal as error:
             if error.code == payment.NOT_REFUNDABLE:
                 raise Refusal(404, payment.NOT_FOUND, "there is no change: nothing is left, or it was spent") from error

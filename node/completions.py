@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from node.errors import Refusal, UpstreamError, UpstreamUnreachable
 from node.ledger.ledger import Ledger
-from node.ledger.model import DuplicateHold, Insufficient, Key, KeyClosed, LimitReached, Posted
+from node.ledger.model import DuplicateHold, Held, HoldOutcome, Insufficient, Key, KeyClosed, LimitReached
 from node.metering import Measured, StreamMeter, usage_of_body
 from node.paid_stream import Outcome, PaidStream, refusal_for
 from node.quote import Quote, upstream_body
@@ -37,11 +37,14 @@ from relays.pricing import cost
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-POST_AGAIN_S: Final = (0.2, 1, 3, 10)
+AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
+"""Pauses between attempts to book a request's end."""
 HOLD_MARGIN_S: Final = 120
 """A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
 
@@ -53,6 +56,9 @@ class Answer(msgspec.Struct, frozen=True):
     receipt: Event
     cost_msat: int
     balance_msat: int
+
+
+Keep = Callable[[Answer], Awaitable[None]]
 
 
 class Completions:
@@ -81,7 +87,7 @@ class Completions:
         )
         try:
             outcome = await asyncio.shield(holding)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, StorageError):
             self._tasks.start(self._void_after(holding, request_id), "void")
             raise
         if isinstance(outcome, Insufficient):
@@ -90,8 +96,11 @@ class Completions:
             raise _beyond(quote, outcome)
         return outcome if isinstance(outcome, DuplicateHold) else None
 
-    async def answer(self, request_id: str, quote: Quote) -> Answer:
-        """Serve a held request that is not a stream. Raises Refusal when the upstream does not deliver: then it is free."""
+    async def answer(self, request_id: str, quote: Quote, keep: Keep | None = None) -> Answer:
+        """Serve a held request that is not a stream; `keep` gets the answer once it is charged, also if the caller has left.
+
+        Raises Refusal when the upstream does not deliver: then it is free.
+        """
         async with self._free_unless_served(request_id):
             reply = await self._upstream.chat(upstream_body(quote))
             try:
@@ -100,8 +109,8 @@ class Completions:
                 reply.close()
             _check_answer(body)
             measured = usage_of_body(body, quote.likely_prompt_tokens)
-        receipt, event = await self._finish(request_id, quote, measured, "complete")
-        return Answer(body, event, receipt.cost_msat, receipt.balance_msat)
+        ending = self._tasks.start(self._end_whole(request_id, quote, body, measured, keep), "post")
+        return await asyncio.shield(ending)
 
     async def open_stream(self, request_id: str, quote: Quote) -> PaidStream:
         """Send a held streaming request and wait for its first bytes; until then a failure is free. Raises Refusal."""
@@ -128,11 +137,23 @@ class Completions:
             async with asyncio.timeout(self._timeout_s):
                 yield
         except BaseException as error:
-            voiding = self._tasks.start(self._ledger.void(request_id), "void")
+            voiding = self._tasks.start(self._void(request_id), "void")
             if isinstance(error, UpstreamError | TimeoutError):
                 await asyncio.shield(voiding)
                 raise refusal_for(error) from error
             raise
+
+    async def _end_whole(
+        self, request_id: str, quote: Quote, body: bytes, measured: Measured, keep: Keep | None
+    ) -> Answer:
+        receipt, event = await self._post(request_id, quote, measured, "complete")
+        answer = Answer(body, event, receipt.cost_msat, receipt.balance_msat)
+        if keep is not None:
+            try:
+                await keep(answer)
+            except StorageError as error:  # it is charged and can be given: only a repetition will miss it
+                log.error("the answer of %s is not kept: %s", request_id, error)
+        return answer
 
     async def _finish(
         self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome
@@ -156,22 +177,28 @@ class Completions:
             cost_msat=min(due_msat, quote.hold_msat),
             balance_msat=0,
         )
-        posted = await self._booked(draft)
+        posted = await self._insist(partial(self._ledger.post, draft), draft.request_id)
         return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
 
-    async def _booked(self, draft: Receipt) -> Posted:
-        """Post what was served. Books that are away for a moment must not make it free: a post may be tried again."""
-        for pause_s in POST_AGAIN_S:
-            try:
-                return await self._ledger.post(draft)
-            except StorageError as error:
-                log.warning("request %s is posted again in %g s: %s", draft.request_id, pause_s, error)
-                await asyncio.sleep(pause_s)
-        return await self._ledger.post(draft)
+    async def _void(self, request_id: str) -> bool:
+        return await self._insist(partial(self._ledger.void, request_id), request_id)
 
-    async def _void_after(self, holding: asyncio.Task[Any], request_id: str) -> None:
+    async def _void_after(self, holding: asyncio.Task[HoldOutcome], request_id: str) -> None:
+        """Free a hold that nobody waits for any more: one that was made, or may have been, but never another's."""
         await asyncio.wait([holding])
-        await self._ledger.void(request_id)
+        unknown = holding.cancelled() or holding.exception() is not None
+        if unknown or isinstance(holding.result(), Held):
+            await self._void(request_id)
+
+    async def _insist(self, end: Callable[[], Awaitable[T]], request_id: str) -> T:
+        """End a hold. Books that are away for a while must neither make free what was served nor keep what was not."""
+        for pause_s in AGAIN_S:
+            try:
+                return await end()
+            except StorageError as error:
+                log.warning("the end of request %s is booked again in %g s: %s", request_id, pause_s, error)
+                await asyncio.sleep(pause_s)
+        return await end()
 
 
 async def _up_to_the_first_choice(chunks: AsyncIterator[bytes]) -> bytes:

@@ -125,9 +125,9 @@ class Settings(StorageSettings):
         "", description="Lightning address that the node's earnings are paid out to", examples=["you@example.com"]
     )
     minimum_payout: int = Field(1000, ge=1, description="Sats of earnings from which on a payout is made")
-    allow_local_ln_address: bool = Field(
+    allow_local_addresses: bool = Field(
         default=False,
-        description="Let Lightning addresses be on this machine or in its network, for play networks alone",
+        description="Let Lightning addresses and foreign mints be on this machine: for play networks alone",
     )
 
     # Prices: outright in sats, or from USD list prices

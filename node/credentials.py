@@ -6,6 +6,7 @@ from node.deposits import Deposits
 from node.errors import Refusal
 from node.ledger.ledger import Ledger
 from node.ledger.model import Key
+from node.refunds import check_owner
 from relays import payment
 from router_client.ecash.token import looks_like_token, token_hash
 
@@ -41,10 +42,7 @@ class Credentials:
     async def owner(self, authorization: str | None) -> Key:
         """The same, for what only an account's owner may do. Raises Refusal 403 for a key that another key made."""
         key = await self.key(authorization)
-        if key.parent is not None:
-            raise Refusal(
-                403, payment.NOT_ALLOWED, "this key only spends: ask whoever made it, who can move the account's money"
-            )
+        check_owner(key)
         return key
 
 

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import secrets
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,11 +28,15 @@ from node.tasks import Tasks
 from relays import payment
 from relays.money import Msat
 from router_client.ecash import token as token_codec
+from router_client.ecash.outcomes import Received
 from router_client.ecash.token import Token, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
+    AddressUnavailable,
     ClientError,
+    FeeTooHigh,
     ForeignMint,
+    InsufficientFunds,
     MintMisbehaved,
     MintUnavailable,
     PaymentFailed,
@@ -41,6 +46,7 @@ from router_client.errors import (
     WalletError,
     WrongUnit,
 )
+from router_client.lnurl import check_reachable
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +74,12 @@ class Credited(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What of a token came into the wallet, what mints took, and what is left over from its way to the primary mint."""
+    """What of a token came into the wallet, where, and what it cost."""
 
+    mint: str
+    unit: str
     amount_msat: int
     fee_msat: int
-    left_msat: int = 0
 
 
 class MintRule(msgspec.Struct, frozen=True):
@@ -81,6 +88,8 @@ class MintRule(msgspec.Struct, frozen=True):
     mints: tuple[str, ...]
     swap_foreign: bool = False
     primary_unit: str = "sat"
+    allow_local: bool = False
+    """Whether foreign mints may be on this machine: for play networks."""
 
 
 def new_key(text: str = "") -> NewKey:
@@ -115,6 +124,8 @@ class Deposits:
         """Read a token and check what can be checked without the mint. Raises Refusal."""
         try:
             token = token_codec.decode(text)
+            if token.mint not in self._rule.mints and not _is_plain(token.mint):
+                raise ForeignMint("the token's mint has a URL that is not a plain one")
             if token.mint not in self._rule.mints and not self._rule.swap_foreign:
                 taken = ", ".join(self._rule.mints)
                 raise ForeignMint(f"this node takes ecash of {taken}, not of {token.mint[:200]}")
@@ -140,7 +151,7 @@ class Deposits:
         exchanging = self._wallet.outcome(f"{_exchanging(deposit.id)}:in")
         if outcome is not None and outcome.state == "done":
             received = await self._wallet.resume(outcome)
-            await self._book(deposit.id, Taken(received.amount_msat, received.fee_msat), None)
+            await self._book(deposit.id, _taken(received), None)
             return True
         if exchanging is not None and exchanging.state != "failed":
             token = Token(exchanging.mint, exchanging.unit, exchanging.journal.inputs)
@@ -204,14 +215,18 @@ class Deposits:
         try:
             taken = await self._take(token, name)
         except WalletError as error:
-            if not isinstance(error, MintUnavailable | PaymentFailed):
+            if not self._may_go_on(name):
                 await self._ledger.fail_deposit(name, str(error))
             raise refusal_for(error) from error
         return await self._book(name, taken, key)
 
     def _was_asked(self, name: str) -> bool:
-        steps = (_accepting(name), _swapping(name), f"{_exchanging(name)}:in")
-        return any(self._wallet.outcome(step) is not None for step in steps)
+        return any(self._wallet.outcome(step) is not None for step in _steps(name))
+
+    def _may_go_on(self, name: str) -> bool:
+        """Whether the wallet has taken the token's coins, or may yet: then the deposit is open, whatever the error was."""
+        outcomes = [self._wallet.outcome(step) for step in _steps(name)]
+        return any(outcome is not None and outcome.state != "failed" for outcome in outcomes)
 
     async def _take(self, token: Token, name: str) -> Taken:
         """The coins in the wallet. Raises WalletError; after MintUnavailable and PaymentFailed it can go on."""
@@ -220,26 +235,27 @@ class Deposits:
         if self._wallet.is_locked_here(token) and self._wallet.outcome(_swapping(name)) is None:
             try:
                 accepted = await self._wallet.accept_locked(token, _accepting(name))
-                return Taken(accepted.amount_msat, accepted.fee_msat)
+                return _taken(accepted)
             except TokenRefused as error:
                 log.info("a locked token is swapped at its mint: %s", error)
         received = await self._wallet.receive(token, _swapping(name))
-        return Taken(received.amount_msat, received.fee_msat)
+        return _taken(received)
 
     async def _exchange(self, token: Token, name: str) -> Taken:
+        """To the primary mint. What stays abroad is the word of a mint that nobody here trusts: it is not in the books."""
+        await check_reachable(token.mint, self._rule.allow_local)
         done = await self._wallet.exchange(token, self._rule.mints[0], self._rule.primary_unit, _exchanging(name))
-        return Taken(done.amount_msat, done.fee_msat + done.left_msat, done.left_msat)
+        return Taken(done.mint, done.unit, done.amount_msat, done.fee_msat + done.left_msat)
 
     async def _book(self, name: str, taken: Taken, key: NewKey | None) -> Credited:
         account = await self._ledger.credit_deposit(
             name,
             taken.amount_msat,
             taken.fee_msat,
+            source=(taken.mint, taken.unit),
             key_hash=None if key is None else key.hash,
             hint="token" if key is None else key.hint,
         )
-        if taken.left_msat:
-            await self._ledger.book_redemption(f"left:{name}", taken.left_msat, 0)
         return Credited(account, Msat(taken.amount_msat), Msat(taken.fee_msat))
 
 
@@ -256,6 +272,10 @@ def refusal_for(error: WalletError) -> Refusal:
             return Refusal(409, payment.TOKEN_SPENT, "this token was spent before", headers={"x-should-retry": "false"})
         case TokenRefused():
             return Refusal(400, payment.REFUSED_TOKEN, f"{error}; nothing was redeemed")
+        case AddressUnavailable():
+            return Refusal(
+                400, payment.FOREIGN_MINT, "the token's mint cannot be reached from here; nothing was redeemed"
+            )
         case PaymentFailed():
             log.warning("deposit waits: %s", error)
             return Refusal(
@@ -264,7 +284,7 @@ def refusal_for(error: WalletError) -> Refusal:
                 "no way over Lightning to this node's mint was found: send the same token again later; it is credited once",
                 headers={"retry-after": "60"},
             )
-        case MintUnavailable() | MintMisbehaved():
+        case MintUnavailable() | MintMisbehaved() | InsufficientFunds() | FeeTooHigh():
             log.warning("deposit waits: %s", error)
             return Refusal(
                 503,
@@ -276,6 +296,16 @@ def refusal_for(error: WalletError) -> Refusal:
             raise error
 
 
+def _taken(received: Received) -> Taken:
+    return Taken(received.mint, received.unit, received.amount_msat, received.fee_msat)
+
+
+def _is_plain(url: str) -> bool:
+    """Whether a stranger's URL is scheme, host and path alone, so that what is put after it stays a path."""
+    parts = urlsplit(url)
+    return not (parts.query or parts.fragment or parts.username or "?" in url or "#" in url)
+
+
 def _redeemed_before(deposit: Deposit) -> Refusal:
     hint = "it names its balance: use it as the bearer" if deposit.purpose == "open" else "it topped up a balance"
     return Refusal(
@@ -284,6 +314,10 @@ def _redeemed_before(deposit: Deposit) -> Refusal:
 
 
 # Steps in the wallet's journal, by what is done with the token.
+
+
+def _steps(deposit_id: str) -> tuple[str, ...]:
+    return _accepting(deposit_id), _swapping(deposit_id), f"{_exchanging(deposit_id)}:in"
 
 
 def _accepting(deposit_id: str) -> str:

@@ -7,8 +7,8 @@ Boundaries, each committed before the next begins:
     3. wallet   the coins, once the invoice is paid
     4. ledger   one credit
 
-The key that an invoice pays for is made from the node's own secret and the invoice's id, so that it can be told again until
-it is first used, and is stored nowhere.
+The key that an invoice pays for is made from the node's own secret and the invoice's name in the books, so that it can be
+told again until it is first used, and is stored nowhere. The id that the caller is told is stored as its hash.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from router_client.errors import ClientError, MintUnavailable, WalletError
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "inv_"
+MOST_OPEN: Final = 500
+"""Anyone may ask for invoices, and each that waits is looked at every few seconds."""
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -68,7 +70,15 @@ class Invoices:
         """An invoice for a new account, or to top one up. Raises Refusal 400, or 503 when the mint is away."""
         if not 0 < amount_sats <= MAX_MSAT // MSAT_PER_SAT:
             raise Refusal(400, payment.INVALID_REQUEST, "'amount_sats' is a whole number of sats from 1")
-        id_ = f"{PREFIX}{secrets.token_hex(16)}"
+        if len([deposit for deposit in await self._ledger.open_deposits() if _is_invoice(deposit)]) >= MOST_OPEN:
+            raise Refusal(
+                429,
+                payment.RATE_LIMITED,
+                "too many invoices of this node wait to be paid: try again later",
+                headers={"retry-after": "60"},
+            )
+        told = f"{PREFIX}{secrets.token_hex(16)}"
+        id_ = _kept_as(told)
         amount_msat = amount_sats * MSAT_PER_SAT
         try:
             invoice = await self._wallet.invoice(amount_msat // MSAT_PER_UNIT[self._unit], self._mint, self._unit, id_)
@@ -91,14 +101,16 @@ class Invoices:
             )
         )
         read = read_invoice(invoice.bolt11)
-        return Offered(id_, invoice.bolt11, read.payment_hash, read.expires_at)
+        return Offered(told, invoice.bolt11, read.payment_hash, read.expires_at)
 
-    async def status(self, id_: str) -> Status:
+    async def status(self, told: str) -> Status:
         """Where it stands, as of now. Raises Refusal 404, or 503 when the mint is away."""
-        deposit = await self._ledger.deposit(id_) if id_.startswith(PREFIX) else None
+        id_ = _kept_as(told)
+        deposit = await self._ledger.deposit(id_) if told.startswith(PREFIX) else None
         if deposit is None:
             raise not_found("there is no invoice of that id")
-        if deposit.state == "open":
+        # Another process's invoice is in its wallet: its own watch credits it.
+        if deposit.state == "open" and self._ledger.is_mine(deposit.instance):
             try:
                 await self._look(deposit)
             except MintUnavailable as error:
@@ -111,13 +123,14 @@ class Invoices:
     async def watch(self) -> int:
         """Credit every invoice that was paid; returns how many were. The job behind: nobody has to ask."""
         credited = 0
+        silent: set[str] = set()
         for deposit in await self._ledger.open_deposits():
-            if deposit.id.startswith(PREFIX):
+            if _is_invoice(deposit) and deposit.mint not in silent:
                 try:
                     credited += await self._look(deposit)
                 except MintUnavailable as error:
-                    log.warning("invoices wait: %s", error)
-                    break
+                    log.warning("invoices of %s wait: %s", deposit.mint, error)
+                    silent.add(deposit.mint)
                 except (NodeFault, ClientError) as error:  # one invoice's trouble is not the others'
                     log.error("invoice %s waits: %s", deposit.id, error)
         return credited
@@ -144,6 +157,15 @@ class Invoices:
         if deposit.purpose == "open" and await self._ledger.key_of(deposit.id) is not None:
             return self._key(deposit.id).text
         return None
+
+
+def _is_invoice(deposit: Deposit) -> bool:
+    return deposit.id.startswith(PREFIX)
+
+
+def _kept_as(told: str) -> str:
+    """What an invoice is called in the books: who reads those cannot ask for its key."""
+    return PREFIX + hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _mint_away() -> Refusal:

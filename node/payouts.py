@@ -35,6 +35,8 @@ class PayoutRule(msgspec.Struct, frozen=True):
 
     address: str
     threshold_msat: Msat
+    mints: tuple[str, ...]
+    """Whose coins are paid out."""
 
 
 class Payouts:
@@ -112,5 +114,6 @@ class Payouts:
         own = {
             source: to_msat(amount, source[1]) - owed.get(source, 0)
             for source, amount in self._wallet.balances().items()
+            if source[0] in self._rule.mints
         }
         return max(own.items(), key=lambda item: (item[1], item[0])) if own else None

@@ -23,15 +23,16 @@ import msgspec
 
 from node.errors import NodeFault, Refusal
 from node.ledger.ledger import Ledger
-from node.ledger.model import Refund
+from node.ledger.model import Key, Refund
 from node.lightning import Cashier
 from node.redemptions import Redemptions
 from node.tasks import Tasks
 from relays import payment
 from relays.money import Msat
-from router_client.ecash.token import MSAT_PER_UNIT
+from router_client.ecash.token import MSAT_PER_UNIT, to_msat
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, InsufficientFunds, MintUnavailable, WalletError
+from router_client.lnurl import looks_like_address
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +51,32 @@ class Refunds:
     """Pays balances out."""
 
     def __init__(
-        self, ledger: Ledger, wallet: Wallet, cashier: Cashier, redemptions: Redemptions, tasks: Tasks
+        self,
+        ledger: Ledger,
+        wallet: Wallet,
+        cashier: Cashier,
+        redemptions: Redemptions,
+        tasks: Tasks,
+        mints: tuple[str, ...],
     ) -> None:
         self._ledger = ledger
         self._wallet = wallet
         self._cashier = cashier
         self._redemptions = redemptions
         self._tasks = tasks
+        self._mints = mints
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
-    async def refund(self, account: int, recipient: str = "", received: str = "") -> Answer:
-        """The whole refundable balance, as a token or to the Lightning address `recipient`.
+    async def refund(self, key: Key, recipient: str = "", received: str = "") -> Answer:
+        """The whole refundable balance of the key's account, as a token or to the Lightning address `recipient`.
 
-        `received` names an earlier refund that has arrived. Raises Refusal: 400 no address, 403 nothing to refund, 409
-        requests hold the balance, 502 the address does not take it, 503 mint away: ask again.
+        `received` names an earlier refund that has arrived. Raises Refusal: 400 no address, 403 nothing to refund or not the
+        account's owner, 409 requests hold the balance, 502 the address does not take it, 503 mint away: ask again.
         """
+        check_owner(key)
+        if recipient and not looks_like_address(recipient):
+            raise Refusal(400, payment.INVALID_REQUEST, "not a Lightning address: expected name@domain")
+        account = key.account
         work = self._one_at_a_time(account, recipient, received)
         return await asyncio.shield(self._tasks.start(work, "refund"))
 
@@ -116,14 +128,14 @@ class Refunds:
         raise await self._nothing(account, begun.available_msat)
 
     async def _wish(self, account: int, recipient: str) -> Refund:
-        mint, unit = await self._source(account)
+        mint, unit, most_msat = await self._source(account)
         return Refund(
             id=f"refund_{secrets.token_hex(12)}",
             account=account,
             state="open",
             mint=mint,
             unit=unit,
-            amount_msat=0,
+            amount_msat=most_msat,
             fee_msat=0,
             token="",
             recipient=recipient,
@@ -168,13 +180,7 @@ class Refunds:
 
     async def _send(self, refund: Refund) -> Refund:
         amount = refund.amount_msat // MSAT_PER_UNIT[refund.unit]
-        try:
-            sent = await self._wallet.send(amount, refund.mint, refund.unit, refund.id, fees="inside")
-        except InsufficientFunds:
-            # What came in locked may not be redeemed yet.
-            if not await self._redemptions.run():
-                raise
-            sent = await self._wallet.send(amount, refund.mint, refund.unit, refund.id, fees="inside")
+        sent = await self._wallet.send(amount, refund.mint, refund.unit, refund.id, fees="inside")
         return await self._ledger.finish_refund(refund.id, token=sent.token, fee_msat=sent.fee_msat)
 
     async def _pay(self, refund: Refund) -> Refund:
@@ -191,19 +197,35 @@ class Refunds:
             return Refusal(403, payment.NOT_REFUNDABLE, "the balance is less than the mint's fee")
         return _ask_again("the refund could not be made; the balance is as it was: try again later")
 
-    async def _source(self, account: int) -> tuple[str, str]:
-        """Where the refund comes from: the mint and unit of the latest deposit, or another that holds enough."""
+    async def _source(self, account: int) -> tuple[str, str, int]:
+        """Where the refund comes from, and how much of it at most: the mint and unit of the latest deposit as far as they hold
+        it, or where they hold nothing, those that hold most. The rest is the next refund's."""
         preferred = await self._ledger.refund_source(account)
         if preferred is None:
             raise Refusal(403, payment.NOT_REFUNDABLE, "there is nothing to refund: granted credit is not paid out")
         wanted_msat = (await self._ledger.account(account)).refundable_msat
-        if self._wallet.locked_msat():
-            return preferred
+        held = self._held()
+        if held.get(preferred, 0) < wanted_msat and self._wallet.locked_msat() and await self._redemptions.run():
+            held = self._held()  # what came in locked is redeemed when it is needed
+        if held.get(preferred, 0) or not held:
+            return *preferred, held.get(preferred, wanted_msat)
+        best = max(held, key=lambda source: held[source])
+        return *best, held[best]
+
+    def _held(self) -> dict[tuple[str, str], int]:
+        """Coins that refunds can be made of, in msat by (mint, unit)."""
         balances = self._wallet.balances()
-        for (mint, unit), amount in sorted(balances.items(), key=lambda item: item[0] != preferred):
-            if amount * MSAT_PER_UNIT[unit] >= wanted_msat:
-                return mint, unit
-        return preferred
+        return {source: to_msat(amount, source[1]) for source, amount in balances.items() if source[0] in self._mints}
+
+
+def check_owner(key: Key) -> None:
+    """Raise Refusal 403 unless the key may move its account's money: neither made by another key, nor closed."""
+    if key.revoked:
+        raise Refusal(403, payment.UNKNOWN_CREDENTIAL, "this key was revoked: ask who gave it to you")
+    if key.parent is not None:
+        raise Refusal(
+            403, payment.NOT_ALLOWED, "this key only spends: ask whoever made it, who can move the account's money"
+        )
 
 
 def _ask_again(message: str) -> Refusal:

@@ -84,7 +84,7 @@ def _with_amount(callback: str, amount_msat: int) -> str:
 
 
 async def _ask(url: str, http: httpx.AsyncClient, allow_local: bool) -> _Answer:
-    await _check_reachable(url, allow_local)
+    await check_reachable(url, allow_local)
     try:
         reply = await fetch(http, "GET", url, deadline_s=DEADLINE_S)
         answer = from_json(reply.body, _Answer)
@@ -95,8 +95,8 @@ async def _ask(url: str, http: httpx.AsyncClient, allow_local: bool) -> _Answer:
     return answer
 
 
-async def _check_reachable(url: str, allow_local: bool) -> None:
-    """Raise AddressUnavailable unless the URL leads out of our own network, by a way that nobody can read."""
+async def check_reachable(url: str, allow_local: bool) -> None:
+    """Raise AddressUnavailable unless a stranger's URL leads out of our own network, by a way that nobody can read."""
     try:
         parts = httpx.URL(url)
         host = parts.host

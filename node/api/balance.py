@@ -94,9 +94,10 @@ def balance_routes(node: Node) -> list[Router]:
         """The bearer's unused money, as a token or to a Lightning address. Asked again, it answers the same; `earlier` has
         tokens of before that were neither spent nor said to be `received`."""
         wish = data or RefundWish()
-        id_ = (await node.credentials.owner(request.headers.get("authorization"))).account
+        key = await node.credentials.owner(request.headers.get("authorization"))
+        id_ = key.account
         recipient = wish.recipient or (await node.ledger.account(id_)).refund_address
-        answer = await node.refunds.refund(id_, recipient, wish.received or "")
+        answer = await node.refunds.refund(key, recipient, wish.received or "")
         refunded = answer.refund
         account = await node.ledger.account(id_)
         earlier = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import msgspec
@@ -11,14 +12,17 @@ from litestar.types import Receive, Scope, Send
 
 from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
+from node.completions import Answer
 from node.credentials import bearer
 from node.errors import Refusal
-from node.ledger.model import Key
+from node.ledger.model import Key, Refund
 from node.node import Node
 from node.quote import Quote, quote_chat
 from node.replay import MAX_ATTEMPTS, Kept, NamedRequest
 from relays import payment, receipt
 
+LONG_BODY_BYTES: Final = 128 * 1024
+"""What is longer is read beside the loop, in which others are served."""
 NO_CHANGE_FOR: Final = (payment.REQUEST_RUNNING, payment.REQUEST_DONE, payment.IDEMPOTENCY_MISMATCH)
 """Answers about an earlier request of the same name, which has the money."""
 
@@ -46,7 +50,10 @@ def chat_route(node: Node) -> ASGIRouteHandler:
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
             body = await read_body(headers, receive, node.settings.max_body_bytes)
-            quote = quote_chat(body, node.catalogue)
+            if len(body) > LONG_BODY_BYTES:
+                quote = await asyncio.to_thread(quote_chat, body, node.catalogue)
+            else:
+                quote = quote_chat(body, node.catalogue)
             await while_connected(receive, _serve(node, reply, _Call(headers, body, quote)))
         except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return
@@ -78,7 +85,8 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
     try:
         kept = await _hold(node, reply, key, call.quote, named)
         if kept is not None:
-            await reply.replay(kept)
+            change = await node.cash.change(key) if token and not kept.is_stream else None
+            await reply.replay(kept, _change_headers(change))
         elif call.quote.stream:
             await _serve_stream(node, reply, call.quote, named, key if token else None)
         else:
@@ -106,16 +114,15 @@ async def _hold(node: Node, reply: Reply, key: Key, quote: Quote, named: NamedRe
 
 
 async def _serve_whole(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
-    answer = await node.completions.answer(reply.request_id, quote)
-    headers = {
-        payment.COST_HEADER: str(answer.cost_msat),
-        payment.BALANCE_HEADER: str(answer.balance_msat),
-        payment.RECEIPT_HEADER: receipt.to_header(answer.receipt),
-    }
-    if payer is not None and (change := await node.cash.change(payer)) is not None:
-        headers[payment.CASHU_HEADER] = change.token
-    if named is not None:
-        await node.replays.keep(named, reply.request_id, Kept(list(headers.items()), answer.body, is_stream=False))
+    async def keep(answer: Answer) -> None:
+        if named is not None:
+            kept = Kept(list(_paid_headers(answer).items()), answer.body, is_stream=False)
+            await node.replays.keep(named, reply.request_id, kept)
+
+    answer = await node.completions.answer(reply.request_id, quote, keep)
+    headers = _paid_headers(answer)
+    if payer is not None:
+        headers |= _change_headers(await node.cash.change(payer))
     await reply.whole(200, answer.body, headers)
 
 
@@ -125,8 +132,10 @@ async def _serve_stream(node: Node, reply: Reply, quote: Quote, named: NamedRequ
         if payer is None:
             return b""
         made = await node.cash.change(payer)
-        where = f": change at /v1/change/{reply.request_id}"
-        return f"{payment.CHANGE_SSE_PREFIX}{made.token}\n\n".encode() if made else f"{where}\n\n".encode()
+        if made is None:
+            return f": change at /v1/change/{reply.request_id}\n\n".encode()
+        fee = f": {payment.CHANGE_FEE_HEADER} {made.fee_msat}\n\n"
+        return f"{fee}{payment.CHANGE_SSE_PREFIX}{made.token}\n\n".encode()
 
     stream = await node.completions.open_stream(reply.request_id, quote)
     if named is not None:
@@ -147,8 +156,22 @@ async def _with_change(node: Node, key: Key, refusal: Refusal) -> Refusal:
         refusal.code,
         f"{refusal.message}; what you paid is in X-Cashu",
         details=refusal.details,
-        headers={**refusal.headers, payment.CASHU_HEADER: change.token},
+        headers={**refusal.headers, **_change_headers(change)},
     )
+
+
+def _paid_headers(answer: Answer) -> dict[str, str]:
+    return {
+        payment.COST_HEADER: str(answer.cost_msat),
+        payment.BALANCE_HEADER: str(answer.balance_msat),
+        payment.RECEIPT_HEADER: receipt.to_header(answer.receipt),
+    }
+
+
+def _change_headers(change: Refund | None) -> dict[str, str]:
+    if change is None:
+        return {}
+    return {payment.CASHU_HEADER: change.token, payment.CHANGE_FEE_HEADER: str(change.fee_msat)}
 
 
 def _payment_required(quote: Quote) -> Refusal:

@@ -19,6 +19,7 @@ from relays.money import MAX_MSAT
 MAX_CHILDREN = 1000
 MAX_MODELS = 100
 MAX_NAME_CHARS = 100
+MAX_ID = 2**63 - 1
 
 
 class InvoiceWish(msgspec.Struct):
@@ -97,7 +98,7 @@ def _key_routes(node: Node) -> list[BaseRouteHandler]:
         """A key that spends from the bearer's account within limits of its own. It is shown this once."""
         parent = await owner(request)
         limits = _limits(data)
-        if len(await node.ledger.children(parent.id)) >= MAX_CHILDREN:
+        if len([key for key in await node.ledger.children(parent.id) if not key.revoked]) >= MAX_CHILDREN:
             raise Refusal(403, payment.NOT_ALLOWED, f"an account has at most {MAX_CHILDREN} such keys: revoke some")
         made = new_key()
         id_ = await node.ledger.create_child(parent, made.hash, made.hint, data.name[:MAX_NAME_CHARS], limits)
@@ -112,7 +113,8 @@ def _key_routes(node: Node) -> list[BaseRouteHandler]:
     @delete("/{key_id:int}", status_code=200)
     async def revoke(request: Request[Any, Any, Any], key_id: FromPath[int]) -> dict[str, Any]:
         """Close a key for good. What it has on hold is still charged."""
-        if not await node.ledger.revoke_key(key_id, parent=(await owner(request)).id):
+        parent = await owner(request)
+        if key_id > MAX_ID or not await node.ledger.revoke_key(key_id, parent=parent.id):
             raise not_found("this key did not make a key of that id")
         return {"id": key_id, "revoked": True}
 
@@ -145,6 +147,8 @@ def _limits(wish: KeyWish) -> Limits:
         value = getattr(wish, name)
         if value is not None and not 0 <= value <= MAX_MSAT:
             raise Refusal(400, payment.INVALID_REQUEST, f"'{name}' is a whole number from 0")
+    if "\0" in wish.name + "".join(wish.models or ()):
+        raise Refusal(400, payment.INVALID_REQUEST, "a name holds no NUL")
     if wish.models is not None and len(wish.models) > MAX_MODELS:
         raise Refusal(400, payment.INVALID_REQUEST, f"'models' names at most {MAX_MODELS}")
     return Limits(

@@ -68,9 +68,9 @@ class Reply:
         async with asyncio.timeout(LAST_WRITE_S):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def replay(self, kept: Kept) -> None:
-        """An answer that was given before."""
-        headers = {**dict(kept.headers), payment.REPLAYED_HEADER: "true"}
+    async def replay(self, kept: Kept, more: Mapping[str, str]) -> None:
+        """An answer that was given before, with more headers of today."""
+        headers = {**dict(kept.headers), payment.REPLAYED_HEADER: "true", **more}
         if not kept.is_stream:
             await self.whole(200, kept.body, headers)
             return

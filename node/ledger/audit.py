@@ -43,21 +43,53 @@ _LAWS = {
         "WHERE (parent IS NOT NULL OR spend_limit_msat IS NOT NULL OR daily_limit_msat IS NOT NULL) "
         "AND (spent_msat != COALESCE(h.spent, 0) OR held_msat != COALESCE(h.held, 0))"
     ),
-    "a posted request was charged what its hold says": (
+    "a posted request was charged what its hold says, any other nothing": (
         "SELECT COUNT(*) FROM holds LEFT JOIN transfers ON kind = 'charge' AND reference = holds.id "
-        "WHERE purpose = 'request' AND state = 'posted' AND posted_msat != COALESCE(transfers.amount_msat, 0)"
+        "WHERE purpose = 'request' AND (posted_msat != COALESCE(transfers.amount_msat, 0) "
+        "OR (state != 'posted' AND posted_msat != 0))"
     ),
-    "only posted holds were charged": (
+    "a charge is of the account that held it, for the node": (
         "SELECT COUNT(*) FROM transfers LEFT JOIN holds ON holds.id = reference AND state = 'posted' "
-        "WHERE kind IN ('charge', 'refund', 'payout') AND holds.id IS NULL"
+        "AND purpose = 'request' AND account = debit "
+        f"WHERE kind = 'charge' AND (holds.id IS NULL OR credit != {EARNINGS})"
+    ),
+    "a deposit is of a mint, for the account that its row names": (
+        "SELECT COUNT(*) FROM transfers LEFT JOIN deposits ON deposits.id = reference AND state = 'credited' "
+        "AND account = credit AND deposits.amount_msat = transfers.amount_msat "
+        f"WHERE kind = 'deposit' AND (deposits.id IS NULL OR debit != {MINTS})"
     ),
     "a credited deposit was booked": (
         "SELECT COUNT(*) FROM deposits LEFT JOIN transfers ON kind = 'deposit' AND reference = deposits.id "
-        "WHERE state = 'credited' AND deposits.amount_msat != COALESCE(transfers.amount_msat, 0)"
+        "WHERE state = 'credited' AND transfers.id IS NULL"
+    ),
+    "a refund is of the account that its row names, and left": (
+        "SELECT COUNT(*) FROM transfers LEFT JOIN refunds ON refunds.id = reference AND state = 'done' "
+        "AND account = debit AND refunds.amount_msat = transfers.amount_msat "
+        f"WHERE kind = 'refund' AND (refunds.id IS NULL OR credit != {MINTS})"
     ),
     "a refund that is done was booked": (
         "SELECT COUNT(*) FROM refunds LEFT JOIN transfers ON kind = 'refund' AND reference = refunds.id "
-        "WHERE state = 'done' AND refunds.amount_msat != COALESCE(transfers.amount_msat, 0)"
+        "WHERE state = 'done' AND transfers.id IS NULL"
+    ),
+    "a payout is of earnings, as its row says": (
+        "SELECT COUNT(*) FROM transfers LEFT JOIN payouts ON payouts.id = reference AND state = 'done' "
+        "AND payouts.amount_msat = transfers.amount_msat "
+        f"WHERE kind = 'payout' AND (payouts.id IS NULL OR debit != {EARNINGS} OR credit != {MINTS})"
+    ),
+    "a payout that is done was booked": (
+        "SELECT COUNT(*) FROM payouts LEFT JOIN transfers ON kind = 'payout' AND reference = payouts.id "
+        "WHERE state = 'done' AND transfers.id IS NULL"
+    ),
+    "what leaves is held to its end": (
+        "SELECT COUNT(*) FROM holds WHERE purpose IN ('refund', 'payout') AND state != 'posted' "
+        "AND EXISTS (SELECT 1 FROM transfers WHERE transfers.kind IN ('refund', 'payout') AND reference = holds.id)"
+    ),
+    "grants, savings and losses are between the accounts that they are for": (
+        "SELECT COUNT(*) FROM transfers LEFT JOIN accounts ON accounts.id = credit WHERE "
+        f"(transfers.kind = 'grant' AND (debit != {GRANTS} OR accounts.kind != 'key')) "
+        f"OR (transfers.kind = 'saving' AND (debit != {MINTS} OR credit != {EARNINGS})) "
+        f"OR (transfers.kind = 'loss' AND (debit != {LOSSES} OR credit != {MINTS})) "
+        "OR transfers.kind NOT IN ('grant', 'saving', 'loss', 'deposit', 'charge', 'refund', 'payout')"
     ),
     "a refund or payout that is open holds its amount": (
         "SELECT COUNT(*) FROM (SELECT id, amount_msat FROM refunds WHERE state = 'open' "
@@ -71,7 +103,11 @@ _LAWS = {
     ),
     "every posted request has its receipt": (
         "SELECT COUNT(*) FROM holds LEFT JOIN receipts ON receipts.request_id = holds.id "
+        "AND receipts.account = holds.account "
         "WHERE purpose = 'request' AND state = 'posted' AND receipts.request_id IS NULL"
+    ),
+    "no other has one": (
+        "SELECT COUNT(*) FROM receipts LEFT JOIN holds ON holds.id = request_id AND state = 'posted' WHERE holds.id IS NULL"
     ),
 }
 

@@ -39,9 +39,17 @@ def begin(deposit: Deposit, now: int) -> Steps[Deposit]:
 
 
 def credit(
-    deposit_id: str, *, amount_msat: int, fee_msat: int, key_hash: str | None, hint: str, now: int
+    deposit_id: str,
+    *,
+    amount_msat: int,
+    fee_msat: int,
+    source: tuple[str, str] | None,
+    key_hash: str | None,
+    hint: str,
+    now: int,
 ) -> Steps[int]:
-    """Book what arrived, once, on the deposit's account or on a new one; returns the account.
+    """Book what arrived, once, on the deposit's account or on a new one; returns the account. `source` is the (mint, unit)
+    that it arrived at, if that is another than the token's.
 
     A new account is named by the token, until a key that was made with it is first used.
     """
@@ -65,10 +73,12 @@ def credit(
         )
     yield from book(account, amount_msat, deposit_id, now)
     yield from run(
-        "UPDATE deposits SET state = 'credited', account = ?1, amount_msat = ?2, fee_msat = ?3, reason = '' WHERE id = ?4",
+        "UPDATE deposits SET state = 'credited', account = ?1, amount_msat = ?2, fee_msat = ?3, mint = ?4, unit = ?5, "
+        "reason = '' WHERE id = ?6",
         account,
         amount_msat,
         fee_msat,
+        *(source or (deposit.mint, deposit.unit)),
         deposit_id,
     )
     return account

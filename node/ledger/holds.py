@@ -70,6 +70,8 @@ def orphans(instance: str | None) -> Steps[list[str]]:
 
 def receipt(request_id: str, account: int) -> Steps[Posted | None]:
     """A request's receipt, for the account that paid."""
+    if "\0" in request_id:  # which PostgreSQL takes in no text
+        return None
     row = yield from one(
         "SELECT content, created_at FROM receipts WHERE request_id = ?1 AND account = ?2", request_id, account
     )
@@ -78,6 +80,8 @@ def receipt(request_id: str, account: int) -> Steps[Posted | None]:
 
 def account_of(request_id: str) -> Steps[int | None]:
     """The account that a request was held on."""
+    if "\0" in request_id:
+        return None
     row = yield from one("SELECT account FROM holds WHERE id = ?1 AND purpose = 'request'", request_id)
     return None if row is None else int(row[0])
 

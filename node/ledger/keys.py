@@ -72,9 +72,13 @@ def promoted(key_hash: str) -> Steps[Key | None]:
 
 
 def succeed(key: int, next_hash: str, hint: str) -> Steps[bool]:
-    """Let a new key take this one's place when it is first used; False when there is no such key."""
+    """Let a new key take this one's place when it is first used; False when there is no such key.
+
+    A token that opened an account with a key cannot name another: whoever paid with it may know it too.
+    """
     row = yield from one(
-        "UPDATE keys SET next_hash = ?1, hint = ?2 WHERE id = ?3 AND revoked_at IS NULL RETURNING id",
+        "UPDATE keys SET next_hash = ?1, hint = ?2 WHERE id = ?3 AND revoked_at IS NULL AND NOT (next_hash IS NOT NULL "
+        "AND EXISTS (SELECT 1 FROM deposits WHERE deposits.id = keys.hash)) RETURNING id",
         next_hash,
         hint,
         key,

@@ -227,7 +227,13 @@ class Ledger:
         return await self._db.run(partial(deposits.begin, deposit, self._now()))
 
     async def credit_deposit(
-        self, deposit_id: str, amount_msat: int, fee_msat: int, key_hash: str | None = None, hint: str = "token"
+        self,
+        deposit_id: str,
+        amount_msat: int,
+        fee_msat: int,
+        key_hash: str | None = None,
+        hint: str = "token",
+        source: tuple[str, str] | None = None,
     ) -> int:
         """Book what arrived, once; returns the account."""
         return await self._db.run(
@@ -236,6 +242,7 @@ class Ledger:
                 deposit_id,
                 amount_msat=amount_msat,
                 fee_msat=fee_msat,
+                source=source,
                 key_hash=key_hash,
                 hint=hint,
                 now=self._now(),

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -224,8 +224,12 @@ async def _transaction(conn: Any, batch: list[_Job]) -> None:
                 job.result = await _stepped(conn, job.work)
         await conn.execute("COMMIT")
     except BaseException:
-        if not conn.is_closed():
-            await conn.execute("ROLLBACK")
+        # A connection that cannot roll back is of no use, and its error says less than the one before it.
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            async with asyncio.timeout(CLOSE_S):
+                await conn.execute("ROLLBACK")
+            raise
+        conn.terminate()
         raise
 
 
@@ -295,6 +299,7 @@ _BROKEN = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )

@@ -13,7 +13,7 @@ _COLUMNS = columns(Refund)
 
 
 def begin(wish: Refund, now: int) -> Steps[Refund | NothingToRefund]:
-    """Hold all that can be refunded in the wish's unit and write the intent; the amount is filled in.
+    """Hold all that can be refunded in the wish's unit, up to its amount, and write the intent; the amount is filled in.
 
     A refund that is open is returned instead, so that asking twice cannot make two.
     """
@@ -21,7 +21,7 @@ def begin(wish: Refund, now: int) -> Steps[Refund | NothingToRefund]:
     if row is not None:
         return struct(Refund, row)
     account = yield from accounts.read(wish.account)
-    amount_msat = account.refundable_msat
+    amount_msat = min(account.refundable_msat, wish.amount_msat)
     amount_msat -= amount_msat % MSAT_PER_UNIT[wish.unit]
     if amount_msat <= 0:
         return NothingToRefund(Msat(account.available_msat))

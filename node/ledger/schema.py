@@ -100,11 +100,13 @@ def _target(revision: str) -> str:
 
 def _copy(path: Path, suffix: str) -> None:
     """A whole copy beside the file, for its owner alone, before tables are made anew."""
-    target = path.with_name(path.name + suffix)
+    target, unfinished = path.with_name(path.name + suffix), path.with_name(path.name + suffix + ".part")
     if not target.exists():
-        os.close(os.open(target, os.O_CREAT | os.O_RDWR, 0o600))
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy:
+        unfinished.unlink(missing_ok=True)
+        os.close(os.open(unfinished, os.O_CREAT | os.O_RDWR, 0o600))
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as copy:
             source.backup(copy)
+        unfinished.rename(target)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Exchange:
         """See `Wallet.exchange`."""
         if self._operations.outcome(f"{order.id}:in") is None:
             await self._check_worth(order)
-        came = await self._receiving.receive(order.token, f"{order.id}:in", stock=0)
+        came = await self._receiving.receive(order.token, f"{order.id}:in")
         for n in range(MAX_PAYMENTS):
             if self._is_over(order, n):
                 continue

@@ -6,8 +6,9 @@ as change (NUT-08).
 3. the mint pays;
 4. one transaction stores the change, marks the inputs spent and closes the operation with the preimage.
 
-A payment without an answer, or a pending one, is open. Asked again, the quote's state decides: PAID restores the change and
-closes; PENDING stays open; UNPAID is tried again when the caller asks, and given up, with the coins free, by `recover`.
+A payment without an answer, or a pending one, is open. Asked again, or by `recover`, the quote's state decides: PAID
+restores the change and closes; PENDING stays open; UNPAID is asked for again, since the first request may still be on its
+way. The coins are free only when the mint says that it does not pay.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Melting:
     def __init__(self, operations: Operations, sending: Sending) -> None:
         self._operations = operations
         self._sending = sending
-        operations.register("melt", self._pay, self._recover)
+        operations.register("melt", self._pay)
 
     async def cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
         """See `Wallet.melt_cost`."""
@@ -132,14 +133,6 @@ class Melting:
                 refusal = error
                 answer = await mint.client.melt_quote_state(journal.quote)
         return await self._settle(operation, answer, refusal)
-
-    async def _recover(self, operation: Operation) -> Operation:
-        return await self._operations.finish(operation, self._look)
-
-    async def _look(self, operation: Operation) -> Operation:
-        """Find out what came of a payment that nobody waits for; one that was not made is not made any more."""
-        mint = await self._operations.keyring.mint(operation.mint)
-        return await self._settle(operation, await mint.client.melt_quote_state(operation.journal.quote), None)
 
     async def _settle(self, operation: Operation, answer: MeltQuote, refusal: Exception | None) -> Operation:
         if answer.state == "PAID":

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from router_client.ecash import lockedcoins, store
-from router_client.ecash.coins import MOST_COINS, stocked, swap_fee
+from router_client.ecash.coins import MOST_COINS, split, swap_fee
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Received, TokenFees, received, was_spent
 from router_client.ecash.store import Journal, Operation
@@ -22,15 +22,13 @@ class Receiving:
         self._keyring = operations.keyring
         operations.register("receive", operations.swap)
 
-    async def receive(self, token: Token, operation_id: str, *, stock: int | None = None) -> Received:
-        """See `Wallet.receive`; with another stock of small coins than the wallet's own, if that is given."""
+    async def receive(self, token: Token, operation_id: str) -> Received:
+        """See `Wallet.receive`. Somebody waits for it: a stock of small coins is made behind, from locked tokens."""
         operation = self._operations.outcome(operation_id)
         if operation is not None and _secrets(operation.journal.inputs) != _secrets(token.proofs):
             raise TokenRefused("an operation of that name took in another token")
         if operation is None or (operation.state == "failed" and not was_spent(operation)):
-            operation = await opened(
-                self._begin(token, operation_id, self._operations.stock if stock is None else stock)
-            )
+            operation = await opened(self._begin(token, operation_id))
         return received(await self._operations.finish(operation))
 
     async def fees(self, token: Token) -> TokenFees:
@@ -41,7 +39,7 @@ class Receiving:
             to_msat(swap_fee(fees_ppk), token.unit), to_msat(swap_fee([most_ppk] * MOST_COINS), token.unit)
         )
 
-    async def _begin(self, token: Token, operation_id: str, stock: int) -> Operation:
+    async def _begin(self, token: Token, operation_id: str) -> Operation:
         coins, fees_ppk = await self._keyring.resolve(token)
         mint = await self._keyring.mint(token.mint)
         fee = swap_fee(fees_ppk)
@@ -54,7 +52,7 @@ class Receiving:
 
         def begin(conn: sqlite3.Connection) -> Operation:
             check_vacant(conn, operation_id)
-            amounts = stocked(net, store.held(conn, token.mint, token.unit), stock)
+            amounts = split(net)
             counter = store.take_counters(conn, keyset.id, len(amounts))
             journal = Journal(keyset=keyset.id, counter=counter, amounts=amounts, inputs=coins, amount=net, fee=fee)
             operation = self._operations.open(conn, operation_id, "receive", token.mint, token.unit, journal)

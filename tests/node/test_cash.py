@@ -87,9 +87,8 @@ async def test_a_whole_answer_carries_its_change(
     )
     assert refund.status_code == 404, "spent change has been picked up"
     given_msat = change.amount_msat
-    assert 0 <= decode(token).amount_msat - fee_msat - cost_msat - given_msat <= 2, (
-        "but for the mint's fee, all is back"
-    )
+    change_fee_msat = int(reply.headers["x-satroute-change-fee-msat"])
+    assert decode(token).amount_msat == fee_msat + cost_msat + given_msat + change_fee_msat, "every msat is explained"
     await adds_up(node)
 
 
@@ -163,7 +162,10 @@ async def test_an_unreachable_upstream_gives_the_whole_token_back(
             assert reply.status_code == 502
             change = decode(reply.headers[CASHU_HEADER])
             fee_msat = (await wallet.fees(decode(token))).this_msat
-            assert decode(token).amount_msat - fee_msat - change.amount_msat <= 1, "all but the mint's fee"
+            change_fee_msat = int(reply.headers["x-satroute-change-fee-msat"])
+            assert decode(token).amount_msat == fee_msat + change.amount_msat + change_fee_msat, (
+                "all but the mint's fees"
+            )
             await wallet.receive(change, f"back {body.get('stream')}")
         await adds_up(node)
 

@@ -33,6 +33,7 @@ from node.ledger.model import (
     Payout,
     Refund,
 )
+from relays.money import MAX_MSAT
 from relays.pricing import ModelPrice, Usage
 from relays.receipt import Receipt
 from tests.conftest import connected
@@ -360,7 +361,7 @@ async def test_a_child_under_load_never_passes_its_limit(ledger: Ledger) -> None
 
 def wish(account: Key, name: str, unit: str = "msat") -> Refund:
     return Refund(
-        id=name, account=account.account, state="open", mint=MINT, unit=unit, amount_msat=0, fee_msat=0, token=""
+        id=name, account=account.account, state="open", mint=MINT, unit=unit, amount_msat=MAX_MSAT, fee_msat=0, token=""
     )
 
 

@@ -225,7 +225,7 @@ async def test_what_one_process_has_begun_is_not_done_by_another(
                 state="open",
                 mint=mint_url,
                 unit="msat",
-                amount_msat=0,
+                amount_msat=60_000,
                 fee_msat=0,
                 token="",
                 instance=two.node.ledger.instance,
