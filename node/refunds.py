@@ -198,8 +198,8 @@ class Refunds:
         return _ask_again("the refund could not be made; the balance is as it was: try again later")
 
     async def _source(self, account: int) -> tuple[str, str, int]:
-        """Where the refund comes from, and how much of it at most: the mint and unit of the latest deposit as far as they hold
-        it, or where they hold nothing, those that hold most. The rest is the next refund's."""
+        """Where the refund comes from, and how much of it at most: the mint and unit of the latest deposit as far as they
+        hold it, or where they hold nothing, those that hold most. The rest is the next refund's."""
         preferred = await self._ledger.refund_source(account)
         if preferred is None:
             raise Refusal(403, payment.NOT_REFUNDABLE, "there is nothing to refund: granted credit is not paid out")

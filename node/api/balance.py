@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Router, get, post, put
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromQuery, JSONBody
 
 from node.deposits import new_key
@@ -89,6 +90,11 @@ def balance_routes(node: Node) -> list[Router]:
             "balance": (await node.ledger.account(id_)).available_msat,
         }
 
+    handlers = [create_from_query, create_from_body, balance, top_up, *_refund_handlers(node)]
+    return [Router(path, route_handlers=handlers, tags=["balance"]) for path in PATHS]
+
+
+def _refund_handlers(node: Node) -> list[HTTPRouteHandler]:
     @post("/refund", status_code=200)
     async def refund(request: Request[Any, Any, Any], data: JSONBody[RefundWish | None] = None) -> dict[str, Any]:
         """The bearer's unused money, as a token or to a Lightning address. Asked again, it answers the same; `earlier` has
@@ -123,8 +129,7 @@ def balance_routes(node: Node) -> list[Router]:
         await node.ledger.set_refund_address(key.account, data.address.strip().lower())
         return {"refund_address": data.address.strip().lower()}
 
-    handlers = [create_from_query, create_from_body, balance, top_up, refund, refund_address]
-    return [Router(path, route_handlers=handlers, tags=["balance"]) for path in PATHS]
+    return [refund, refund_address]
 
 
 async def _create(node: Node, token: str) -> dict[str, Any]:

@@ -554,7 +554,7 @@ async def test_a_later_version_is_not_touched(ledger_url: str) -> None:
     [
         "UPDATE accounts SET available_msat = available_msat + 1 WHERE kind = 'key'",
         "UPDATE accounts SET available_msat = available_msat + 1 WHERE kind = 'node'",
-        "UPDATE accounts SET held_msat = held_msat - 1, available_msat = available_msat + 1 WHERE kind = 'key'",
+        "UPDATE accounts SET held_msat = held_msat - 1, available_msat = available_msat + 1 WHERE held_msat > 0",
         "UPDATE accounts SET spent_msat = spent_msat - 1 WHERE kind = 'key'",
         "UPDATE accounts SET paid_in_msat = paid_in_msat + 1 WHERE kind = 'key'",
         "UPDATE keys SET spent_msat = spent_msat + 1 WHERE parent IS NOT NULL",
@@ -565,6 +565,17 @@ async def test_a_later_version_is_not_touched(ledger_url: str) -> None:
         "UPDATE deposits SET amount_msat = amount_msat + 1",
         "UPDATE refunds SET amount_msat = amount_msat - 1 WHERE state = 'done'",
         "UPDATE refunds SET amount_msat = amount_msat - 1 WHERE state = 'open'",
+        "INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at) VALUES (2, 1, 5, 'charge', 'x', 0)",
+        "INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at) VALUES (2, 1, 5, 'gift', 'x', 0)",
+        "UPDATE deposits SET account = (SELECT MAX(id) FROM accounts)",
+        "UPDATE deposits SET state = 'open'",
+        "DELETE FROM deposits",
+        "UPDATE refunds SET state = 'failed' WHERE state = 'done'",
+        "UPDATE refunds SET account = (SELECT MAX(id) FROM accounts) WHERE state = 'done'",
+        "UPDATE receipts SET account = 1",
+        "UPDATE holds SET posted_msat = 1 WHERE state = 'voided'",
+        "UPDATE payouts SET state = 'failed' WHERE state = 'done'",
+        "UPDATE payouts SET amount_msat = amount_msat - 1",
     ],
 )
 async def test_the_audit_sees_any_lie(books: Books, lie: str) -> None:
@@ -578,6 +589,9 @@ async def test_the_audit_sees_any_lie(books: Books, lie: str) -> None:
     await begun(ledger, account, "f1", "msat")
     await ledger.finish_refund("f1", token="t", paid_msat=300)
     await begun(ledger, account, "f2", "msat")
+    await ledger.begin_payout(payout(100))
+    await ledger.finish_payout("p1", 100, 0)
+    await key(ledger, 5)
     await ledger.audit()
     await books.forge(lie)
     with pytest.raises(LedgerError, match="do not add up"):
