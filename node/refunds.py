@@ -198,8 +198,8 @@ class Refunds:
         return _ask_again("the refund could not be made; the balance is as it was: try again later")
 
     async def _source(self, account: int) -> tuple[str, str, int]:
-        """Where the refund comes from, and how much of it at most: the mint and unit of the latest deposit as far as they
-        hold it, or where they hold nothing, those that hold most. The rest is the next refund's."""
+        """Where the refund comes from, and how much of it at most: the mint and unit of the latest deposit if they hold it
+        all, else others that do, else those that hold most: then the rest is the next refund's."""
         preferred = await self._ledger.refund_source(account)
         if preferred is None:
             raise Refusal(403, payment.NOT_REFUNDABLE, "there is nothing to refund: granted credit is not paid out")
@@ -207,10 +207,10 @@ class Refunds:
         held = self._held()
         if held.get(preferred, 0) < wanted_msat and self._wallet.locked_msat() and await self._redemptions.run():
             held = self._held()  # what came in locked is redeemed when it is needed
-        if held.get(preferred, 0) or not held:
-            return *preferred, held.get(preferred, wanted_msat)
-        best = max(held, key=lambda source: held[source])
-        return *best, held[best]
+        if held.get(preferred, 0) >= wanted_msat or not held:
+            return *preferred, wanted_msat
+        best = max(held, key=lambda source: (held[source], source))
+        return *best, min(held[best], wanted_msat)
 
     def _held(self) -> dict[tuple[str, str], int]:
         """Coins that refunds can be made of, in msat by (mint, unit)."""
