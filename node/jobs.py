@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -73,6 +74,8 @@ def _guarded(work: Callable[[], Awaitable[object]], name: str) -> Callable[[], A
     async def run() -> None:
         try:
             await work()
+        except asyncio.CancelledError:  # the node is going, and its journals know what was under way
+            log.debug("%s: stopped", name)
         except UpstreamError as error:
             log.warning("%s: %s", name, error)
         except (NodeFault, ClientError, RelaysError) as error:

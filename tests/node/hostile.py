@@ -28,6 +28,9 @@ class Hostile:
         response = web.StreamResponse(status=status, headers=headers)
         await response.prepare(request)
         for chunk in chunks:
+            if chunk == b"WAIT":
+                await asyncio.sleep(3)
+                continue
             if chunk == b"CUT":
                 assert request.transport is not None
                 request.transport.close()
