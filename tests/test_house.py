@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -50,3 +51,12 @@ def test_the_client_imports_without_cashu() -> None:
     probe = "import sys, router_client; print('cashu' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/money.md", "docs/architecture.md"])
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    """A guarantee whose test was renamed or dropped is none."""
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / page).read_text()):
+        file = ROOT / path
+        assert file.is_file(), path
+        assert not name or f"def {name}(" in file.read_text(), f"{path}::{name}"

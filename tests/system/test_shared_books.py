@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node.catalogue import Catalogue
-from node.config import Settings, load_settings
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
 from node.ledger.model import Deposit, Refund
 from node.localnet.process import Child, free_port
-from node.quote import quote_chat
 from router_client.ecash.token import token_hash
 from tests.node.harness import HELLO, bearer, funded_wallet, running_node, token_of
 
@@ -27,7 +23,9 @@ PRICES = {"FIXED_PER_1K_INPUT_TOKENS": "2", "FIXED_PER_1K_OUTPUT_TOKENS": "8"}
 class Twin:
     """One of the processes."""
 
-    def __init__(self, folder: Path, books: str, mint_url: str, model_url: str) -> None:
+    def __init__(
+        self, folder: Path, books: str, mint_url: str, model_url: str, prices: dict[str, str] = PRICES
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -37,7 +35,7 @@ class Twin:
             "DATABASE_URL": books,
             "CASHU_MINTS": mint_url,
             "UPSTREAM_BASE_URL": model_url,
-            **PRICES,
+            **prices,
         }
         self.start()
 
@@ -54,44 +52,35 @@ def twins(folder: Path, postgres_url: str, mint_url: str, model_url: str) -> Ite
         twin.child.stop()
 
 
-def hold_msat(folder: Path, model_url: str) -> int:
-    settings = load_settings(
-        Settings,
-        None,
-        data_dir=folder,
-        cashu_mints="http://127.0.0.1:9",
-        upstream_base_url=model_url,
-        **{name.lower(): value for name, value in PRICES.items()},
-    )
-    catalogue = Catalogue(settings)
-    catalogue.update(httpx.get(f"{model_url}/models").json()["data"])
-    return quote_chat(json.dumps(HELLO).encode(), catalogue).hold_msat
+@pytest.fixture
+def one_price(folder: Path, postgres_url: str, mint_url: str, model_url: str) -> Iterator[tuple[Twin, Twin]]:
+    """A request costs what it holds, so none gives money back for an eleventh."""
+    prices = {"FIXED_PER_1K_INPUT_TOKENS": "0", "FIXED_PER_1K_OUTPUT_TOKENS": "0", "FIXED_COST_PER_REQUEST": "1"}
+    pair = tuple(Twin(folder / name, postgres_url, mint_url, model_url, prices) for name in ("one", "two"))
+    yield pair[0], pair[1]
+    for twin in pair:
+        twin.child.stop()
 
 
 async def test_sixty_four_requests_on_two_processes_with_money_for_ten(
-    twins: tuple[Twin, Twin], postgres_url: str, folder: Path, model_url: str, http: httpx.AsyncClient
+    one_price: tuple[Twin, Twin], postgres_url: str, http: httpx.AsyncClient
 ) -> None:
-    """Holds of both processes come out of one balance: what is served was held, and it never goes below zero."""
-    each_msat = hold_msat(folder / "x", model_url)
+    """Holds of both processes come out of one balance: exactly ten are served."""
+    each_msat = 1000
     key = new_key()
     books = await Ledger.open(postgres_url)
     await books.create_key(key.hash, key.hint, "", 10 * each_msat)
     named = await books.key_of(key.hash)
     assert named is not None
-    outcomes = await asyncio.gather(
+    replies = await asyncio.gather(
         *(
-            http.post(f"{twins[n % 2].url}/v1/chat/completions", json=HELLO, headers=bearer(key.text), timeout=120)
+            http.post(f"{one_price[n % 2].url}/v1/chat/completions", json=HELLO, headers=bearer(key.text), timeout=120)
             for n in range(64)
         )
     )
-    served = [reply for reply in outcomes if reply.status_code == 200]
-    refused = [reply for reply in outcomes if reply.status_code == 402]
-    assert len(served) + len(refused) == 64
-    assert len(served) >= 10
+    assert sorted(reply.status_code for reply in replies) == [200] * 10 + [402] * 54
     account = await books.account(named.account)
-    assert account.held_msat == 0
-    assert account.spent_msat == sum(int(reply.headers["x-satroute-cost-msat"]) for reply in served)
-    assert account.available_msat == 10 * each_msat - account.spent_msat
+    assert (account.available_msat, account.held_msat, account.spent_msat) == (0, 0, 10 * each_msat)
     await books.audit()
     await books.close()
 
