@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+OURS: Final = ":"
+"""Ends the fingerprint of a named request; what follows tells one attempt from another."""
 AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
 """Pauses between attempts to book a request's end."""
 HOLD_MARGIN_S: Final = 120
@@ -81,6 +84,8 @@ class Completions:
                 403, payment.NOT_ALLOWED, f"this key may not use {quote.model.id}: its list of models is fixed"
             )
         lifetime_s = self._timeout_s + HOLD_MARGIN_S
+        if fingerprint:  # another may hold under the same name: ours is told from it
+            fingerprint = f"{fingerprint}{OURS}{secrets.token_hex(4)}"
         # Shielded: a caller that leaves now must not leave a hold that nobody knows of.
         holding = self._tasks.start(
             self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s, fingerprint), "hold"
@@ -88,13 +93,15 @@ class Completions:
         try:
             outcome = await asyncio.shield(holding)
         except (asyncio.CancelledError, StorageError):
-            self._tasks.start(self._void_after(holding, request_id), "void")
+            self._tasks.start(self._void_after(holding, request_id, fingerprint), "void")
             raise
         if isinstance(outcome, Insufficient):
             raise _insufficient(quote, outcome.available_msat)
         if isinstance(outcome, LimitReached | KeyClosed):
             raise _beyond(quote, outcome)
-        return outcome if isinstance(outcome, DuplicateHold) else None
+        if isinstance(outcome, DuplicateHold):
+            return DuplicateHold(outcome.state, outcome.fingerprint.partition(OURS)[0])
+        return None
 
     async def answer(self, request_id: str, quote: Quote, keep: Keep | None = None) -> Answer:
         """Serve a held request that is not a stream; `keep` gets the answer once it is charged, also if the caller has left.
@@ -180,15 +187,15 @@ class Completions:
         posted = await self._insist(partial(self._ledger.post, draft), draft.request_id)
         return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
 
-    async def _void(self, request_id: str) -> bool:
-        return await self._insist(partial(self._ledger.void, request_id), request_id)
+    async def _void(self, request_id: str, fingerprint: str | None = None) -> bool:
+        return await self._insist(partial(self._ledger.void, request_id, fingerprint), request_id)
 
-    async def _void_after(self, holding: asyncio.Task[HoldOutcome], request_id: str) -> None:
+    async def _void_after(self, holding: asyncio.Task[HoldOutcome], request_id: str, fingerprint: str) -> None:
         """Free a hold that nobody waits for any more: one that was made, or may have been, but never another's."""
         await asyncio.wait([holding])
         unknown = holding.cancelled() or holding.exception() is not None
         if unknown or isinstance(holding.result(), Held):
-            await self._void(request_id)
+            await self._void(request_id, fingerprint)
 
     async def _insist(self, end: Callable[[], Awaitable[T]], request_id: str) -> T:
         """End a hold. Books that are away for a while must neither make free what was served nor keep what was not."""

@@ -120,12 +120,13 @@ class Refunds:
         return self._turns.setdefault(account, asyncio.Lock())
 
     async def _begin(self, account: int, recipient: str, earlier: list[Refund]) -> Refund:
-        begun = await self._ledger.begin_refund(await self._wish(account, recipient))
+        wish = await self._wish(account, recipient)
+        begun = await self._ledger.begin_refund(wish)
         if isinstance(begun, Refund):
             return await self._finish(begun)
         if earlier:
             return earlier[0]
-        raise await self._nothing(account, begun.available_msat)
+        raise await self._nothing(account, wish.unit)
 
     async def _wish(self, account: int, recipient: str) -> Refund:
         mint, unit, most_msat = await self._source(account)
@@ -142,8 +143,9 @@ class Refunds:
             instance=self._ledger.instance,
         )
 
-    async def _nothing(self, account: int, available_msat: int) -> Refusal:
-        if (await self._ledger.account(account)).held_msat:
+    async def _nothing(self, account: int, unit: str) -> Refusal:
+        state = await self._ledger.account(account)
+        if state.held_msat or state.refundable_msat >= MSAT_PER_UNIT[unit]:  # it may have been freed a moment ago
             return Refusal(
                 409,
                 payment.BALANCE_HELD,
@@ -154,7 +156,7 @@ class Refunds:
             403,
             payment.NOT_REFUNDABLE,
             "there is nothing to refund: granted credit is not paid out, nor is less than a whole coin",
-            details={"available_msat": available_msat},
+            details={"available_msat": state.available_msat},
         )
 
     async def _finish(self, refund: Refund) -> Refund:

@@ -180,9 +180,9 @@ class Ledger:
         posted: Posted = outcome
         return posted
 
-    async def void(self, request_id: str) -> bool:
-        """Free a hold, nothing is charged; False when it had ended before."""
-        return bool(await self._db.move(Release(request_id, "voided")))
+    async def void(self, request_id: str, fingerprint: str | None = None) -> bool:
+        """Free a hold, nothing is charged; False when it had ended before, or was made with another fingerprint."""
+        return bool(await self._db.move(Release(request_id, "voided", fingerprint)))
 
     async def open_holds(self) -> list[str]:
         """Ids of the requests that are on hold, of all processes."""

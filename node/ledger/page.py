@@ -55,10 +55,11 @@ class Post(msgspec.Struct, frozen=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Move: free a hold."""
+    """Move: free a hold; with a fingerprint, only one that was made with it."""
 
     id: str
     state: HoldState
+    fingerprint: str | None = None
 
 
 Move = Hold | Post | Release
@@ -199,6 +200,8 @@ class Page:
     def _release(self, move: Release) -> bool:
         row = self.holds.get(move.id)
         if row is None or row.state != "pending" or row.purpose != "request":
+            return False
+        if move.fingerprint is not None and row.fingerprint != move.fingerprint:
             return False
         self._end(move.id, move.state, 0)
         return True

@@ -7,8 +7,8 @@ as change (NUT-08).
 4. one transaction stores the change, marks the inputs spent and closes the operation with the preimage.
 
 A payment without an answer, or a pending one, is open. Asked again, or by `recover`, the quote's state decides: PAID
-restores the change and closes; PENDING stays open; UNPAID is asked for again, since the first request may still be on its
-way. The coins are free only when the mint says that it does not pay.
+restores the change and closes; PENDING stays open; UNPAID is a failure if the mint had begun, and else is asked for again,
+since the first request may still be on its way. The coins are free only when the mint has said that it does not pay.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from router_client.errors import (
     WrongUnit,
 )
 
+BEGUN = 1
+"""In the journal's `sent`: the mint was seen to pay."""
 BLANK = 1
 """Amount of a blank output: the mint sets the real one when it signs."""
 
@@ -50,7 +52,7 @@ class Melting:
     def __init__(self, operations: Operations, sending: Sending) -> None:
         self._operations = operations
         self._sending = sending
-        operations.register("melt", self._pay)
+        operations.register("melt", self._pay, self._recover)
 
     async def cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
         """See `Wallet.melt_cost`."""
@@ -134,10 +136,24 @@ class Melting:
                 answer = await mint.client.melt_quote_state(journal.quote)
         return await self._settle(operation, answer, refusal)
 
+    async def _recover(self, operation: Operation) -> Operation:
+        return await self._operations.finish(operation, self._look)
+
+    async def _look(self, operation: Operation) -> Operation:
+        """Find out what came of a payment. One that the mint had begun and calls unpaid has failed; one that it may never
+        have heard of is asked for again, since the first request may still be on its way."""
+        mint = await self._operations.keyring.mint(operation.mint)
+        answer = await mint.client.melt_quote_state(operation.journal.quote)
+        if answer.state == "UNPAID" and not operation.journal.sent:
+            return await self._pay(operation)
+        return await self._settle(operation, answer, None)
+
     async def _settle(self, operation: Operation, answer: MeltQuote, refusal: Exception | None) -> Operation:
         if answer.state == "PAID":
             return await self._close_paid(operation, answer)
         if answer.state != "UNPAID":
+            begun = msgspec.structs.replace(operation.journal, sent=BEGUN)
+            await self._operations.db.run(lambda conn: store.set_journal(conn, operation.id, begun))
             raise MintUnavailable(f"the payment through {operation.mint} is under way")
         failed = PaymentFailed(
             f"the mint {operation.mint} did not pay the invoice" + (f": {refusal}" if refusal else "")
