@@ -75,6 +75,7 @@ class HoldRow(SQLModel, table=True):
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
         ),
+        {"sqlite_with_rowid": False},
     )
     id: str = Field(primary_key=True)
     account: int = Field(sa_type=BIG)
@@ -109,6 +110,7 @@ class TransferRow(SQLModel, table=True):
 
 class ReceiptRow(SQLModel, table=True):
     __tablename__ = "receipts"
+    __table_args__ = ({"sqlite_with_rowid": False},)
     request_id: str = Field(primary_key=True)
     account: int = Field(sa_type=BIG)
     content: str
