@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from node.localnet.process import Child, free_port
 
@@ -12,8 +14,14 @@ PORT = 3338
 READY_S = 60
 
 
-def start_mint(folder: Path, *, port: int | None = None, input_fee_ppk: int = 0) -> tuple[Child, str]:
-    """Start the mint with its data in `folder`; returns it and its URL. Units: sat and msat."""
+def start_mint(
+    folder: Path,
+    *,
+    port: int | None = None,
+    input_fee_ppk: int = 0,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Child, str]:
+    """Start the mint with its data in `folder`; returns it and its URL. Units: sat and msat. `extra` are more settings."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port(PORT) if port is None else port
     env = {
@@ -31,6 +39,7 @@ def start_mint(folder: Path, *, port: int | None = None, input_fee_ppk: int = 0)
         "TOR": "FALSE",
         "FAKEWALLET_DELAY_INCOMING_PAYMENT": "0",
         "FAKEWALLET_DELAY_OUTGOING_PAYMENT": "0",
+        **extra,
     }
     return Child("mint", "cashu.mint", [], env, folder), f"http://127.0.0.1:{port}"
 

@@ -34,9 +34,8 @@ from node.ledger.model import (
     Refund,
 )
 from relays.money import MAX_MSAT
-from relays.pricing import ModelPrice, Usage
-from relays.receipt import Receipt
 from tests.conftest import connected
+from tests.node.drafts import draft
 
 MINT = "https://mint.example"
 
@@ -135,20 +134,6 @@ async def paid_in(ledger: Ledger, amount_msat: int) -> Key:
     made = await ledger.key_of(name)
     assert made is not None
     return made
-
-
-def draft(request_id: str, hold_msat: int, cost_msat: int) -> Receipt:
-    return Receipt(
-        request_id=request_id,
-        model="m",
-        usage=Usage(1, 1),
-        metered="upstream",
-        outcome="complete",
-        price=ModelPrice(1, 1),
-        hold_msat=hold_msat,
-        cost_msat=cost_msat,
-        balance_msat=0,
-    )
 
 
 async def test_a_hold_takes_and_a_post_gives_the_rest_back(ledger: Ledger) -> None:

@@ -9,25 +9,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from node.errors import LedgerError
 from node.ledger.model import DAY_S, EARNINGS, DuplicateHold, Held, Insufficient, KeyClosed, LimitReached, Posted
 from node.ledger.page import AccountRow, Hold, KeyRow, Page, Post, Release
-from relays.pricing import ModelPrice, Usage
-from relays.receipt import Receipt
+from tests.node.drafts import draft
 
 START_MSAT, SPEND_MSAT, DAILY_MSAT = 10_000, 6_000, 4_000
 ACCOUNT, ROOT, CHILD = 100, 1, 2
-
-
-def draft(request_id: str, hold_msat: int, cost_msat: int) -> Receipt:
-    return Receipt(
-        request_id=request_id,
-        model="m",
-        usage=Usage(1, 1),
-        metered="upstream",
-        outcome="complete",
-        price=ModelPrice(1, 1),
-        hold_msat=hold_msat,
-        cost_msat=cost_msat,
-        balance_msat=0,
-    )
 
 
 class Holds(RuleBasedStateMachine):

@@ -8,26 +8,11 @@ import pytest
 
 from node.ledger.ledger import Ledger
 from node.ledger.model import DuplicateHold, Held
-from relays.pricing import ModelPrice, Usage
-from relays.receipt import Receipt
 from router_client.errors import StorageError
 from tests.conftest import connected
+from tests.node.drafts import draft
 
 COST_MSAT = 7
-
-
-def draft(request_id: str) -> Receipt:
-    return Receipt(
-        request_id=request_id,
-        model="m",
-        usage=Usage(1, 1),
-        metered="upstream",
-        outcome="complete",
-        price=ModelPrice(1, 1),
-        hold_msat=100,
-        cost_msat=COST_MSAT,
-        balance_msat=0,
-    )
 
 
 async def test_connections_that_break_lose_and_double_nothing(postgres_url: str) -> None:
@@ -40,7 +25,10 @@ async def test_connections_that_break_lose_and_double_nothing(postgres_url: str)
 
     async def request(request_id: str) -> None:
         nonlocal errors
-        for end in (lambda: ledger.hold(key, request_id, 100, 60), lambda: ledger.post(draft(request_id))):
+        for end in (
+            lambda: ledger.hold(key, request_id, 100, 60),
+            lambda: ledger.post(draft(request_id, 100, COST_MSAT)),
+        ):
             for _ in range(50):
                 try:
                     outcome = await end()
