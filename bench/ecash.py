@@ -45,7 +45,7 @@ from router_client.ecash.wallet import Wallet
 COIN_MSAT = 4096
 BODY = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": "Say hello."}]}
 OUTPUTS_AT_ONCE = 200
-DEPOSIT_MSAT = 2**20
+DEPOSIT_MSAT = 2**21
 CURVE_BYTES = 32
 
 
@@ -84,12 +84,13 @@ async def tokens(mint_url: str, count: int, each: int, lock: str | None, amount:
     return [encode(Token(mint_url, "msat", tuple(group)), with_dleq=lock is not None) for group in groups]
 
 
-async def fill_stock(url: str, mint_url: str, deposits: int) -> None:
-    """Pay money in until the node has small coins for change, as one has that has run for a while."""
+async def fill_stock(url: str, mint_url: str, deposits: int, lock: str) -> None:
+    """Pay money in and out until the node has small coins for change, as one has that has run for a while."""
     async with httpx.AsyncClient(timeout=60) as http:
-        for token in await tokens(mint_url, deposits, 1, None, DEPOSIT_MSAT):
-            made = await http.post(f"{url}/v1/balance/create", json={"initial_balance_token": token})
-            made.raise_for_status()
+        for token in await tokens(mint_url, deposits, 1, lock, DEPOSIT_MSAT):
+            key = {"Authorization": f"Bearer {token}"}
+            (await http.get(f"{url}/v1/balance", headers=key)).raise_for_status()
+            (await http.post(f"{url}/v1/balance/refund", headers=key)).raise_for_status()
 
 
 async def pay(url: str, purse: Sequence[str], concurrency: int) -> dict[str, float | int]:
@@ -171,7 +172,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         url = f"http://127.0.0.1:{node_port}"
         node.wait_http(f"{url}/health", 60)
         lock = httpx.get(f"{url}/v1/info").json()["lock"]
-        asyncio.run(fill_stock(url, mint_url, options.stock))
+        asyncio.run(fill_stock(url, mint_url, options.stock, lock))
         for way, count, key in (
             ("locked, stock full", options.locked, lock),
             ("locked, stock used up", options.locked, lock),
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("--online", type=int, default=100, help="requests with plain tokens")
     parser.add_argument("--locked", type=int, default=300, help="requests with locked tokens, twice")
     parser.add_argument(
-        "--stock", type=int, default=10, help="deposits that fill the node's stock of small coins first"
+        "--stock", type=int, default=24, help="deposits that fill the node's stock of small coins first"
     )
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--coins", type=int, default=2, help="coins of each token")

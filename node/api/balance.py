@@ -107,7 +107,12 @@ def _refund_handlers(node: Node) -> list[HTTPRouteHandler]:
         refunded = answer.refund
         account = await node.ledger.account(id_)
         earlier = [
-            {"refund_id": other.id, "token": other.token, "msats": other.amount_msat - other.fee_msat}
+            {
+                "refund_id": other.id,
+                "token": other.token,
+                "msats": other.amount_msat - other.fee_msat,
+                "fee_msats": other.fee_msat,
+            }
             for other in answer.earlier
         ]
         return {

@@ -180,8 +180,6 @@ class Caller:
                     costs = frozenset({cost})
                 elif machine.dead or len(machine.struck) > struck:
                     costs |= FREE
-                    if cash:  # it was served and charged, and then its change failed: see test_found.py
-                        costs |= _costs(script, Answer(200), body["messages"], hold, stream=stream, left=True)
                     balance.may_be_held = True
                 balance.charge(costs)
                 if child:
