@@ -20,7 +20,7 @@ MOST_HANDED_OUT = 40
 MOST_SPARED = 10
 """Coins beyond the fewest that an amount can be made of, when that spares a swap: each costs its receiver a fee too."""
 STOCK_SHARES = 64
-MOST_STOCK, MOST_STOCK_BEHIND = 16, 250
+MOST_STOCK, MOST_STOCK_BEHIND = 16, 100
 """So many coins at most are made for a stock in a swap that somebody waits for, and in one that nobody does: mints bound a
 request, and each coin costs them time."""
 PPK = 1000
