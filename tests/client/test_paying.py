@@ -1,4 +1,4 @@
-"""A 402 that says how to pay is paid once and no more than allowed: one of our nodes (creqA), and a stranger (creqB)."""
+"""A 402 that says how to pay is paid once and no more than allowed; one of our nodes is in tests/node/test_paid.py."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from router_client.errors import (
 )
 from router_client.paying import pay_per_request
 from router_client.payments import Payments
-from tests.client.purses import funded, until_claimed
+from tests.client.purses import funded
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, running_node
 
 LIMIT_MSAT = 50_000
 PRICE_MSAT = 700
@@ -85,29 +84,6 @@ async def stranger(folder: Path, http: httpx.AsyncClient, mint_url: str) -> Asyn
     wallet = await Wallet.open(folder / "stranger.db", http)
     yield Stranger(wallet, PaymentRequest(amount=PRICE_MSAT, unit="msat", mints=(mint_url,)))
     wallet.close()
-
-
-@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "stream"])
-async def test_a_node_is_paid_what_it_asks_for_and_gives_the_rest_back(
-    folder: Path, http: httpx.AsyncClient, mint_url: str, model_url: str, payments: Payments, streaming: bool
-) -> None:
-    """creqA, locked to the node, in sat."""
-    await payments.wallet.invoice(100, mint_url, "sat", "sats")
-    await until_claimed(payments.wallet, "sats")
-    before = payments.wallet.balance_msat()
-    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url) as node:
-        url = f"{node.url}/v1/chat/completions"
-        reply = await pay_per_request(http, payments, url, {**HELLO, "stream": streaming}, max_msat=LIMIT_MSAT)
-        assert reply.status == 200, reply.body
-        assert b'"choices"' in reply.body
-        assert reply.settled is not None
-        assert reply.settled.change_msat > 0
-        assert payments.open_count() == 0
-        earned_msat = (await node.node.ledger.audit()).earned_msat
-        assert 0 < earned_msat <= before - payments.wallet.balance_msat() <= earned_msat + 5_000
-        with pytest.raises(FeeTooHigh):
-            await pay_per_request(http, payments, url, HELLO, max_msat=10)
-    assert payments.open_count() == 0
 
 
 @pytest.mark.parametrize("form", ["creqA", "creqB"])
