@@ -65,12 +65,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         catalogue = Catalogue(settings)
         unit = settings.primary_mint_unit
         mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, settings.allow_local_addresses)
-        deposits = Deposits(
-            ledger,
-            wallet,
-            tasks,
-            mint_rule,
-        )
+        deposits = Deposits(ledger, wallet, tasks, mint_rule)
         cashier = Cashier(wallet, http, allow_local=settings.allow_local_addresses)
         redemptions = Redemptions(ledger, wallet)
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)

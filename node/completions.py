@@ -48,6 +48,8 @@ OURS: Final = ":"
 """Ends the fingerprint of a named request; what follows tells one attempt from another."""
 AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
 """Pauses between attempts to book a request's end."""
+VOID_WAIT_S: Final = 2
+"""A caller who is told that nothing was charged finds the money free, unless the books are away for longer than this."""
 HOLD_MARGIN_S: Final = 120
 """A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
 
@@ -146,7 +148,7 @@ class Completions:
         except BaseException as error:
             voiding = self._tasks.start(self._void(request_id), "void")
             if isinstance(error, UpstreamError | TimeoutError):
-                await asyncio.shield(voiding)
+                await asyncio.wait({voiding}, timeout=VOID_WAIT_S)
                 raise refusal_for(error) from error
             raise
 

@@ -9,10 +9,11 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -27,6 +28,7 @@ from relays.event import Signer
 from relays.pool import RelayPool
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
+from router_client.errors import StorageError
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, funded_wallet, granted_key, running_node, token_of
 from tests.node.hostile import Hostile
@@ -119,6 +121,44 @@ async def test_a_stream_of_more_than_five_minutes_is_charged(
     assert await node.node.ledger.expire_holds() == 0
     assert (await asked).status_code == 200
     assert (await node.node.ledger.account(key.account)).spent_msat > 0
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+async def test_books_that_are_away_for_a_moment_make_nothing_free_and_keep_nothing(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """What was served is charged once, though the database failed at its end; what was not is free."""
+    monkeypatch.setattr("node.completions.AGAIN_S", (0.01, 0.01, 0.01))
+    ledger = node.node.ledger
+    left = 0
+
+    def failing(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left >= 0 and lost == "before":
+                raise StorageError("away")
+            outcome = await real(*args)
+            if left >= 0:
+                raise StorageError("the answer is lost")
+            return outcome
+
+        return call
+
+    monkeypatch.setattr(ledger, "post", failing(ledger.post))
+    monkeypatch.setattr(ledger, "void", failing(ledger.void))
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    left = 2
+    served = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text))
+    assert served.status_code == 200
+    account = await ledger.account(key.account)
+    assert (account.held_msat, account.spent_msat) == (0, int(served.headers["x-satroute-cost-msat"]))
+    hostile[0].answer = (500, {}, [])
+    left = 2
+    assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text))).status_code == 502
+    after = await ledger.account(key.account)
+    assert (after.held_msat, after.spent_msat) == (0, account.spent_msat)
+    await ledger.audit()
 
 
 @pytest.mark.parametrize("usage", [b"", b',"usage":null', b',"usage":{"prompt_tokens":0,"completion_tokens":0}'])
