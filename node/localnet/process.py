@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from node.errors import PartFailed
 
 STOP_GRACE_S = 8.0
 POLL_S = 0.05
+FREE_PORTS = range(10_000, 32_000)
+"""Below those that systems hand to outgoing connections: one of these could take a part's port while it restarts."""
+PORT_TRIES = 20
 
 
 class Child:
@@ -99,9 +103,10 @@ class Child:
             raise PartFailed(f"the {self.name} did not answer within {deadline_s:g} s; see {self.log}")
 
 
-def free_port(preferred: int = 0) -> int:
+def free_port(preferred: int | None = None) -> int:
     """The preferred port of 127.0.0.1, or any other when it is taken."""
-    for port in (preferred, 0):
+    others = random.sample(FREE_PORTS, PORT_TRIES)
+    for port in others if preferred is None else (preferred, *others):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

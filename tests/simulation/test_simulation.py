@@ -6,6 +6,7 @@ million steps.
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "run_seed" in metafunc.fixturenames:
         given = metafunc.config.getoption("--seed")
         steps = LONG_STEPS if metafunc.config.getoption("--long") else STEPS
-        first = given or secrets.token_hex(4)
+        # Of processes that share a run (pytest-xdist) each must collect the same tests.
+        first = given or os.environ.get("PYTEST_XDIST_TESTRUNUID", secrets.token_hex(4))[:8]
         seeds = [first] if given else [f"{first}-{number}" for number in range(steps // STEPS_PER_RUN)]
         metafunc.parametrize("run_seed", seeds)
 
