@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -59,6 +60,8 @@ async def measure(url: str, seconds: float, concurrency: int, keys: int) -> dict
         ready = [key for key, _ in await ledger.keys()]
         before = (await ledger.audit()).earned_msat
         waits: list[float] = []
+        gc.collect()
+        gc.freeze()  # as `satroute serve` does
         stop = time.perf_counter() + seconds
 
         async def caller(chance: random.Random) -> None:

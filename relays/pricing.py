@@ -26,7 +26,7 @@ class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msat(self.request_msat)
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens a request used. Never negative."""
 
     prompt_tokens: int

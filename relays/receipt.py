@@ -24,7 +24,7 @@ SSE_PREFIX = ": satroute-receipt "
 """A comment line to every SSE parser; to ours, the receipt of the stream."""
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The account of one request. `cost_msat` is the price of the usage, never above `hold_msat`."""
 
     v: int = RECEIPT_VERSION

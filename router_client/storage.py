@@ -3,7 +3,8 @@
 Every write is a function of a connection. The thread takes what has queued up, runs it in one transaction and commits
 once, so that a durable commit (synchronous=FULL) is shared by all who wait for it. A function may run twice (its batch is
 rolled back and repeated alone when a neighbour fails), so it changes nothing but the database. Work of one kind can be
-given as items to a shared function, which then gets all that are waiting at once.
+given as items to a shared function, which then gets all that are waiting at once; what it keeps in memory between batches
+holds as long as nothing was rolled back.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ class Database:
         self._path = path
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self.rollbacks = 0
+        """Counted for work that keeps in memory what it knows of the file."""
         self._thread = threading.Thread(target=self._serve, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -231,6 +234,7 @@ class Database:
                     job.result = job.work(conn)
             conn.execute("COMMIT")
         except BaseException:
+            self.rollbacks += 1
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ async def _serve(settings: Settings) -> None:
                 lifespan="on",
             )
             _introduce(node, listener.getsockname()[1])
+            gc.collect()
+            gc.freeze()  # what stands now stays: it is not looked through again at every collection
             await uvicorn.Server(config).serve(sockets=[listener])
 
 

@@ -72,10 +72,10 @@ def receipt(request_id: str, account: int) -> Steps[Posted | None]:
     """A request's receipt, for the account that paid."""
     if "\0" in request_id:  # which PostgreSQL takes in no text
         return None
-    row = yield from one(
-        "SELECT content, created_at FROM receipts WHERE request_id = ?1 AND account = ?2", request_id, account
-    )
-    return None if row is None else Posted(msgspec.json.decode(row[0], type=Receipt), int(row[1]))
+    row = yield from one("SELECT receipt, posted_at FROM holds WHERE id = ?1 AND account = ?2", request_id, account)
+    if row is None or row[0] is None:
+        return None
+    return Posted(msgspec.json.decode(row[0], type=Receipt), int(row[1]))
 
 
 def account_of(request_id: str) -> Steps[int | None]:

@@ -107,7 +107,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return self.limits.models is None or model in self.limits.models
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """The hold stands."""
 
     available_msat: Msat
@@ -142,7 +142,7 @@ class DuplicateHold(msgspec.Struct, frozen=True):
 HoldOutcome = Held | Insufficient | LimitReached | KeyClosed | DuplicateHold
 
 
-class Posted(msgspec.Struct, frozen=True):
+class Posted(msgspec.Struct, frozen=True, gc=False):
     """The charge as it stands in the books, now or since an earlier call."""
 
     receipt: Receipt

@@ -1,7 +1,8 @@
 """Holds, posts and voids, decided in memory: the rows that a batch of moves touches, and what becomes of them. Pure.
 
-A backend loads a page inside its transaction, applies the moves in their order, and writes the changes back before it
-commits; so both backends book by the same rules, and a batch costs a handful of statements however many moves it has.
+A backend adds the rows that the page lacks inside its transaction, applies the moves in their order, and writes the changes
+back before it commits; so both backends book by the same rules, and a batch costs a handful of statements however many
+moves it has. As long as nobody else writes, the page stands for the next batch too, and most rows need not be read again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from node.ledger.model import (
 from relays.money import Msat
 from relays.receipt import Receipt
 
+MOST_KEPT = 50_000
+"""A page with more rows than this is begun anew."""
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Move: take the most that a request can cost out of what is available."""
 
     id: str
@@ -43,7 +47,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
 
 
-class Post(msgspec.Struct, frozen=True):
+class Post(msgspec.Struct, frozen=True, gc=False):
     """Move: charge a hold by the draft's cost, free the rest, and keep the receipt with the balance after it."""
 
     draft: Receipt
@@ -54,7 +58,7 @@ class Post(msgspec.Struct, frozen=True):
         return self.draft.request_id
 
 
-class Release(msgspec.Struct, frozen=True):
+class Release(msgspec.Struct, frozen=True, gc=False):
     """Move: free a hold; with a fingerprint, only one that was made with it."""
 
     id: str
@@ -66,7 +70,7 @@ Move = Hold | Post | Release
 Outcome = HoldOutcome | Posted | bool
 
 
-class AccountRow(msgspec.Struct):
+class AccountRow(msgspec.Struct, gc=False):
     """What a move can change of an account."""
 
     id: int
@@ -75,7 +79,7 @@ class AccountRow(msgspec.Struct):
     spent_msat: int
 
 
-class KeyRow(msgspec.Struct):
+class KeyRow(msgspec.Struct, gc=False):
     """What a move can change of a key, and what limits it."""
 
     id: int
@@ -95,7 +99,7 @@ class KeyRow(msgspec.Struct):
         return self.parent is not None or self.spend_limit_msat is not None or self.daily_limit_msat is not None
 
 
-class HoldRow(msgspec.Struct):
+class HoldRow(msgspec.Struct, gc=False):
     id: str
     account: int
     key: int | None
@@ -107,32 +111,80 @@ class HoldRow(msgspec.Struct):
     expires_at: int | None
     instance: str
     fingerprint: str
+    receipt: str | None = None
+    """JSON, of a posted request."""
+    posted_at: int | None = None
 
 
 class Page:
-    """The rows as loaded; `apply` changes them and notes what must be written."""
+    """The rows as they are known; `apply` changes them and notes what must be written."""
 
-    def __init__(
-        self,
-        accounts: Iterable[AccountRow],
-        keys: Iterable[KeyRow],
-        holds: Iterable[HoldRow],
-        receipts: Iterable[tuple[str, Posted]] = (),
-    ) -> None:
-        self.accounts = {row.id: row for row in accounts}
-        self.keys = {row.id: row for row in keys}
-        self.holds = {row.id: row for row in holds}
-        self.receipts = dict(receipts)
+    def __init__(self) -> None:
+        self.accounts: dict[int, AccountRow] = {}
+        self.keys: dict[int, KeyRow] = {}
+        self.holds: dict[str, HoldRow] = {}
         self.made: dict[str, HoldRow] = {}
         """New holds."""
         self.ended: dict[str, HoldRow] = {}
         """Holds of earlier batches that ended in this one."""
         self.charges: list[tuple[int, int, str, int]] = []
         """(account, amount_msat, request id, when)."""
-        self.posted: list[tuple[str, int, Posted]] = []
-        """(request id, account, receipt)."""
         self.changed_accounts: set[int] = set()
         self.changed_keys: set[int] = set()
+
+    def add(
+        self, accounts: Iterable[AccountRow] = (), keys: Iterable[KeyRow] = (), holds: Iterable[HoldRow] = ()
+    ) -> None:
+        """Rows that the page lacked."""
+        self.accounts.update((row.id, row) for row in accounts)
+        self.keys.update((row.id, row) for row in keys)
+        self.holds.update((row.id, row) for row in holds)
+
+    def lacking_holds(self, moves: Iterable[Move]) -> list[str]:
+        """Ids of holds that the moves may touch; those of new holds too, which must not be in the books yet."""
+        return [move.id for move in moves if move.id not in self.holds]
+
+    def lacking_accounts(self, moves: Iterable[Move]) -> list[int]:
+        """Ids of accounts that the moves touch, once their holds are known."""
+        ids = {EARNINGS}
+        for move in moves:
+            if isinstance(move, Hold):
+                ids.add(move.account)
+            elif (hold := self.holds.get(move.id)) is not None:
+                ids.add(hold.account)
+        return [id_ for id_ in ids if id_ not in self.accounts]
+
+    def lacking_keys(self, moves: Iterable[Move]) -> list[int]:
+        """Ids of keys that the moves touch, once their holds are known."""
+        ids: set[int | None] = set()
+        for move in moves:
+            if isinstance(move, Hold):
+                ids.add(move.key)
+                ids.add(move.parent)
+            elif (hold := self.holds.get(move.id)) is not None:
+                ids.add(hold.key)
+        return [id_ for id_ in ids if id_ is not None and id_ not in self.keys]
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to be written."""
+        return bool(self.changed_accounts or self.made or self.ended)
+
+    @property
+    def size(self) -> int:
+        """How many rows it keeps."""
+        return len(self.accounts) + len(self.keys) + len(self.holds)
+
+    def written(self) -> None:
+        """What `apply` noted is in the books: go on to the next batch."""
+        for noted in (self.made, self.ended):
+            for id_, row in noted.items():
+                if row.state != "pending":
+                    self.holds.pop(id_, None)
+            noted.clear()
+        self.charges.clear()
+        self.changed_accounts.clear()
+        self.changed_keys.clear()
 
     def apply(self, move: Move) -> Outcome:
         """Do one move. Raises LedgerError for a contradiction: then nothing of the page may be written."""
@@ -177,9 +229,9 @@ class Page:
         return Held(Msat(account.available_msat))
 
     def _post(self, move: Post) -> Posted:
-        earlier = self.receipts.get(move.id)
-        if earlier is not None:
-            return earlier
+        earlier = self.holds.get(move.id)
+        if earlier is not None and earlier.receipt is not None and earlier.posted_at is not None:
+            return Posted(msgspec.json.decode(earlier.receipt, type=Receipt), earlier.posted_at)
         draft = move.draft
         cost_msat = draft.cost_msat
         row = self._end(move.id, "posted", cost_msat)
@@ -188,13 +240,11 @@ class Page:
         account = self.accounts[row.account]
         account.spent_msat += cost_msat
         if cost_msat:
-            earnings = self.accounts[EARNINGS]
-            earnings.available_msat += cost_msat
+            self.accounts[EARNINGS].available_msat += cost_msat
             self.changed_accounts.add(EARNINGS)
             self.charges.append((row.account, cost_msat, move.id, move.now))
         posted = Posted(msgspec.structs.replace(draft, balance_msat=account.available_msat), move.now)
-        self.receipts[move.id] = posted
-        self.posted.append((move.id, row.account, posted))
+        row.receipt, row.posted_at = msgspec.json.encode(posted.receipt).decode(), move.now
         return posted
 
     def _release(self, move: Release) -> bool:
@@ -248,11 +298,3 @@ def _beyond_limits(key: KeyRow, amount_msat: int, today: int) -> LimitReached | 
     if key.daily_limit_msat is not None and amount_msat > (left_msat := key.daily_limit_msat - key.day_msat):
         return LimitReached("daily", Msat(left_msat))
     return None
-
-
-def receipt_rows(page: Page) -> list[tuple[str, int, str, int]]:
-    """(request id, account, JSON, when) of the receipts to be written."""
-    return [
-        (id_, account, msgspec.json.encode(posted.receipt).decode(), posted.created_at)
-        for id_, account, posted in page.posted
-    ]

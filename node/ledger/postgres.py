@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,11 +20,10 @@ import asyncpg
 import msgspec
 
 from node.errors import LedgerConflict
-from node.ledger.model import EARNINGS, Posted
-from node.ledger.page import AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page, Post, receipt_rows
+from node.ledger.model import EARNINGS
+from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import LOCK, migrate_postgres
 from node.ledger.sql import Work, columns
-from relays.receipt import Receipt
 from router_client.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -53,16 +52,18 @@ _OPTIONS: dict[str, Any] = {
 }
 
 _BEGIN = f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})"
+_SAME = "SELECT FROM pg_current_snapshot() AS s WHERE pg_snapshot_xmax(s) = '{0}'"
+"""One row, if no transaction from this number on has ended."""
 _LOAD = f"""
 WITH h AS MATERIALIZED (SELECT {columns(HoldRow)} FROM holds WHERE id = ANY($1::text[]))
 SELECT ARRAY(SELECT ROW({columns(HoldRow)}) FROM h),
        ARRAY(SELECT ROW({columns(AccountRow)}) FROM accounts
              WHERE id IN (SELECT unnest($2::bigint[]) UNION SELECT account FROM h)),
        ARRAY(SELECT ROW({columns(KeyRow)}) FROM keys
-             WHERE id IN (SELECT unnest($3::bigint[]) UNION SELECT key FROM h))
+             WHERE id IN (SELECT unnest($3::bigint[]) UNION SELECT key FROM h)),
+       pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
 """
 """All rows that a batch touches, on one way there and back."""
-_RECEIPTS = "SELECT request_id, content, created_at FROM receipts WHERE request_id = ANY($1::text[])"
 _SAVE = f"""
 WITH a AS (
     UPDATE accounts SET available_msat = v.available, held_msat = v.held, spent_msat = v.spent
@@ -75,19 +76,32 @@ WITH a AS (
 ), h AS (
     INSERT INTO holds ({columns(HoldRow)})
     SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[],
-                         $17::bigint[], $18::bigint[], $19::text[], $20::text[])
+                         $17::bigint[], $18::bigint[], $19::text[], $20::text[], $21::text[], $22::bigint[])
 ), e AS (
-    UPDATE holds SET state = v.state, posted_msat = v.posted
-    FROM unnest($21::text[], $22::text[], $23::bigint[]) AS v(id, state, posted) WHERE holds.id = v.id
+    UPDATE holds SET state = v.state, posted_msat = v.posted, receipt = v.receipt, posted_at = v.posted_at
+    FROM unnest($23::text[], $24::bigint[], $25::text[], $26::bigint[], $27::text[])
+         AS v(state, posted, receipt, posted_at, id)
+    WHERE holds.id = v.id
 ), t AS (
     INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at)
     SELECT debit, {EARNINGS}, amount, 'charge', reference, created_at
-    FROM unnest($24::bigint[], $25::bigint[], $26::text[], $27::bigint[]) AS v(debit, amount, reference, created_at)
+    FROM unnest($28::bigint[], $29::bigint[], $30::text[], $31::bigint[]) AS v(debit, amount, reference, created_at)
 )
-INSERT INTO receipts (request_id, account, content, created_at)
-SELECT * FROM unnest($28::text[], $29::bigint[], $30::text[], $31::bigint[])
+SELECT pg_current_xact_id()
 """
 """All changes of a page in one statement: one way there and back, one plan. Constraints are checked row by row."""
+
+
+_BROKEN = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""The connection is gone, or too slow to be trusted."""
+_FOREIGN = (asyncpg.PostgresError, *_BROKEN)
 
 
 class _Job:
@@ -113,6 +127,7 @@ class PostgresBackend:
         self._url = url
         self._conn: Any = None
         """The writer's own connection, made again when it broke: a pool would tidy it up after every batch."""
+        self._books = _Books()
         self._jobs: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._closed = False
         self._writer = asyncio.create_task(self._serve(), name="ledger writer")
@@ -189,10 +204,19 @@ class PostgresBackend:
 
     async def _commit(self, batch: list[_Job]) -> None:
         """All in one transaction; when one fails, each in its own, so that only the guilty one does."""
+        books, self._books = self._books, _Books()  # what it takes for known is so when this is committed
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await asyncpg.connect(self._url, **_OPTIONS)
-            await _transaction(self._conn, batch)
+            try:
+                await _transaction(self._conn, batch, books)
+            except asyncpg.UniqueViolationError:  # a new hold's name is in the books
+                if not books.relied:
+                    raise
+                books = _Books()
+                await _transaction(self._conn, batch, books)
+            if all(job.work is None for job in batch):
+                self._books = books
         except _BROKEN as error:
             # Whether it was committed is not known: every move is idempotent, whoever waits asks again.
             self._drop_connection()
@@ -211,26 +235,88 @@ class PostgresBackend:
             self._conn = None
 
 
-async def _transaction(conn: Any, batch: list[_Job]) -> None:
+class _Books:
+    """The page between batches. PostgreSQL numbers the transactions that write: as long as only our own use numbers, nobody
+    else has changed a row, and the page of one batch serves the next.
+
+    The lock keeps other processes of ours out, not somebody at a terminal. So a page is known to be whole only when no
+    transaction was under way as it was loaded, and as long as each number after that is ours, without a gap.
+    """
+
+    def __init__(self) -> None:
+        self.page = Page()
+        self.relied = False
+        """Whether this batch takes rows, or that there are none, from the page."""
+        self._next: int | None = None
+        """The number of the next transaction, if the page is known to show all before it."""
+
+    async def begin(self, conn: Any) -> None:
+        """Open the transaction, alone; forget what others may have changed."""
+        if self._next is None or self.page.size > MOST_KEPT:
+            await conn.execute(_BEGIN)
+            self.relied = False
+        else:
+            self.relied = await conn.execute(f"{_BEGIN}; {_SAME.format(self._next)}") == "SELECT 1"
+        if not self.relied:
+            self.page, self._next = Page(), None
+
+    async def moved(self, conn: Any, moves: Sequence[Move]) -> list[Outcome]:
+        """The outcomes of a batch, written but not committed."""
+        if not self.relied or self._lacks(moves):
+            await self._load(conn, moves)
+        page = self.page
+        outcomes = [page.apply(move) for move in moves]
+        if page.changed:
+            number = await conn.fetchval(_SAVE, *_changes(page))
+            self._next = number + 1 if number == self._next else None  # a gap: somebody is about to commit
+        page.written()
+        return outcomes
+
+    def _lacks(self, moves: Sequence[Move]) -> bool:
+        """Whether a row must be read; that a new hold's name is new, the tables say."""
+        page = self.page
+        if page.lacking_accounts(moves) or page.lacking_keys(moves):
+            return True
+        return any(move.id not in page.holds for move in moves if not isinstance(move, Hold))
+
+    async def _load(self, conn: Any, moves: Sequence[Move]) -> None:
+        page = self.page
+        wanted = (page.lacking_holds(moves), page.lacking_accounts(moves), page.lacking_keys(moves))
+        holds, accounts, keys, first, last = await conn.fetchrow(_LOAD, *wanted)
+        if self.relied and not first == last == self._next:  # somebody wrote in this moment, past our lock
+            self.page, self._next, self.relied = Page(), None, False
+            await self._load(conn, moves)
+            return
+        page.add(
+            [AccountRow(*row) for row in accounts], [KeyRow(*row) for row in keys], [HoldRow(*row) for row in holds]
+        )
+        self._next = last if first == last else None
+
+
+async def _transaction(conn: Any, batch: list[_Job], books: _Books) -> None:
     try:
-        await conn.execute(_BEGIN)
+        await books.begin(conn)
         moving = [job for job in batch if job.move is not None]
         if moving:
             moves = [job.move for job in moving if job.move is not None]
-            for job, outcome in zip(moving, await _moved(conn, moves), strict=True):
+            for job, outcome in zip(moving, await books.moved(conn, moves), strict=True):
                 job.result = outcome
         for job in batch:
             if job.work is not None:
                 job.result = await _stepped(conn, job.work)
         await conn.execute("COMMIT")
     except BaseException:
-        # A connection that cannot roll back is of no use, and its error says less than the one before it.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            async with asyncio.timeout(CLOSE_S):
-                await conn.execute("ROLLBACK")
-            raise
-        conn.terminate()
+        await _roll_back(conn)
         raise
+
+
+async def _roll_back(conn: Any) -> None:
+    """A connection that cannot is of no use; and its error says less than the one before it."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await conn.execute("ROLLBACK")
+    except _FOREIGN:
+        conn.terminate()
 
 
 async def _stepped(conn: Any, work: Work[T]) -> T:
@@ -246,31 +332,6 @@ async def _stepped(conn: Any, work: Work[T]) -> T:
         return result
 
 
-async def _moved(conn: Any, moves: Sequence[Move]) -> list[Outcome]:
-    """The batch as one page."""
-    page = await _load(conn, moves)
-    outcomes = [page.apply(move) for move in moves]
-    if page.changed_accounts or page.made or page.ended:
-        await conn.execute(_SAVE, *_changes(page))
-    return outcomes
-
-
-async def _load(conn: Any, moves: Sequence[Move]) -> Page:
-    holding = [move for move in moves if isinstance(move, Hold)]
-    accounts = {EARNINGS, *(move.account for move in holding)}
-    keys = {key for move in holding for key in (move.key, move.parent) if key is not None}
-    found = await conn.fetchrow(_LOAD, [move.id for move in moves], list(accounts), list(keys))
-    holds = [HoldRow(*row) for row in found[0]]
-    receipts = []
-    again = [hold.id for hold in holds if hold.state == "posted"]
-    if again and any(isinstance(move, Post) for move in moves):
-        receipts = [
-            (id_, Posted(msgspec.json.decode(content, type=Receipt), created_at))
-            for id_, content, created_at in await conn.fetch(_RECEIPTS, again)
-        ]
-    return Page([AccountRow(*row) for row in found[1]], [KeyRow(*row) for row in found[2]], holds, receipts)
-
-
 def _changes(page: Page) -> list[list[Any]]:
     """The parameters of `_SAVE`: one list a column."""
     accounts = [page.accounts[id_] for id_ in page.changed_accounts]
@@ -279,10 +340,9 @@ def _changes(page: Page) -> list[list[Any]]:
     return [
         *_transposed(4, [(row.id, row.available_msat, row.held_msat, row.spent_msat) for row in accounts]),
         *_transposed(5, [(row.id, row.spent_msat, row.held_msat, row.day, row.day_msat) for row in keys]),
-        *_transposed(11, [msgspec.structs.astuple(row) for row in page.made.values()]),
-        *_transposed(3, [(row.id, row.state, row.posted_msat) for row in ended]),
+        *_transposed(len(HoldRow.__struct_fields__), [msgspec.structs.astuple(row) for row in page.made.values()]),
+        *_transposed(5, [(row.state, row.posted_msat, row.receipt, row.posted_at, row.id) for row in ended]),
         *_transposed(4, page.charges),
-        *_transposed(4, receipt_rows(page)),
     ]
 
 
@@ -293,18 +353,6 @@ def _transposed(width: int, rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
 @lru_cache(maxsize=512)
 def _numbered(text: str) -> str:
     return re.sub(r"\?(\d+)", r"$\1", text)
-
-
-_BROKEN = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
-"""The connection is gone, or too slow to be trusted."""
-_FOREIGN = (asyncpg.PostgresError, *_BROKEN)
 
 
 def _translated(error: BaseException) -> Exception:

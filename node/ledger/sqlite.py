@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from node.errors import LedgerConflict
-from node.ledger.model import EARNINGS, Posted
-from node.ledger.page import AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page, Post, receipt_rows
+from node.ledger.model import EARNINGS
+from node.ledger.page import MOST_KEPT, AccountRow, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import migrate_sqlite
 from node.ledger.sql import Work, columns
-from relays.receipt import Receipt
 from router_client.storage import Database
 
 T = TypeVar("T")
@@ -25,7 +24,14 @@ _AMONG = "(SELECT value FROM json_each(?))"
 _HOLDS = f"SELECT {columns(HoldRow)} FROM holds WHERE id IN {_AMONG}"
 _ACCOUNTS = f"SELECT {columns(AccountRow)} FROM accounts WHERE id IN {_AMONG}"
 _KEYS = f"SELECT {columns(KeyRow)} FROM keys WHERE id IN {_AMONG}"
-_RECEIPTS = f"SELECT request_id, content, created_at FROM receipts WHERE request_id IN {_AMONG}"
+_SAVE_ACCOUNTS = "UPDATE accounts SET available_msat = ?, held_msat = ?, spent_msat = ? WHERE id = ?"
+_SAVE_KEYS = "UPDATE keys SET spent_msat = ?, held_msat = ?, day = ?, day_msat = ? WHERE id = ?"
+_MAKE_HOLDS = f"INSERT INTO holds ({columns(HoldRow)}) VALUES ({', '.join('?' * len(HoldRow.__struct_fields__))})"
+_END_HOLDS = "UPDATE holds SET state = ?, posted_msat = ?, receipt = ?, posted_at = ? WHERE id = ?"
+_CHARGE = (
+    "INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at) "
+    f"VALUES (?, {EARNINGS}, ?, 'charge', ?, ?)"
+)
 
 
 class SqliteBackend:
@@ -36,6 +42,7 @@ class SqliteBackend:
     def __init__(self, path: Path) -> None:
         self.place = str(path)
         self._db = Database(path)
+        self._moves = _Moves(self._db)
 
     @classmethod
     async def open(cls, path: Path) -> SqliteBackend:
@@ -51,7 +58,7 @@ class SqliteBackend:
 
     async def move(self, move: Move) -> Outcome:
         try:
-            outcome: Outcome = await self._db.run_together(_moved, move)
+            outcome: Outcome = await self._db.run_together(self._moves, move)
         except sqlite3.IntegrityError as error:
             raise LedgerConflict(str(error)) from error
         return outcome
@@ -78,67 +85,53 @@ def _stepped(conn: sqlite3.Connection, work: Work[T]) -> T:
         return result
 
 
-def _moved(conn: sqlite3.Connection, moves: Sequence[Move]) -> list[Outcome]:
-    """The batch as one page."""
-    page = _load(conn, moves)
-    outcomes = [page.apply(move) for move in moves]
-    _save(conn, page)
-    return outcomes
+class _Moves:
+    """Batches of moves. The page of one serves the next, unless anything else was written meanwhile or a batch failed."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._page = Page()
+        self._seen: tuple[int, ...] | None = None
+
+    def __call__(self, conn: sqlite3.Connection, moves: Sequence[Move]) -> list[Outcome]:
+        before = self._state(conn)
+        if before != self._seen or self._page.size > MOST_KEPT:
+            self._page = Page()
+        self._seen = None
+        page = self._page
+        _load(conn, page, moves)
+        outcomes = [page.apply(move) for move in moves]
+        _save(conn, page)
+        page.written()
+        self._seen = (before[0], conn.total_changes, self._db.rollbacks)  # others cannot have written since the look
+        return outcomes
+
+    def _state(self, conn: sqlite3.Connection) -> tuple[int, ...]:
+        """Another number when another connection has written, this one has, or something was rolled back."""
+        (others,) = conn.execute("PRAGMA data_version").fetchone()
+        return (others, conn.total_changes, self._db.rollbacks)
 
 
-def _load(conn: sqlite3.Connection, moves: Sequence[Move]) -> Page:
-    holds = [HoldRow(*row) for row in conn.execute(_HOLDS, (json.dumps([move.id for move in moves]),))]
-    accounts = {hold.account for hold in holds} | {EARNINGS}
-    keys: set[int | None] = {hold.key for hold in holds}
-    for move in moves:
-        if isinstance(move, Hold):
-            accounts.add(move.account)
-            keys |= {move.key, move.parent}
-    again = [hold.id for hold in holds if hold.state == "posted"]
-    if again and any(isinstance(move, Post) for move in moves):
-        receipts = [
-            (id_, Posted(msgspec.json.decode(content, type=Receipt), created_at))
-            for id_, content, created_at in conn.execute(_RECEIPTS, (json.dumps(again),))
-        ]
-    else:
-        receipts = []
-    return Page(
-        [AccountRow(*row) for row in conn.execute(_ACCOUNTS, (json.dumps(sorted(accounts)),))],
-        [KeyRow(*row) for row in conn.execute(_KEYS, (json.dumps([key for key in keys if key is not None]),))],
-        holds,
-        receipts,
-    )
+def _load(conn: sqlite3.Connection, page: Page, moves: Sequence[Move]) -> None:
+    """The rows of the moves that the page lacks."""
+    if holds := page.lacking_holds(moves):
+        page.add(holds=[HoldRow(*row) for row in conn.execute(_HOLDS, (json.dumps(holds),))])
+    if accounts := page.lacking_accounts(moves):
+        page.add(accounts=[AccountRow(*row) for row in conn.execute(_ACCOUNTS, (json.dumps(accounts),))])
+    if keys := page.lacking_keys(moves):
+        page.add(keys=[KeyRow(*row) for row in conn.execute(_KEYS, (json.dumps(keys),))])
 
 
 def _save(conn: sqlite3.Connection, page: Page) -> None:
     accounts = [page.accounts[id_] for id_ in page.changed_accounts]
     keys = [page.keys[id_] for id_ in page.changed_keys]
+    ended = page.ended.values()
     changes: tuple[tuple[str, Sequence[tuple[Any, ...]]], ...] = (
-        (
-            "UPDATE accounts SET available_msat = ?, held_msat = ?, spent_msat = ? WHERE id = ?",
-            [(row.available_msat, row.held_msat, row.spent_msat, row.id) for row in accounts],
-        ),
-        (
-            "UPDATE keys SET spent_msat = ?, held_msat = ?, day = ?, day_msat = ? WHERE id = ?",
-            [(row.spent_msat, row.held_msat, row.day, row.day_msat, row.id) for row in keys],
-        ),
-        (
-            f"INSERT INTO holds ({columns(HoldRow)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [msgspec.structs.astuple(row) for row in page.made.values()],
-        ),
-        (
-            "UPDATE holds SET state = ?, posted_msat = ? WHERE id = ?",
-            [(row.state, row.posted_msat, row.id) for row in page.ended.values()],
-        ),
-        (
-            "INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at) "
-            f"VALUES (?, {EARNINGS}, ?, 'charge', ?, ?)",
-            page.charges,
-        ),
-        (
-            "INSERT INTO receipts (request_id, account, content, created_at) VALUES (?, ?, ?, ?)",
-            receipt_rows(page),
-        ),
+        (_SAVE_ACCOUNTS, [(row.available_msat, row.held_msat, row.spent_msat, row.id) for row in accounts]),
+        (_SAVE_KEYS, [(row.spent_msat, row.held_msat, row.day, row.day_msat, row.id) for row in keys]),
+        (_MAKE_HOLDS, [msgspec.structs.astuple(row) for row in page.made.values()]),
+        (_END_HOLDS, [(row.state, row.posted_msat, row.receipt, row.posted_at, row.id) for row in ended]),
+        (_CHARGE, page.charges),
     )
     for text, rows in changes:
         if rows:

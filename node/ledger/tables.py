@@ -7,7 +7,7 @@ transaction, and the audit looks for strays.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, LargeBinary, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
 BIG = BigInteger().with_variant(Integer(), "sqlite")
@@ -68,7 +68,13 @@ class HoldRow(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("amount_msat >= 0", name="hold_amount"),
         CheckConstraint("posted_msat >= 0 AND posted_msat <= amount_msat", name="never_above_the_hold"),
-        CheckConstraint("state IN ('pending', 'posted', 'voided', 'expired')", name="hold_state"),
+        CheckConstraint(
+            "state = 'pending' OR state = 'posted' OR state = 'voided' OR state = 'expired'", name="hold_state"
+        ),
+        CheckConstraint(
+            "(purpose = 'request' AND state = 'posted') = (receipt IS NOT NULL AND posted_at IS NOT NULL)",
+            name="posted_with_its_receipt",
+        ),
         Index(
             "holds_pending",
             "expires_at",
@@ -90,6 +96,9 @@ class HoldRow(SQLModel, table=True):
     """The process that serves the request: it alone may take its own hold for a crash's at its start."""
     fingerprint: str = ""
     """SHA-256 of the request, where its caller named it by an Idempotency-Key."""
+    receipt: str | None = None
+    """JSON of a posted request's receipt; it is signed when it is handed out."""
+    posted_at: int | None = Field(default=None, sa_type=BIG)
 
 
 class TransferRow(SQLModel, table=True):
@@ -97,24 +106,13 @@ class TransferRow(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("amount_msat > 0", name="transfer_amount"),
         CheckConstraint("debit != credit", name="two_sides"),
-        UniqueConstraint("kind", "reference", name="once"),
+        {"sqlite_with_rowid": False},
     )
-    id: int | None = Field(default=None, primary_key=True, sa_type=BIG)
+    kind: str = Field(primary_key=True)
+    reference: str = Field(primary_key=True)
     debit: int = Field(sa_type=BIG)
     credit: int = Field(sa_type=BIG)
     amount_msat: int = Field(sa_type=BIG)
-    kind: str
-    reference: str
-    created_at: int = Field(sa_type=BIG)
-
-
-class ReceiptRow(SQLModel, table=True):
-    __tablename__ = "receipts"
-    __table_args__ = ({"sqlite_with_rowid": False},)
-    request_id: str = Field(primary_key=True)
-    account: int = Field(sa_type=BIG)
-    content: str
-    """JSON of the receipt; it is signed when it is handed out."""
     created_at: int = Field(sa_type=BIG)
 
 

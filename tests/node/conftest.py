@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from node.ledger.ledger import Ledger
 from tests.client.mints import running_mint
 from tests.client.test_lnurl import LnurlServer
+from tests.node.books import Books, Clock
 from tests.node.hostile import Hostile
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger_url(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{folder / 'ledger.db'}"
+
+
+@pytest.fixture
+async def books(ledger_url: str, clock: Clock) -> AsyncIterator[Books]:
+    opened = await Ledger.open(ledger_url, clock)
+    yield Books(opened, ledger_url)
+    await opened.close()
+
+
+@pytest.fixture
+def ledger(books: Books) -> Ledger:
+    return books.ledger
 
 
 @pytest.fixture(scope="session")

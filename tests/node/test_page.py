@@ -26,7 +26,8 @@ class Holds(RuleBasedStateMachine):
         root = KeyRow(ROOT, None, None, None, None, None, 0, 0, 0, 0)
         child = KeyRow(CHILD, ROOT, None, None, SPEND_MSAT, DAILY_MSAT, 0, 0, 0, 0)
         rows = [AccountRow(ACCOUNT, START_MSAT, 0, 0), AccountRow(EARNINGS, 0, 0, 0)]
-        self.page = Page(rows, [root, child], [])
+        self.page = Page()
+        self.page.add(rows, [root, child])
         self.held: dict[str, tuple[int, int]] = {}
         self.ended: dict[str, str] = {}
         self.posted: dict[str, tuple[int, int]] = {}
