@@ -2,7 +2,7 @@
 
 Each process has one writer that takes what has queued up and books it in one transaction. An advisory lock lets one writer
 in at a time, so that every batch sees the books as the one before it left them, just as in SQLite: no move can be lost
-between two, none can deadlock, and nothing is ever tried again for a conflict. Under load batches grow, not waits.
+between two, and none can deadlock. Under load batches grow, not waits. A process that is alone books a batch by one call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import asyncpg
 import msgspec
 
 from node.errors import LedgerConflict
-from node.ledger.model import EARNINGS
 from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import LOCK, migrate_postgres
 from node.ledger.sql import Work, columns
@@ -64,32 +63,10 @@ SELECT ARRAY(SELECT ROW({columns(HoldRow)}) FROM h),
        pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
 """
 """All rows that a batch touches, on one way there and back."""
-_SAVE = f"""
-WITH a AS (
-    UPDATE accounts SET available_msat = v.available, held_msat = v.held, spent_msat = v.spent
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS v(id, available, held, spent)
-    WHERE accounts.id = v.id
-), k AS (
-    UPDATE keys SET spent_msat = v.spent, held_msat = v.held, day = v.day, day_msat = v.day_msat
-    FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::int[], $9::bigint[]) AS v(id, spent, held, day, day_msat)
-    WHERE keys.id = v.id
-), h AS (
-    INSERT INTO holds ({columns(HoldRow)})
-    SELECT * FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[],
-                         $17::bigint[], $18::bigint[], $19::text[], $20::text[], $21::text[], $22::bigint[])
-), e AS (
-    UPDATE holds SET state = v.state, posted_msat = v.posted, receipt = v.receipt, posted_at = v.posted_at
-    FROM unnest($23::text[], $24::bigint[], $25::text[], $26::bigint[], $27::text[])
-         AS v(state, posted, receipt, posted_at, id)
-    WHERE holds.id = v.id
-), t AS (
-    INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at)
-    SELECT debit, {EARNINGS}, amount, 'charge', reference, created_at
-    FROM unnest($28::bigint[], $29::bigint[], $30::text[], $31::bigint[]) AS v(debit, amount, reference, created_at)
-)
-SELECT pg_current_xact_id()
-"""
-"""All changes of a page in one statement: one way there and back, one plan. Constraints are checked row by row."""
+_BOOK = f"SELECT book_batch({', '.join(f'${number}' for number in range(1, 33))})"
+"""All changes of a page, one list a column. Returns the transaction's number, or raises `_OTHERS` if it is not the one that
+was given. See the migrations."""
+_OTHERS = "SR001"
 
 
 _BROKEN = (
@@ -208,13 +185,7 @@ class PostgresBackend:
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await asyncpg.connect(self._url, **_OPTIONS)
-            try:
-                await _transaction(self._conn, batch, books)
-            except asyncpg.UniqueViolationError:  # a new hold's name is in the books
-                if not books.relied:
-                    raise
-                books = _Books()
-                await _transaction(self._conn, batch, books)
+            books = await _booked(self._conn, batch, books)
             if all(job.work is None for job in batch):
                 self._books = books
         except _BROKEN as error:
@@ -246,9 +217,30 @@ class _Books:
     def __init__(self) -> None:
         self.page = Page()
         self.relied = False
-        """Whether this batch takes rows, or that there are none, from the page."""
+        """Whether rows, or that there are none, were last taken from the page."""
         self._next: int | None = None
         """The number of the next transaction, if the page is known to show all before it."""
+
+    async def book_at_once(self, conn: Any, batch: Sequence[_Job]) -> bool:
+        """Book and commit a batch whose rows are all known, if nobody else has written; else nothing was done."""
+        if not self.relied or self._next is None or any(job.move is None for job in batch):
+            return False
+        moves = [job.move for job in batch if job.move is not None]
+        if self._lacks(moves):
+            return False
+        outcomes = [self.page.apply(move) for move in moves]
+        try:
+            await conn.fetchval(_BOOK, self._next, *_changes(self.page))
+        except asyncpg.PostgresError as error:
+            if error.sqlstate not in (_OTHERS, asyncpg.UniqueViolationError.sqlstate):
+                raise
+            self.page, self.relied, self._next = Page(), False, None
+            return False
+        self._next += 1
+        self.page.written()
+        for job, outcome in zip(batch, outcomes, strict=True):
+            job.result = outcome
+        return True
 
     async def begin(self, conn: Any) -> None:
         """Open the transaction, alone; forget what others may have changed."""
@@ -267,7 +259,7 @@ class _Books:
         page = self.page
         outcomes = [page.apply(move) for move in moves]
         if page.changed:
-            number = await conn.fetchval(_SAVE, *_changes(page))
+            number = await conn.fetchval(_BOOK, None, *_changes(page))
             self._next = number + 1 if number == self._next else None  # a gap: somebody is about to commit
         page.written()
         return outcomes
@@ -291,6 +283,21 @@ class _Books:
             [AccountRow(*row) for row in accounts], [KeyRow(*row) for row in keys], [HoldRow(*row) for row in holds]
         )
         self._next = last if first == last else None
+
+
+async def _booked(conn: Any, batch: list[_Job], books: _Books) -> _Books:
+    """Book a batch by what is known, or else by what is read; returns what is known now."""
+    if await books.book_at_once(conn, batch):
+        return books
+    try:
+        await _transaction(conn, batch, books)
+        return books
+    except asyncpg.UniqueViolationError:  # a new hold's name is in the books
+        if not books.relied:
+            raise
+    books = _Books()
+    await _transaction(conn, batch, books)
+    return books
 
 
 async def _transaction(conn: Any, batch: list[_Job], books: _Books) -> None:
@@ -333,7 +340,7 @@ async def _stepped(conn: Any, work: Work[T]) -> T:
 
 
 def _changes(page: Page) -> list[list[Any]]:
-    """The parameters of `_SAVE`: one list a column."""
+    """One list a column."""
     accounts = [page.accounts[id_] for id_ in page.changed_accounts]
     keys = [page.keys[id_] for id_ in page.changed_keys]
     ended = page.ended.values()
