@@ -41,11 +41,14 @@ from router_client.ecash.locks import lock_secret
 from router_client.ecash.mint import BlindedMessage, Keyset, MintClient
 from router_client.ecash.token import Proof, Token, decode, encode
 from router_client.ecash.wallet import Wallet
+from router_client.storage import connect
 
 COIN_MSAT = 4096
 BODY = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": "Say hello."}]}
 OUTPUTS_AT_ONCE = 200
-DEPOSIT_MSAT = 2**21
+DEPOSITS, DEPOSIT_MSAT = 32, 2**20
+FILL_S = 10.0
+"""Longer than the node's pause between two looks at its stock."""
 CURVE_BYTES = 32
 
 
@@ -84,13 +87,24 @@ async def tokens(mint_url: str, count: int, each: int, lock: str | None, amount:
     return [encode(Token(mint_url, "msat", tuple(group)), with_dleq=lock is not None) for group in groups]
 
 
-async def fill_stock(url: str, mint_url: str, deposits: int, lock: str) -> None:
-    """Pay money in and out until the node has small coins for change, as one has that has run for a while."""
+async def fill_stock(url: str, mint_url: str, wallet: Path, lock: str) -> None:
+    """Leave a prepaid balance with the node, and wait until it has made the small coins that it wants of it."""
     async with httpx.AsyncClient(timeout=60) as http:
-        for token in await tokens(mint_url, deposits, 1, lock, DEPOSIT_MSAT):
-            key = {"Authorization": f"Bearer {token}"}
-            (await http.get(f"{url}/v1/balance", headers=key)).raise_for_status()
-            (await http.post(f"{url}/v1/balance/refund", headers=key)).raise_for_status()
+        for token in await tokens(mint_url, DEPOSITS, 1, lock, DEPOSIT_MSAT):
+            (await http.get(f"{url}/v1/balance", headers={"Authorization": f"Bearer {token}"})).raise_for_status()
+    before, now = -1, small_coins(wallet)
+    while now != before:
+        await asyncio.sleep(FILL_S)
+        before, now = now, small_coins(wallet)
+
+
+def small_coins(wallet: Path) -> int:
+    """How many coins the node has that change is made of here."""
+    conn = connect(wallet, read_only=True)
+    where = "state = 'unspent' AND amount <= ?"
+    (count,) = conn.execute(f"SELECT COUNT(*) FROM coins WHERE {where}", (COIN_MSAT,)).fetchone()
+    conn.close()
+    return int(count)
 
 
 async def pay(url: str, purse: Sequence[str], concurrency: int) -> dict[str, float | int]:
@@ -132,13 +146,14 @@ async def pay(url: str, purse: Sequence[str], concurrency: int) -> dict[str, flo
 
 async def prove(folder: Path) -> int:
     """Audit the stopped node: its wallet must hold what came in. Returns that, in msat."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         ledger = await Ledger.open(f"sqlite:///{folder / 'ledger.db'}")
         wallet = await Wallet.open(folder / "wallet.db", http)
+        await wallet.recover()  # what was on its way when the node stopped
         totals = await ledger.audit()
         holdings = wallet.holdings()
         leaving_msat = sum(refund.amount_msat for refund in await ledger.open_refunds())
-        lacks_msat = totals.ecash_in_msat - holdings.spendable_msat - holdings.locked_msat
+        lacks_msat = totals.ecash_in_msat - holdings.all_msat
         assert lacks_msat <= leaving_msat, (
             f"the wallet lacks {lacks_msat} msat, {leaving_msat} msat are on their way out"
         )
@@ -164,6 +179,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "DATA_DIR": str(folder / "data"),
             "CASHU_MINTS": mint_url,
             "UPSTREAM_BASE_URL": f"http://127.0.0.1:{port}/v1",
+            "CHANGE_STOCK": str(options.change_stock),
             "FIXED_PER_1K_INPUT_TOKENS": "2",
             "FIXED_PER_1K_OUTPUT_TOKENS": "8",
         }
@@ -172,7 +188,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         url = f"http://127.0.0.1:{node_port}"
         node.wait_http(f"{url}/health", 60)
         lock = httpx.get(f"{url}/v1/info").json()["lock"]
-        asyncio.run(fill_stock(url, mint_url, options.stock, lock))
+        asyncio.run(fill_stock(url, mint_url, folder / "data" / "wallet.db", lock))
         for way, count, key in (
             ("locked, stock full", options.locked, lock),
             ("locked, stock used up", options.locked, lock),
@@ -180,6 +196,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         ):
             purse = asyncio.run(tokens(mint_url, count, options.coins, key))
             measured = asyncio.run(pay(url, purse, options.concurrency))
+            print(small_coins(folder / "data" / "wallet.db"), "DBG", measured, file=sys.stderr)
             results.append({"way": way, "concurrency": options.concurrency, "coins": options.coins, **measured})
         node.stop()
         asyncio.run(prove(folder / "data"))
@@ -191,9 +208,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--online", type=int, default=100, help="requests with plain tokens")
     parser.add_argument("--locked", type=int, default=300, help="requests with locked tokens, twice")
-    parser.add_argument(
-        "--stock", type=int, default=24, help="deposits that fill the node's stock of small coins first"
-    )
+    parser.add_argument("--change-stock", type=int, default=320, help="small coins of each amount that the node keeps")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--coins", type=int, default=2, help="coins of each token")
     parser.add_argument("--fee-ppk", type=int, default=100, help="the mint's fee for a thousand coins")

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 EXPIRE_EVERY_S = 30
 RECOVER_EVERY_S = 60
 REDEEM_EVERY_S = 5
+RESTOCK_EVERY_S = 3
 INVOICES_EVERY_S = 5
 PAYOUT_EVERY_S = 600
 MINTS_EVERY_S = 300
@@ -51,6 +52,7 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(RECOVER_EVERY_S, node.deposits.recover, "recover deposits")
     every(RECOVER_EVERY_S, node.refunds.recover, "recover refunds")
     every(REDEEM_EVERY_S, node.redemptions.run, "redeem accepted ecash")
+    every(RESTOCK_EVERY_S, node.redemptions.restock, "make small coins for change")
     every(INVOICES_EVERY_S, node.invoices.watch, "credit paid invoices")
     every(PAYOUT_EVERY_S, node.payouts.run, "pay earnings out")
     every(MINTS_EVERY_S, node.look_at_mints, "look at the mints")

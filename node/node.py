@@ -60,10 +60,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     async def audit(self) -> None:
         """Prove the books, and that the wallet holds what they say came in. Raises LedgerError."""
-        totals = await self.ledger.audit()
-        if self.ledger.shared or await self.ledger.open_refunds() or await self.ledger.open_payouts():
-            return  # other processes' wallets hold the rest, or coins are on their way out
-        holdings = self.wallet.holdings()
-        holds_msat = holdings.spendable_msat + holdings.locked_msat
-        if holds_msat < totals.ecash_in_msat:
-            raise LedgerError(f"the wallet holds {holds_msat} msat, {totals.ecash_in_msat} msat came in")
+        async with self.redemptions.booked():
+            totals = await self.ledger.audit()
+            if self.ledger.shared or await self.ledger.open_refunds() or await self.ledger.open_payouts():
+                return  # other processes' wallets hold the rest, or coins are on their way out
+            holdings = self.wallet.holdings()
+        if holdings.all_msat < totals.ecash_in_msat:
+            raise LedgerError(f"the wallet holds {holdings.all_msat} msat, {totals.ecash_in_msat} msat came in")

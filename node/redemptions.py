@@ -1,15 +1,17 @@
-"""Ecash that was accepted without its mint, redeemed behind the requests it paid for.
+"""Ecash that was accepted without its mint, redeemed behind the requests it paid for; and coins of a size for change.
 
 Boundaries: the wallet swaps a batch in a journaled operation of its own; then the ledger books, once per operation, what the
 batch brought beyond its credit (mint fees that were charged token by token and paid once) or did not bring (coins that the
-mint calls spent: the operator bears those).
+mint calls spent, and the fees of swapping our own coins: the operator bears those).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from node.ledger.ledger import Ledger
@@ -19,6 +21,8 @@ from router_client.ecash.wallet import Wallet
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
+MOST_SWAPS: Final = 10
+"""Of coins of our own, one after another: others want to redeem theirs."""
 LOOK_BACK_S: Final = 7 * 24 * 3600
 """Operations that were begun this long before the start are booked again, which changes nothing, or at last."""
 
@@ -31,20 +35,47 @@ class Redemptions:
         self._wallet = wallet
         self._clock = clock
         self._since = int(clock()) - LOOK_BACK_S
+        self._turn = asyncio.Lock()
+        self._booked: set[str] = set()
 
     async def run(self) -> int:
         """Redeem all that waits; returns how many batches were. A mint that does not answer is tried at the next run."""
-        batches = 0
-        began = int(self._clock())
-        while done := await self._wallet.redeem_locked(BATCH):
-            batches += len(done)
-        if self._wallet.locked_msat():  # a batch that its mint left open
-            batches += len([done for done in await self._wallet.recover() if done.kind == "redeem"])
-        for redeemed in self._wallet.redemptions(self._since):
-            await self._book(redeemed)
-        # One that was begun before may have been finished just now: the next look goes back a little further.
-        self._since = max(self._since, began - 3600)
-        return batches
+        async with self._turn:
+            batches = 0
+            began = int(self._clock())
+            while done := await self._wallet.redeem_locked(BATCH):
+                batches += len(done)
+            if self._wallet.locked_msat():  # a batch that its mint left open
+                batches += len([done for done in await self._wallet.recover() if done.kind == "redeem"])
+            await self._book_all()
+            # One that was begun before may have been finished just now: the next look goes back a little further.
+            self._since = max(self._since, began - 3600)
+            return batches
+
+    async def restock(self) -> int:
+        """Swap coins of our own for such as change is made of; returns how many swaps that took. Raises WalletError."""
+        swaps = 0
+        async with self._turn:
+            try:
+                while swaps < MOST_SWAPS and (made := await self._wallet.restock()):
+                    swaps += made
+            finally:
+                await self._book_all()
+        return swaps
+
+    @asynccontextmanager
+    async def booked(self) -> AsyncIterator[None]:
+        """In here, all that the wallet has redeemed is in the books, and nothing is added to it."""
+        async with self._turn:
+            await self._book_all()
+            yield
+
+    async def _book_all(self) -> None:
+        finished = self._wallet.redemptions(self._since)
+        for redeemed in finished:
+            if redeemed.operation not in self._booked:
+                await self._book(redeemed)
+        self._booked = {redeemed.operation for redeemed in finished}
 
     async def _book(self, redeemed: Redeemed) -> None:
         saved_msat = redeemed.saved_msat

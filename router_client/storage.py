@@ -122,6 +122,9 @@ class _Job:
 class Database:
     """The file at `path`. `run` writes, `read` reads; both raise StorageError for faults of the disk."""
 
+    rollbacks = 0
+    """Counted for work that keeps in memory what it knows of the file."""
+
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +135,6 @@ class Database:
         self._path = path
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
-        self.rollbacks = 0
-        """Counted for work that keeps in memory what it knows of the file."""
         self._thread = threading.Thread(target=self._serve, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 

@@ -30,8 +30,9 @@ def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Pr
         lockedcoins.received(conn, operation.id)
     if operation.kind == "redeem":
         lockedcoins.move(conn, operation.journal.inputs, "redeeming", "redeemed", operation.id)
-    if operation.kind == "melt":
+    if operation.kind in ("melt", "swap"):
         store.move_coins(conn, [coin.secret for coin in operation.journal.inputs], "reserved", "spent", operation.id)
+    if operation.kind == "melt":
         store.set_journal(conn, operation.id, operation.journal)  # now it has the fee that was paid
     store.add_coins(conn, operation, proofs, "unspent")
     store.close_operation(conn, operation.id, "done", result)
@@ -46,7 +47,7 @@ def close_failed(conn: sqlite3.Connection, operation: Operation, refusal: Wallet
         lockedcoins.released(conn, operation.id)
     if operation.kind == "redeem":
         lockedcoins.refused(conn, operation.journal.inputs)
-    if operation.kind in ("send", "melt"):
+    if operation.kind in ("send", "melt", "swap"):
         for coin in operation.journal.inputs:
             after: store.CoinState = "spent" if coin.y() in spent else "unspent"
             store.move_coins(conn, [coin.secret], "reserved", after, operation.id)

@@ -15,6 +15,8 @@ from router_client.errors import InsufficientFunds
 
 MOST_COINS = 128
 """No sensible swap gives up more coins than this."""
+MOST_INPUTS = 250
+"""Mints bound a request: nutshell takes a thousand coins, others fewer."""
 MOST_HANDED_OUT = 40
 """A token of more coins than this is longer than an HTTP header may be."""
 MOST_SPARED = 10
@@ -23,6 +25,8 @@ STOCK_SHARES = 64
 MOST_STOCK, MOST_STOCK_BEHIND = 16, 100
 """So many coins at most are made for a stock in a swap that somebody waits for, and in one that nobody does: mints bound a
 request, and each coin costs them time."""
+LEAST_SURPLUS = 100
+"""Fewer coins than that are not worth a swap of their own."""
 PPK = 1000
 """Input fees are given per thousand coins (NUT-02)."""
 
@@ -65,6 +69,18 @@ def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST_STO
                 left -= coin
             coin <<= 1
     return tuple(sorted([*made.elements(), *split(left)]))
+
+
+def lacks_stock(amount: int, held: Mapping[int, int], aim: int) -> bool:
+    """Whether a coin of this amount should be swapped for small ones: of some size that it has a share for, less than half
+    of the aim is held."""
+    share = amount // STOCK_SHARES
+    return any(2 * held.get(1 << bit, 0) < aim for bit in range(share.bit_length()))
+
+
+def surplus_of(count: int, aim: int) -> int:
+    """How many of so many coins of one amount should be swapped for larger ones: none, until the stock has twice its aim."""
+    return min(MOST_INPUTS, count - aim) if count >= 2 * aim + LEAST_SURPLUS else 0
 
 
 def round_up(amount: int, most_coins: int) -> int:

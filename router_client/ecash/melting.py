@@ -27,7 +27,7 @@ from router_client.ecash.mint import BlindSignature, MeltQuote
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import MeltCost, Melted, melted
 from router_client.ecash.outputs import blinded, unblinded_change
-from router_client.ecash.sending import Sending
+from router_client.ecash.spending import Spending, check_inputs
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import MSAT_PER_UNIT, to_msat
 from router_client.errors import (
@@ -49,9 +49,9 @@ BLANK = 1
 class Melting:
     """Lightning out."""
 
-    def __init__(self, operations: Operations, sending: Sending) -> None:
+    def __init__(self, operations: Operations, spending: Spending) -> None:
         self._operations = operations
-        self._sending = sending
+        self._spending = spending
         operations.register("melt", self._pay, self._recover)
 
     async def cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
@@ -65,12 +65,14 @@ class Melting:
     async def melt(self, bolt11: str, mint_url: str, unit: str, operation_id: str, max_fee: int | None) -> Melted:
         """See `Wallet.melt`."""
         invoice = read_invoice(bolt11)
-        async with self._sending.turn(mint_url, unit):
+        async with self._spending.turn(mint_url, unit):
             operation = self._operations.outcome(operation_id)
             if operation is not None and (operation.kind, operation.journal.invoice) != ("melt", invoice.text):
                 raise TokenRefused("an operation of that name is another one")
             if operation is None or operation.state == "failed":
-                operation = await opened(self._begin(invoice, mint_url, unit, operation_id, max_fee))
+                operation = await self._spending.begun(
+                    lambda: opened(self._begin(invoice, mint_url, unit, operation_id, max_fee)), mint_url, unit
+                )
         # The coins are reserved: others may spend theirs while a payment takes its time.
         return melted(await self._operations.finish(operation))
 
@@ -100,6 +102,7 @@ class Melting:
             check_vacant(conn, operation_id)
             coins = store.unspent(conn, mint_url, unit)
             plan = plan_melt(coins, quote.amount + quote.fee_reserve, mint.fees_ppk())
+            check_inputs(plan.inputs)
             if max_fee is not None and quote.fee_reserve + plan.fee > max_fee:
                 raise FeeTooHigh(f"the payment may cost {quote.fee_reserve + plan.fee} {unit}, {max_fee} are allowed")
             most_change = sum(coin.amount for coin in plan.inputs) - plan.fee - quote.amount

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
@@ -20,6 +20,9 @@ T = TypeVar("T")
 DEADLINE_S = 30.0
 MELT_DEADLINE_S = 60.0
 """Lightning finds its way in a minute or reports as pending."""
+
+MOST_ASKED = 200
+"""Ys or outputs in one question."""
 
 CODE_SPENT = 11001
 CODE_PENDING = 11002
@@ -167,18 +170,23 @@ class MintClient:
 
     async def restore(self, outputs: Sequence[BlindedMessage]) -> dict[str, BlindSignature]:
         """Signatures the mint made earlier, by blinded message (NUT-09)."""
-        answer = await self._call("POST", "/v1/restore", _Restored, {"outputs": outputs})
-        if len(answer.outputs) != len(answer.signatures):
-            raise MintMisbehaved(f"{self.url} restores signatures without their messages")
-        return {out.B_: signature for out, signature in zip(answer.outputs, answer.signatures, strict=True)}
+        found: dict[str, BlindSignature] = {}
+        for part in _parts(outputs):
+            answer = await self._call("POST", "/v1/restore", _Restored, {"outputs": part})
+            if len(answer.outputs) != len(answer.signatures):
+                raise MintMisbehaved(f"{self.url} restores signatures without their messages")
+            found |= {out.B_: signature for out, signature in zip(answer.outputs, answer.signatures, strict=True)}
+        return found
 
     async def spent(self, proofs: Sequence[Proof]) -> set[str]:
         """The Ys of those proofs that are spent (NUT-07)."""
-        answer = await self._call("POST", "/v1/checkstate", dict[str, Any], {"Ys": [proof.y() for proof in proofs]})
-        states = answer.get("states")
-        if not isinstance(states, list):
-            raise MintMisbehaved(f"{self.url} answers a state check without states")
-        return {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
+        found: set[str] = set()
+        for part in _parts([proof.y() for proof in proofs]):
+            states = (await self._call("POST", "/v1/checkstate", dict[str, Any], {"Ys": part})).get("states")
+            if not isinstance(states, list):
+                raise MintMisbehaved(f"{self.url} answers a state check without states")
+            found |= {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
+        return found
 
     async def _call(
         self, method: str, path: str, form: type[T], body: object = None, deadline_s: float = DEADLINE_S
@@ -198,6 +206,11 @@ class MintClient:
             return from_json(reply.body, form)
         except InvalidJson as error:
             raise MintUnavailable(f"the mint {self.url} answers what is no mint's answer") from error
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Mints bound what they are asked at once."""
+    return (items[at : at + MOST_ASKED] for at in range(0, len(items), MOST_ASKED))
 
 
 def _refusal(url: str, reply: Reply) -> Exception:

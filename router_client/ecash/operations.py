@@ -156,7 +156,7 @@ class Operations:
     async def fail(self, operation: Operation, refusal: WalletError) -> None:
         """Close as failed; coins of ours that were to be spent are free again, but for those the mint calls spent."""
         spent: set[str] = set()
-        if operation.kind in ("send", "melt"):
+        if operation.kind in ("send", "melt", "swap"):
             mint = await self.keyring.mint(operation.mint)
             spent = await mint.client.spent(operation.journal.inputs)
         await self.db.run(lambda conn: close_failed(conn, operation, refusal, spent))

@@ -51,7 +51,8 @@ class Invoice(msgspec.Struct, frozen=True):
 
 
 class Redeemed(msgspec.Struct, frozen=True):
-    """Locked coins that are ordinary coins now. What its operation names is redeemed once: book it once."""
+    """Locked coins that are ordinary coins now, or coins of our own that are larger or smaller ones. What its operation
+    names happened once: book it once."""
 
     operation: str
     mint: str
@@ -67,7 +68,7 @@ class Redeemed(msgspec.Struct, frozen=True):
 
     @property
     def saved_msat(self) -> int:
-        """What the batch cost less than its tokens alone; negative only if the mint raised its fee."""
+        """What the batch cost less than its tokens alone; negative if the mint raised its fee, and for our own coins."""
         return self.amount_msat + self.lost_msat - self.credited_msat
 
 
@@ -111,6 +112,12 @@ class Holdings(msgspec.Struct, frozen=True):
     spendable_msat: Msat
     locked_msat: Msat
     """Accepted offline and not redeemed yet, at what it was credited for."""
+    swapping_msat: Msat
+    """Coins of our own that are at the mint to be made smaller or larger."""
+
+    @property
+    def all_msat(self) -> int:
+        return self.spendable_msat + self.locked_msat + self.swapping_msat
 
 
 def redeemed(operation: Operation) -> Redeemed:

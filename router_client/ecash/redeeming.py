@@ -51,7 +51,7 @@ class Redeeming:
 
     def finished(self, since: int) -> list[Redeemed]:
         """See `Wallet.redemptions`."""
-        operations = self._operations.db.read(lambda conn: store.finished_operations(conn, "redeem", since))
+        operations = self._operations.db.read(lambda conn: store.finished_operations(conn, ("redeem", "swap"), since))
         return [redeemed(operation) for operation in operations]
 
     async def _begin(self, mint_url: str, unit: str, most: int) -> Operation | None:

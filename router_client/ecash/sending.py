@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from weakref import WeakValueDictionary
+from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -16,11 +14,11 @@ from router_client.ecash.coins import Fees, Spend, plan_locked, plan_spend, stoc
 from router_client.ecash.locks import check_key
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Sent, sent
+from router_client.ecash.spending import Spending, check_inputs
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof
-from router_client.errors import InsufficientFunds, MintUnavailable, TokenRefused
+from router_client.errors import InsufficientFunds, TokenRefused
 
-SEND_WAIT_S = 20.0
 MOST_EACH, MOST_EACH_TO_FIT = 64, 8
 """So many coins of each amount are looked at first: a seller holds thousands."""
 
@@ -28,9 +26,9 @@ MOST_EACH, MOST_EACH_TO_FIT = 64, 8
 class Sending:
     """Tokens out."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, spending: Spending) -> None:
         self._operations = operations
-        self._spending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._spending = spending
         operations.register("send", operations.swap)
 
     async def send(
@@ -55,10 +53,10 @@ class Sending:
             check_key(lock)
             if not await self._operations.keyring.locks(mint_url):
                 raise TokenRefused(f"the mint {mint_url} does not know locked coins (NUT-11, NUT-12)")
-        async with self.turn(mint_url, unit):
+        async with self._spending.turn(mint_url, unit):
             operation = self._operations.outcome(operation_id)
             if operation is None or operation.state == "failed":
-                operation = await opened(self._begin(order))
+                operation = await self._spending.begun(lambda: opened(self._begin(order)), mint_url, unit)
             return sent(await self._operations.finish(operation))
 
     def handed_out(self, operation_id: str) -> str:
@@ -69,23 +67,6 @@ class Sending:
         if operation.journal.lock not in ("", self._operations.lock_key.public):
             raise TokenRefused("the token is locked to its receiver's key: only the receiver can give it back")
         return operation.result
-
-    @asynccontextmanager
-    async def turn(self, mint_url: str, unit: str) -> AsyncIterator[None]:
-        """One spender at a time: while a large coin is away for change, the next would find too little.
-
-        Raises MintUnavailable when the mint keeps those before us too long.
-        """
-        turn = self._spending.setdefault(f"{unit} {mint_url}", asyncio.Lock())
-        try:
-            async with asyncio.timeout(SEND_WAIT_S):
-                await turn.acquire()
-        except TimeoutError as error:
-            raise MintUnavailable(f"the mint {mint_url} keeps others waiting for their change") from error
-        try:
-            yield
-        finally:
-            turn.release()
 
     async def _fitting(self, order: _Order) -> Operation | None:
         """The order done with coins that fit as they are; None when there are none, or it was begun already."""
@@ -112,6 +93,7 @@ class Sending:
             plan = self._plan(conn, order, mint.fees_ppk(), keyset.input_fee_ppk)
             if not plan.needs_swap:
                 return self._hand_out(conn, order, plan)
+            check_inputs(plan.inputs)
             operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, Journal())
             secrets = [coin.secret for coin in plan.inputs]
             store.move_coins(conn, secrets, "unspent", "reserved", order.id)

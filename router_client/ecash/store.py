@@ -52,7 +52,7 @@ CREATE INDEX coins_amounts ON coins (mint, unit, amount) WHERE state = 'unspent'
 SCHEMAS = (SCHEMA_1, SCHEMA_2)
 """What each version added to the one before; a new file goes through all of them."""
 
-Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt"]
+Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt", "swap"]
 CoinState = Literal["unspent", "reserved", "sent", "spent"]
 
 
@@ -73,7 +73,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     fee: int = 0
     expires_at: int | None = None
     credited: int = 0
-    """A redemption: what its coins were accepted for."""
+    """A redemption: what its coins were accepted for. A swap of our own coins: their sum."""
     lost: int = 0
     """A redemption: face value of the coins that the mint called spent."""
 
@@ -195,9 +195,11 @@ def operation(conn: sqlite3.Connection, operation_id: str) -> Operation | None:
     return next(iter(_operations(conn, "WHERE id = ?", (operation_id,))), None)
 
 
-def finished_operations(conn: sqlite3.Connection, kind: Kind, since: int) -> list[Operation]:
-    """Done operations of a kind that were opened at `since` (Unix seconds) or later, oldest first."""
-    return _operations(conn, "WHERE kind = ? AND state = 'done' AND created_at >= ? ORDER BY created_at", (kind, since))
+def finished_operations(conn: sqlite3.Connection, kinds: Sequence[Kind], since: int) -> list[Operation]:
+    """Done operations of these kinds that were opened at `since` (Unix seconds) or later, oldest first."""
+    among = ", ".join("?" * len(kinds))
+    where = f"WHERE kind IN ({among}) AND state = 'done' AND created_at >= ? ORDER BY created_at"
+    return _operations(conn, where, (*kinds, since))
 
 
 def open_operations(conn: sqlite3.Connection) -> list[Operation]:
@@ -252,6 +254,13 @@ def some_unspent(conn: sqlite3.Connection, mint: str, unit: str, most_each: int)
     return coins
 
 
+def some_of(conn: sqlite3.Connection, mint: str, unit: str, amount: int, most: int) -> list[Proof]:
+    """So many coins of one amount that can be spent."""
+    where = "mint = ? AND unit = ? AND state = 'unspent' AND amount = ?"
+    rows = conn.execute(f"SELECT proof FROM coins WHERE {where} LIMIT ?", (mint, unit, amount, most))
+    return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
+
+
 def held(conn: sqlite3.Connection, mint: str, unit: str) -> dict[int, int]:
     """How many coins of each amount can be spent."""
     rows = conn.execute(
@@ -276,6 +285,15 @@ def move_coins(
 def balances(conn: sqlite3.Connection, state: CoinState = "unspent") -> dict[tuple[str, str], int]:
     """Sums by (mint, unit), in the unit."""
     rows = conn.execute("SELECT mint, unit, SUM(amount) FROM coins WHERE state = ? GROUP BY mint, unit", (state,))
+    return {(mint, unit): int(amount) for mint, unit, amount in rows}
+
+
+def swapping(conn: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """Sums of our own coins that are being swapped for our own, by (mint, unit), in the unit."""
+    rows = conn.execute(
+        "SELECT coins.mint, coins.unit, SUM(amount) FROM operations JOIN coins ON used_by = operations.id "
+        "WHERE operations.state = 'open' AND kind = 'swap' AND coins.state = 'reserved' GROUP BY coins.mint, coins.unit"
+    )
     return {(mint, unit): int(amount) for mint, unit, amount in rows}
 
 

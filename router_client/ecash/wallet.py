@@ -46,6 +46,7 @@ from router_client.ecash.outcomes import (
 from router_client.ecash.receiving import Receiving
 from router_client.ecash.redeeming import Redeeming
 from router_client.ecash.sending import Sending
+from router_client.ecash.spending import Spending
 from router_client.ecash.store import Operation
 from router_client.ecash.token import Token, decode, to_msat
 from router_client.storage import Database
@@ -63,9 +64,10 @@ class Wallet:
         self._accepting = Accepting(self._operations)
         self._redeeming = Redeeming(self._operations)
         self._receiving = Receiving(self._operations)
-        self._sending = Sending(self._operations)
+        self._spending = Spending(self._operations)
+        self._sending = Sending(self._operations, self._spending)
         self._minting = Minting(self._operations)
-        self._melting = Melting(self._operations, self._sending)
+        self._melting = Melting(self._operations, self._spending)
         self._exchange = Exchange(self._operations, self._receiving, self._minting, self._melting)
 
     @classmethod
@@ -97,18 +99,15 @@ class Wallet:
         return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))
 
     def holdings(self) -> Holdings:
-        """Spendable and locked coins as of one moment, so that a redemption between two looks hides nothing."""
+        """All coins as of one moment, so that a swap between two looks hides nothing."""
 
         def read(conn: sqlite3.Connection) -> Holdings:
             conn.execute("BEGIN")
             try:
-                sums = store.balances(conn), lockedcoins.values(conn)
+                sums = store.balances(conn), lockedcoins.values(conn), store.swapping(conn)
             finally:
                 conn.execute("COMMIT")
-            spendable, locked = (
-                Msat(sum(to_msat(amount, unit) for (_, unit), amount in each.items())) for each in sums
-            )
-            return Holdings(spendable, locked)
+            return Holdings(*(Msat(sum(to_msat(amount, unit) for (_, unit), amount in each.items())) for each in sums))
 
         return self._db.read(read)
 
@@ -206,8 +205,16 @@ class Wallet:
         """
         return await self._redeeming.redeem(most)
 
+    async def restock(self) -> int:
+        """Make coins smaller where the stock is low, larger where too many of a size lie about; the fee is the wallet's own.
+
+        One swap per mint and unit at most; returns how many there were. Raises WalletError.
+        """
+        return await self._spending.restock()
+
     def redemptions(self, since: int = 0) -> list[Redeemed]:
-        """Finished redemptions that were begun at `since` (Unix seconds) or later, those of `recover` among them."""
+        """Finished redemptions, and swaps of our own coins (`restock`, and before payments that took too many small ones),
+        that were begun at `since` (Unix seconds) or later, those of `recover` among them."""
         return self._redeeming.finished(since)
 
     def locked_msat(self) -> Msat:

@@ -67,7 +67,7 @@ async def adds_up(node: Running) -> None:
     await node.node.redemptions.run()
     totals = await node.node.ledger.audit()
     holdings = node.node.wallet.holdings()
-    assert holdings.spendable_msat + holdings.locked_msat == totals.ecash_in_msat
+    assert holdings.all_msat == totals.ecash_in_msat
 
 
 @pytest.mark.parametrize("lock", [False, True], ids=["plain", "locked"])

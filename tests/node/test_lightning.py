@@ -40,7 +40,7 @@ async def adds_up(node: Running) -> None:
     """Every msat that came in is in the books, and in the wallet."""
     totals = await node.node.ledger.audit()
     holdings = node.node.wallet.holdings()
-    assert holdings.spendable_msat + holdings.locked_msat == totals.ecash_in_msat
+    assert holdings.all_msat == totals.ecash_in_msat
 
 
 # invoices ------------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ async def check_sums(world: World, callers: list[Caller]) -> None:
     await node.audit()
     totals = await node.ledger.audit()
     holdings = node.wallet.holdings()
-    has_msat = holdings.spendable_msat + holdings.locked_msat
+    has_msat = holdings.all_msat
     check(totals.held_msat == 0, f"{totals.held_msat} msat are held when nothing runs")
     check(not await node.ledger.open_refunds(), "a refund is open when all is well")
     check(has_msat == totals.ecash_in_msat, f"the wallet holds {has_msat} msat, the books {totals.ecash_in_msat}")

@@ -1,0 +1,131 @@
+"""Spend: what all that gives coins away has in common. One spender at a time, and coins of sizes that serve.
+
+A swap of our own coins for our own makes them larger, where a payment would need more of them than a mint takes at once, or
+smaller, for a stock that change is handed out of. Its fee is the wallet's own: `Wallet.redemptions` tells of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from router_client.ecash import store
+from router_client.ecash.coins import MOST_INPUTS, MOST_STOCK_BEHIND, lacks_stock, stocked, surplus_of, swap_fee
+from router_client.ecash.operations import Operations
+from router_client.ecash.store import Journal, Operation
+from router_client.ecash.token import Proof
+from router_client.errors import InsufficientFunds, MintUnavailable
+
+TURN_WAIT_S = 20.0
+MOST_MERGES = 16
+"""Swaps of small coins for large ones before one payment."""
+
+
+class TooManyCoins(Exception):
+    """A plan needs more coins than a mint takes at once."""
+
+
+def check_inputs(coins: Sequence[Proof]) -> None:
+    """Raise TooManyCoins when a mint would not take so many at once."""
+    if len(coins) > MOST_INPUTS:
+        raise TooManyCoins
+
+
+class Spending:
+    """Turns, and swaps of our own coins for our own."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        operations.register("swap", operations.swap)
+
+    @asynccontextmanager
+    async def turn(self, mint_url: str, unit: str) -> AsyncIterator[None]:
+        """One spender at a time: while a large coin is away for change, the next would find too little.
+
+        Raises MintUnavailable when the mint keeps those before us too long.
+        """
+        turn = self._turns.setdefault(f"{unit} {mint_url}", asyncio.Lock())
+        try:
+            async with asyncio.timeout(TURN_WAIT_S):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise MintUnavailable(f"the mint {mint_url} keeps others waiting for their change") from error
+        try:
+            yield
+        finally:
+            turn.release()
+
+    async def begun(self, begin: Callable[[], Awaitable[Operation]], mint_url: str, unit: str) -> Operation:
+        """An operation begun, in our turn; as long as it takes too many coins, the smallest are merged first."""
+        for _ in range(MOST_MERGES):
+            try:
+                return await begin()
+            except TooManyCoins:
+                await self._swap(mint_url, unit, self._smallest)
+        raise InsufficientFunds("the wallet's coins are too many and too small for this amount: send less")
+
+    async def restock(self) -> int:
+        """For each mint and unit, coins made smaller where the stock is low, larger where too many of a size lie about.
+
+        Returns how many swaps that took; 0 when all is well. Raises WalletError.
+        """
+        swaps = 0
+        for mint_url, unit in self._operations.db.read(store.balances):
+            async with self.turn(mint_url, unit):
+                swaps += await self._swap(mint_url, unit, self._stock)
+        return swaps
+
+    def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
+        """The surplus of one size, or the largest coin if enough of it would go into the stock; nothing when all is well."""
+        aim = self._operations.stock
+        held = store.held(conn, mint_url, unit)
+        for amount, count in held.items():
+            if surplus := surplus_of(count, aim):
+                return store.some_of(conn, mint_url, unit, amount, surplus)
+        largest = max(held, default=0)
+        return store.some_of(conn, mint_url, unit, largest, 1) if lacks_stock(largest, held, aim) else []
+
+    def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
+        return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
+
+    async def _swap(
+        self, mint_url: str, unit: str, choose: Callable[[sqlite3.Connection, str, str], list[Proof]]
+    ) -> int:
+        """Swap what is chosen, if anything is, and if it is worth more than the fee."""
+        mint = await self._operations.keyring.mint(mint_url)
+        fee_ppk, keyset = mint.fees_ppk(), mint.active(unit)
+
+        def begin(conn: sqlite3.Connection) -> Operation | None:
+            coins = choose(conn, mint_url, unit)
+            total, fee = sum(coin.amount for coin in coins), swap_fee([fee_ppk[coin.id] for coin in coins])
+            if total <= fee:
+                return None
+            operation_id = f"swap:{secrets.token_hex(12)}"
+            operation = self._operations.open(conn, operation_id, "swap", mint_url, unit, Journal())
+            store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
+            aim = self._operations.stock if len(coins) == 1 else 0
+            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_STOCK_BEHIND)
+            journal = Journal(
+                keyset=keyset.id,
+                counter=store.take_counters(conn, keyset.id, len(amounts)),
+                amounts=amounts,
+                inputs=tuple(coins),
+                amount=total - fee,
+                fee=fee,
+                credited=total,
+            )
+            store.set_journal(conn, operation_id, journal)
+            return msgspec.structs.replace(operation, journal=journal)
+
+        operation = await self._operations.db.run(begin)
+        if operation is None:
+            return 0
+        await self._operations.finish(operation)
+        return 1
