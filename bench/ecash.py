@@ -7,8 +7,9 @@ Real parts: a node process, a nutshell mint process, an upstream that answers at
 coins each; every request is answered with its change, which is decoded here. At the end the node is stopped, its books are
 audited, and its wallet must hold what they say. On two cores the mint, the node, the upstream and this program share them.
 
-Change of locked tokens comes from small coins that the node holds. As long as there are any, no request waits for the mint;
-when they are used up, change is swapped, and the figure falls to the mint's ceiling.
+Change of locked tokens comes from small coins that the node holds: it makes them of a prepaid balance that is left with it
+first. As long as there are any, no request waits for the mint; when they are used up, change is swapped, and the figure
+falls to the mint's ceiling.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ async def fill_stock(url: str, mint_url: str, wallet: Path, lock: str) -> None:
 def small_coins(wallet: Path) -> int:
     """How many coins the node has that change is made of here."""
     conn = connect(wallet, read_only=True)
-    where = "state = 'unspent' AND amount <= ?"
-    (count,) = conn.execute(f"SELECT COUNT(*) FROM coins WHERE {where}", (COIN_MSAT,)).fetchone()
+    query = "SELECT COUNT(*) FROM coins WHERE state = 'unspent' AND amount <= ?"
+    (count,) = conn.execute(query, (COIN_MSAT,)).fetchone()
     conn.close()
     return int(count)
 
@@ -196,7 +197,6 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         ):
             purse = asyncio.run(tokens(mint_url, count, options.coins, key))
             measured = asyncio.run(pay(url, purse, options.concurrency))
-            print(small_coins(folder / "data" / "wallet.db"), "DBG", measured, file=sys.stderr)
             results.append({"way": way, "concurrency": options.concurrency, "coins": options.coins, **measured})
         node.stop()
         asyncio.run(prove(folder / "data"))

@@ -28,7 +28,7 @@ from node.lightning import Cashier
 from node.redemptions import Redemptions
 from node.tasks import Tasks
 from relays import payment
-from relays.money import Msat
+from relays.money import Msat, ceil_div
 from router_client.ecash.token import MSAT_PER_UNIT, to_msat
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, InsufficientFunds, MintUnavailable, WalletError
@@ -206,6 +206,9 @@ class Refunds:
         if preferred is None:
             raise Refusal(403, payment.NOT_REFUNDABLE, "there is nothing to refund: granted credit is not paid out")
         wanted_msat = (await self._ledger.account(account)).refundable_msat
+        wanted = ceil_div(wanted_msat, MSAT_PER_UNIT[preferred[1]])
+        if preferred[0] in self._mints and self._wallet.holds(wanted, *preferred):
+            return *preferred, wanted_msat
         held = self._held()
         if held.get(preferred, 0) < wanted_msat and self._wallet.locked_msat() and await self._redemptions.run():
             held = self._held()  # what came in locked is redeemed when it is needed

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,11 @@ from node.cli.console import note
 from node.config import Settings, load_settings, unused_settings
 from node.errors import BadSettings
 from node.node import Node
+
+if sys.platform == "win32":
+    from asyncio import run
+else:
+    from uvloop import run
 
 GRACE_S = 30
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -38,7 +43,7 @@ def serve(env_file: Path | None) -> None:
         logging.getLogger(quiet).setLevel(logging.WARNING)
     for line in unused_settings(settings):
         note(f"note: {line}")
-    asyncio.run(_serve(settings))
+    run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:

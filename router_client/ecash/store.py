@@ -49,7 +49,10 @@ CREATE INDEX locked_values ON locked (mint, unit) WHERE state IN ('locked', 'red
 CREATE INDEX locked_receiving ON locked (accepted_by) WHERE state = 'receiving';
 CREATE INDEX coins_amounts ON coins (mint, unit, amount) WHERE state = 'unspent';
 """
-SCHEMAS = (SCHEMA_1, SCHEMA_2)
+SCHEMA_3 = """
+DROP INDEX coins_unspent;
+"""
+SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3)
 """What each version added to the one before; a new file goes through all of them."""
 
 Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt", "swap"]
@@ -286,6 +289,16 @@ def balances(conn: sqlite3.Connection, state: CoinState = "unspent") -> dict[tup
     """Sums by (mint, unit), in the unit."""
     rows = conn.execute("SELECT mint, unit, SUM(amount) FROM coins WHERE state = ? GROUP BY mint, unit", (state,))
     return {(mint, unit): int(amount) for mint, unit, amount in rows}
+
+
+def holds(conn: sqlite3.Connection, mint: str, unit: str, amount: int) -> bool:
+    """Whether coins of at least this amount can be spent: a look at the largest few, however many there are."""
+    where = "mint = ? AND unit = ? AND state = 'unspent' ORDER BY amount DESC"
+    for (coin,) in conn.execute(f"SELECT amount FROM coins WHERE {where}", (mint, unit)):
+        amount -= coin
+        if amount <= 0:
+            return True
+    return amount <= 0
 
 
 def swapping(conn: sqlite3.Connection) -> dict[tuple[str, str], int]:

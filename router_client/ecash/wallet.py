@@ -94,6 +94,10 @@ class Wallet:
         """Spendable coins by (mint, unit), in the unit."""
         return self._db.read(store.balances)
 
+    def holds(self, amount: int, mint_url: str, unit: str) -> bool:
+        """Whether that much of `unit` can be spent there."""
+        return self._db.read(lambda conn: store.holds(conn, mint_url, unit, amount))
+
     def balance_msat(self) -> Msat:
         """All spendable coins together."""
         return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))

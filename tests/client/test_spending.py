@@ -1,0 +1,140 @@
+"""Coins of sizes that serve: a stock of small ones, and not more of them than a mint takes at once."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from router_client.ecash import store
+from router_client.ecash.coins import MOST_INPUTS, STOCK_SHARES
+from router_client.ecash.mint import MintClient
+from router_client.ecash.token import Proof
+from router_client.ecash.wallet import Wallet
+from router_client.errors import MintUnavailable
+from tests.client.faults import LosesNth, Where
+from tests.client.purses import funded
+
+COIN = 2**18
+AIM = 20
+
+
+def sizes(wallet: Wallet, mint_url: str) -> dict[int, int]:
+    return wallet._db.read(lambda conn: store.held(conn, mint_url, "msat"))
+
+
+async def all_restocked(wallet: Wallet) -> int:
+    for swaps in range(50):
+        if not await wallet.restock():
+            return swaps
+    raise AssertionError("it never ends")
+
+
+async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    (await funded(folder / "w.db", http, mint_url, COIN)).close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=AIM)
+    assert await all_restocked(wallet) > 1
+    held = sizes(wallet, mint_url)
+    share = max(held) // STOCK_SHARES
+    small = [1 << bit for bit in range(share.bit_length())]
+    assert all(AIM / 2 <= held[amount] <= 2 * AIM for amount in small), held
+    fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions())
+    assert fees_msat == len(wallet.redemptions()), "a coin's fee is one msat, rounded up"
+    assert wallet.holdings().all_msat == COIN - fees_msat
+
+    async with httpx.AsyncClient(transport=LosesNth(1, "request")) as nowhere:
+        wallet.close()
+        wallet = await Wallet.open(folder / "w.db", nowhere, stock=AIM)
+        for number in range(AIM // 4):
+            await wallet.send(2 * share - 1, mint_url, "msat", f"change {number}", fees="inside")  # asks no mint
+    wallet.close()
+
+
+async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    (await funded(folder / "w.db", http, mint_url, COIN)).close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=6 * AIM)
+    await all_restocked(wallet)
+    wallet.close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=1)
+    before = wallet.holdings().all_msat
+    assert max(sizes(wallet, mint_url).values()) > 100
+    await all_restocked(wallet)
+    assert max(sizes(wallet, mint_url).values()) < 110
+    fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions()) - (COIN - before)
+    assert wallet.holdings().all_msat == before - fees_msat
+    wallet.close()
+
+
+async def test_more_coins_than_a_mint_takes_at_once_are_merged_before_they_are_sent(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """All that a wallet has, in many small coins, as one token."""
+    (await funded(folder / "w.db", http, mint_url, COIN)).close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=3 * AIM)
+    await all_restocked(wallet)
+    assert sum(sizes(wallet, mint_url).values()) > 2 * MOST_INPUTS
+    wallet.close()
+    asked: list[int] = []
+
+    async def count(request: httpx.Request) -> None:
+        if request.url.path == "/v1/swap":
+            asked.append(len(msgspec.json.decode(request.content)["inputs"]))
+
+    async with httpx.AsyncClient(event_hooks={"request": [count]}, timeout=60) as counting:
+        wallet = await Wallet.open(folder / "w.db", counting)
+        before_msat, swaps = wallet.balance_msat(), len(wallet.redemptions())
+        sent = await wallet.send(before_msat - 200, mint_url, "msat", "all", fees="inside")
+        assert len(asked) > 1
+        assert max(asked) <= MOST_INPUTS
+        merged = wallet.redemptions()[swaps:]
+        fees_msat = sent.fee_msat - sum(swap.saved_msat for swap in merged)
+        assert sent.amount_msat + fees_msat + wallet.balance_msat() == before_msat
+        other = await Wallet.open(folder / "other.db", counting)
+        await other.receive(sent.token, "in")
+        wallet.close()
+        other.close()
+
+
+async def test_a_mint_is_asked_about_many_coins_in_parts(http: httpx.AsyncClient, mint_url: str) -> None:
+    """nutshell takes a thousand."""
+    client = MintClient(mint_url, http)
+    (keyset, *_) = await client.keysets()
+    coins = [Proof(keyset.id, 1, secrets.token_hex(32), "02" + "11" * 32) for _ in range(1001)]
+    assert await client.spent(coins) == set()
+
+
+@pytest.mark.parametrize("where", ["request", "reply"])
+async def test_no_lost_exchange_loses_or_makes_money(
+    where: Where, folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """Lose exchange 1, 2, 3 … of making a stock, with a crash each time, until none is."""
+    for n in itertools.count(1):
+        path = folder / f"{n}.db"
+        (await funded(path, http, mint_url, 2**14)).close()
+        transport = LosesNth(n, where)
+        async with httpx.AsyncClient(transport=transport) as faulty:
+            for _ in range(3):
+                wallet = await Wallet.open(path, faulty, stock=2)
+                try:
+                    await wallet.recover()
+                    assert wallet.holdings().all_msat == 2**14 + sum(s.saved_msat for s in wallet.redemptions())
+                    await wallet.restock()
+                except MintUnavailable:
+                    assert wallet.holdings().swapping_msat or not wallet.redemptions()
+                    assert wallet.holdings().all_msat == 2**14 + sum(s.saved_msat for s in wallet.redemptions())
+                finally:
+                    wallet.close()
+        wallet = await Wallet.open(path, http)
+        assert wallet.redemptions()
+        assert wallet.balance_msat() == 2**14 + sum(swap.saved_msat for swap in wallet.redemptions())
+        await wallet.send(2**13, mint_url, "msat", "spendable")
+        wallet.close()
+        if not transport.struck:
+            assert n > 1
+            return
