@@ -217,3 +217,31 @@ async def test_recover_finishes_or_gives_up_a_payment_that_a_crash_left(
         alice.close()
         if not transport.struck:
             return
+
+
+async def test_a_request_that_reaches_the_mint_late_pays_nothing_twice(
+    folder: Path, http: httpx.AsyncClient, mint_url: str, other_mint: str
+) -> None:
+    """Lost on its way, it may still arrive: so an unpaid quote that was never seen under way is asked for again."""
+    (await funded(folder / "a.db", http, mint_url, 30_000)).close()
+    bolt11 = await invoiced(folder, http, other_mint, 5000)
+    late: list[httpx.Request] = []
+
+    async def hold_back(request: httpx.Request) -> None:
+        if request.url.path == "/v1/melt/bolt11":
+            late.append(request)
+            raise httpx.ConnectError("lost on the way there", request=request)
+
+    async with httpx.AsyncClient(event_hooks={"request": [hold_back]}) as faulty:
+        alice = await Wallet.open(folder / "a.db", faulty)
+        with pytest.raises(MintUnavailable):
+            await alice.melt(bolt11, mint_url, "msat", "pay")
+        alice.close()
+    alice = await Wallet.open(folder / "a.db", http)
+    (done,) = await alice.recover()
+    assert (done.id, done.state) == ("pay", "done"), "its coins are not free while it may be paid"
+    left = alice.balance_msat()
+    answer = await http.post(str(late[0].url), content=late[0].content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    await alice.send(left - 100, mint_url, "msat", "all-real")
+    alice.close()

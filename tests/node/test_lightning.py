@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from node.ledger.model import Deposit
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
 from node.payouts import PayoutRule, Payouts
@@ -17,6 +18,7 @@ from relays.money import from_sat
 from router_client.ecash.invoices import read_invoice
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
+from tests.client.mints import running_mint
 from tests.client.test_lnurl import LnurlServer
 from tests.node.harness import HELLO, Running, bearer, funded_wallet, running_node, token_of
 
@@ -103,6 +105,55 @@ async def test_invoices_that_cannot_be(
 ) -> None:
     assert (await http.post(f"{node.url}/lightning/invoice", json=body)).status_code == status
     assert (await http.get(f"{node.url}/lightning/invoice/inv_unknown/status")).status_code == 404
+
+
+async def test_a_mint_that_is_gone_keeps_nobody_elses_invoice_waiting(
+    node: Running, folder: Path, http: httpx.AsyncClient
+) -> None:
+    """An invoice of a mint that the node had before, and that does not answer any more, is the first to be looked at."""
+    with running_mint(folder / "gone") as gone:
+        await node.node.wallet.invoice(5000, gone, "msat", "inv_gone")
+        lost = Deposit(
+            id="inv_gone",
+            purpose="open",
+            account=None,
+            state="open",
+            mint=gone,
+            unit="msat",
+            amount_msat=5000,
+            fee_msat=0,
+            reason="",
+        )
+        await node.node.ledger.begin_deposit(lost)
+    made = (await http.post(f"{node.url}/lightning/invoice", json={"amount_sats": 21, "purpose": "create"})).json()
+    for _ in range(100):
+        if await node.node.invoices.watch():
+            break
+        await asyncio.sleep(0.1)
+    status = (await http.get(f"{node.url}/lightning/invoice/{made['invoice_id']}/status")).json()
+    assert status["status"] == "paid"
+    waiting = await node.node.ledger.deposit("inv_gone")
+    assert waiting is not None
+    assert waiting.state == "open", "its mint may come back"
+
+
+async def test_so_many_invoices_wait_and_no_more(
+    folder: Path, mint_url: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone may ask for one, and each is looked at every few seconds."""
+    monkeypatch.setattr("node.invoices.MOST_OPEN", 2)
+    monkeypatch.setattr("node.jobs.INVOICES_EVERY_S", 3600)
+    async with running_node(folder, cashu_mints=mint_url, upstream_base_url="http://127.0.0.1:9/v1") as node:
+        wish = {"amount_sats": 1, "purpose": "create"}
+        asked = [await http.post(f"{node.url}/lightning/invoice", json=wish) for _ in range(3)]
+        assert [answer.status_code for answer in asked] == [200, 200, 429]
+        assert asked[2].headers["retry-after"] == "60"
+        assert asked[2].json()["error"]["code"] == "rate_limited"
+        for _ in range(100):
+            if await node.node.invoices.watch() == 2:
+                break
+            await asyncio.sleep(0.1)
+        assert (await http.post(f"{node.url}/lightning/invoice", json=wish)).status_code == 200
 
 
 # refunds to a Lightning address ---------------------------------------------------------------------------------------

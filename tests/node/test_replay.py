@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from node.ledger.model import Key, Refund
 from node.replay import MAX_KEPT_BYTES
 from relays.payment import CASHU_HEADER
+from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, funded_wallet, granted_key, running_node
+from tests.node.harness import HELLO, Running, bearer, funded_wallet, granted_key, running_node, token_of
 from tests.node.hostile import Hostile
 
 GRANT_MSAT = 1_000_000
@@ -169,3 +171,40 @@ async def test_names_that_cannot_be(node: Running, http: httpx.AsyncClient, name
     _, text = await granted_key(node.node, GRANT_MSAT)
     reply = await named(node, http, text, name)
     assert reply.status_code == (400 if len(name) > 255 else 200), "an empty name is none"
+
+
+async def test_who_leaves_while_the_change_is_made_is_answered_again(
+    folder: Path,
+    mint_url: str,
+    http: httpx.AsyncClient,
+    hostile: tuple[Hostile, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer is kept with its charge, not after the mint has been asked for change."""
+    hostile[0].answer = (200, {}, [answer()])
+    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=hostile[1]) as node:
+        wallet = await funded_wallet(folder / "caller.db", http, mint_url)
+        token = await token_of(wallet, mint_url, 20_000)
+        headers = {CASHU_HEADER: token, "Idempotency-Key": "once"}
+        url = f"{node.url}/v1/chat/completions"
+        changing, go_on, real = asyncio.Event(), asyncio.Event(), node.node.cash.change
+
+        async def slow(key: Key) -> Refund | None:
+            changing.set()
+            await go_on.wait()
+            return await real(key)
+
+        monkeypatch.setattr(type(node.node.cash), "change", lambda _, key: slow(key))
+        leaving = asyncio.create_task(http.post(url, json=HELLO, headers=headers))
+        await asyncio.wait_for(changing.wait(), 20)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        go_on.set()
+        again = await http.post(url, json=HELLO, headers=headers)
+        assert (again.status_code, again.content) == (200, answer())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert len(hostile[0].asked) == 1
+        cost_msat = int(again.headers["x-satroute-cost-msat"])
+        change = decode(again.headers[CASHU_HEADER]).amount_msat
+        assert change == decode(token).amount_msat - cost_msat - int(again.headers["x-satroute-change-fee-msat"]) - 1
+        wallet.close()

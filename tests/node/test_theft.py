@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
@@ -204,3 +205,42 @@ async def test_arbitrary_paths_are_not_forwarded(
         assert answer.status_code in (404, 405), path
     assert hostile[0].asked == []
     assert os.environ.get("UPSTREAM_API_KEY") is None
+
+
+async def test_a_deposit_stays_open_when_its_mint_answers_nonsense(
+    folder: Path, mint_url: str, http: httpx.AsyncClient
+) -> None:
+    """A mint that has swapped and leaves a signature out must not make its token worth nothing."""
+    nonsense = True
+
+    async def forward(request: web.Request) -> web.Response:
+        headers = {"content-type": "application/json"}
+        url, body = f"{mint_url}{request.path}", await request.read()
+        reply = await http.request(request.method, url, content=body, headers=headers)
+        content = reply.content
+        if nonsense and request.path in ("/v1/swap", "/v1/restore"):
+            told = json.loads(content)
+            content = json.dumps({**told, "signatures": told["signatures"][1:]}).encode()
+        return web.Response(status=reply.status_code, body=content, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", forward)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    between = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    caller = await funded_wallet(folder / "caller.db", http, mint_url)
+    token = decode(await token_of(caller, mint_url, 20_000))
+    moved = bearer(encode(Token(between, token.unit, token.proofs)))
+    async with running_node(folder, cashu_mints=between, upstream_base_url="http://127.0.0.1:9/v1") as node:
+        for _ in range(2):
+            refused = await http.get(f"{node.url}/v1/balance", headers=moved)
+            assert refused.status_code == 503, refused.text
+            assert (await node.node.ledger.open_deposits()) != []
+        nonsense = False
+        credited = await http.get(f"{node.url}/v1/balance", headers=moved)
+        assert credited.status_code == 200, credited.text
+        totals = await node.node.ledger.audit()
+        assert credited.json()["balance"] == totals.keys_msat == node.node.wallet.balance_msat() > 19_000
+    caller.close()
+    await runner.cleanup()

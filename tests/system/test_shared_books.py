@@ -105,6 +105,25 @@ async def test_a_token_sent_to_both_at_once_is_credited_once(
     wallet.close()
 
 
+async def test_an_invoice_of_one_survives_being_asked_of_the_other(
+    twins: tuple[Twin, Twin], postgres_url: str, http: httpx.AsyncClient
+) -> None:
+    """Only the process whose wallet has the quote can tell that it was paid."""
+    wish = {"amount_sats": 21, "purpose": "create"}
+    made = (await http.post(f"{twins[0].url}/lightning/invoice", json=wish)).json()
+    told: list[str] = []
+    for _ in range(100):
+        told.append((await http.get(f"{twins[1].url}/lightning/invoice/{made['invoice_id']}/status")).json()["status"])
+        if told[-1] != "pending":
+            break
+        await asyncio.sleep(0.2)
+    assert told[0] == "pending", "it is the other's, who has not looked yet"
+    assert told[-1] == "paid", "by the other's watch"
+    books = await Ledger.open(postgres_url)
+    assert (await books.audit()).keys_msat == 21_000
+    await books.close()
+
+
 async def test_a_crash_of_one_leaves_the_others_requests_alone(
     twins: tuple[Twin, Twin], postgres_url: str, http: httpx.AsyncClient
 ) -> None:
