@@ -53,15 +53,20 @@ class Redemptions:
             return batches
 
     async def restock(self) -> int:
-        """Swap coins of our own for such as change is made of; returns how many swaps that took. Raises WalletError."""
-        swaps = 0
+        """Swap coins of our own for such as change is made of; returns how often. Raises WalletError.
+
+        The fee comes out of what the node has beyond all that its callers could ask back, never out of theirs.
+        """
         async with self._turn:
-            try:
-                while swaps < MOST_SWAPS and (made := await self._wallet.restock()):
-                    swaps += made
-            finally:
-                await self._book_all()
-        return swaps
+            await self._book_all()
+            for swaps in range(MOST_SWAPS):
+                free_msat = await self._ledger.free_msat() if self._wallet.lacks_stock() else 0
+                try:
+                    if free_msat <= 0 or not await self._wallet.restock(free_msat):
+                        return swaps
+                finally:
+                    await self._book_all()
+            return MOST_SWAPS
 
     @asynccontextmanager
     async def booked(self) -> AsyncIterator[None]:

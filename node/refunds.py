@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MOST_EARLIER: Final = 8
 """Tokens that are told of again."""
+MOST_TRIES: Final = 3
+"""Of one refund, when others take the coins that it was planned with."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -120,13 +122,18 @@ class Refunds:
         return self._turns.setdefault(account, asyncio.Lock())
 
     async def _begin(self, account: int, recipient: str, earlier: list[Refund]) -> Refund:
-        wish = await self._wish(account, recipient)
-        begun = await self._ledger.begin_refund(wish)
-        if isinstance(begun, Refund):
-            return await self._finish(begun)
-        if earlier:
-            return earlier[0]
-        raise await self._nothing(account, wish.unit)
+        for _ in range(MOST_TRIES):
+            wish = await self._wish(account, recipient)
+            begun = await self._ledger.begin_refund(wish)
+            if not isinstance(begun, Refund):
+                if earlier:
+                    return earlier[0]
+                raise await self._nothing(account, wish.unit)
+            try:
+                return await self._finish(begun)
+            except _CoinsGone:
+                log.info("refund %s is planned anew: its coins went elsewhere meanwhile", begun.id)
+        raise _ask_again("the refund could not be made; the balance is as it was: try again later")
 
     async def _wish(self, account: int, recipient: str) -> Refund:
         mint, unit, most_msat = await self._source(account)
@@ -193,10 +200,12 @@ class Refunds:
         )
 
     def _given_up(self, refund: Refund, error: WalletError) -> Refusal:
+        if isinstance(error, InsufficientFunds):
+            held_msat = self._wallet.balances().get((refund.mint, refund.unit), 0) * MSAT_PER_UNIT[refund.unit]
+            if held_msat >= refund.amount_msat:
+                return Refusal(403, payment.NOT_REFUNDABLE, "the balance is less than the mint's fee")
+            return _CoinsGone()
         log.error("refund %s of %d msat failed: %s", refund.id, refund.amount_msat, error)
-        held_msat = self._wallet.balances().get((refund.mint, refund.unit), 0) * MSAT_PER_UNIT[refund.unit]
-        if isinstance(error, InsufficientFunds) and held_msat >= refund.amount_msat:
-            return Refusal(403, payment.NOT_REFUNDABLE, "the balance is less than the mint's fee")
         return _ask_again("the refund could not be made; the balance is as it was: try again later")
 
     async def _source(self, account: int) -> tuple[str, str, int]:
@@ -209,9 +218,10 @@ class Refunds:
         wanted = ceil_div(wanted_msat, MSAT_PER_UNIT[preferred[1]])
         if preferred[0] in self._mints and self._wallet.holds(wanted, *preferred):
             return *preferred, wanted_msat
+        await (
+            self._redemptions.run()
+        )  # what came in locked is redeemed when it is needed, and coins that are away come back
         held = self._held()
-        if held.get(preferred, 0) < wanted_msat and self._wallet.locked_msat() and await self._redemptions.run():
-            held = self._held()  # what came in locked is redeemed when it is needed
         if held.get(preferred, 0) >= wanted_msat or not held:
             return *preferred, wanted_msat
         best = max(held, key=lambda source: (held[source], source))
@@ -221,6 +231,14 @@ class Refunds:
         """Coins that refunds can be made of, in msat by (mint, unit)."""
         balances = self._wallet.balances()
         return {source: to_msat(amount, source[1]) for source, amount in balances.items() if source[0] in self._mints}
+
+
+class _CoinsGone(Refusal):
+    """The wallet holds less than when the refund was planned: given up, to be planned anew."""
+
+    def __init__(self) -> None:
+        again = _ask_again("the refund could not be made; the balance is as it was: try again later")
+        super().__init__(again.status, again.code, again.message, headers=again.headers)
 
 
 def check_owner(key: Key) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from node.errors import LedgerError
-from node.ledger.model import EARNINGS, GRANTS, Account, TransferKind
-from node.ledger.sql import Steps, columns, one, run, struct
+from node.ledger.model import EARNINGS, GRANTS, MINTS, Account, TransferKind
+from node.ledger.sql import Steps, columns, one, only, run, struct
 
 _COLUMNS = columns(Account)
 
@@ -31,6 +31,16 @@ def read(account: int) -> Steps[Account]:
 def earnings() -> Steps[Account]:
     """The node's own money."""
     return (yield from read(EARNINGS))
+
+
+def free() -> Steps[int]:
+    """What came in from mints and is still here, beyond all that callers could ask back."""
+    owed = (
+        "SUM(CASE WHEN available_msat + held_msat < paid_in_msat THEN available_msat + held_msat ELSE paid_in_msat END)"
+    )
+    (owed_msat,) = yield from only(f"SELECT CAST(COALESCE({owed}, 0) AS BIGINT) FROM accounts WHERE kind = 'key'")
+    mints = yield from read(MINTS)
+    return -mints.available_msat - mints.held_msat - int(owed_msat)
 
 
 def set_refund_address(account: int, address: str) -> Steps[None]:

@@ -263,6 +263,10 @@ class Ledger:
 
     # refunds ---------------------------------------------------------------------------------------------------------
 
+    async def free_msat(self) -> int:
+        """What the node's wallets hold beyond all that callers could ask back."""
+        return await self._db.survey(accounts.free)
+
     async def refund_source(self, account: int) -> tuple[str, str] | None:
         """(mint, unit) that the account's money came from."""
         return await self._db.read(partial(deposits.source, account))

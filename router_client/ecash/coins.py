@@ -27,6 +27,8 @@ MOST_STOCK, MOST_STOCK_BEHIND = 16, 100
 request, and each coin costs them time."""
 LEAST_SURPLUS = 100
 """Fewer coins than that are not worth a swap of their own."""
+STOCK_WORTH = 4096
+"""A stock has one coin of each size for so much that there is: little money is not made all small."""
 PPK = 1000
 """Input fees are given per thousand coins (NUT-02)."""
 
@@ -75,7 +77,13 @@ def lacks_stock(amount: int, held: Mapping[int, int], aim: int) -> bool:
     """Whether a coin of this amount should be swapped for small ones: of some size that it has a share for, less than half
     of the aim is held."""
     share = amount // STOCK_SHARES
+    aim = aim_of(held, aim)
     return any(2 * held.get(1 << bit, 0) < aim for bit in range(share.bit_length()))
+
+
+def aim_of(held: Mapping[int, int], aim: int) -> int:
+    """How many coins of each size are aimed at with what is held, `aim` at most."""
+    return min(aim, sum(amount * count for amount, count in held.items()) // STOCK_WORTH)
 
 
 def surplus_of(count: int, aim: int) -> int:

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from router_client.ecash import store
-from router_client.ecash.coins import MOST_INPUTS, MOST_STOCK_BEHIND, lacks_stock, stocked, surplus_of, swap_fee
+from router_client.ecash.coins import MOST_INPUTS, MOST_STOCK_BEHIND, aim_of, lacks_stock, stocked, surplus_of, swap_fee
 from router_client.ecash.operations import Operations
 from router_client.ecash.store import Journal, Operation
-from router_client.ecash.token import Proof
+from router_client.ecash.token import MSAT_PER_UNIT, Proof, to_msat
 from router_client.errors import InsufficientFunds, MintUnavailable
 
 TURN_WAIT_S = 20.0
@@ -71,16 +71,24 @@ class Spending:
                 await self._swap(mint_url, unit, self._smallest)
         raise InsufficientFunds("the wallet's coins are too many and too small for this amount: send less")
 
-    async def restock(self) -> int:
+    def lacks_stock(self) -> bool:
+        """Whether `restock` has something to do, if the fee is there."""
+        return self._operations.db.read(
+            lambda conn: any(self._stock(conn, mint_url, unit) for mint_url, unit in store.balances(conn))
+        )
+
+    async def restock(self, most_fee_msat: int) -> int:
         """For each mint and unit, coins made smaller where the stock is low, larger where too many of a size lie about.
 
-        Returns how many swaps that took; 0 when all is well. Raises WalletError.
+        Returns what that cost, in msat. Raises WalletError.
         """
-        swaps = 0
+        fee_msat = 0
         for mint_url, unit in self._operations.db.read(store.balances):
             async with self.turn(mint_url, unit):
-                swaps += await self._swap(mint_url, unit, self._stock)
-        return swaps
+                most = (most_fee_msat - fee_msat) // MSAT_PER_UNIT[unit]
+                done = await self._swap(mint_url, unit, self._stock, most)
+            fee_msat += 0 if done is None else to_msat(done.journal.fee, unit)
+        return fee_msat
 
     def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         """The surplus of one size, or the largest coin if enough of it would go into the stock; nothing when all is well."""
@@ -96,22 +104,26 @@ class Spending:
         return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
 
     async def _swap(
-        self, mint_url: str, unit: str, choose: Callable[[sqlite3.Connection, str, str], list[Proof]]
-    ) -> int:
-        """Swap what is chosen, if anything is, and if it is worth more than the fee."""
+        self,
+        mint_url: str,
+        unit: str,
+        choose: Callable[[sqlite3.Connection, str, str], list[Proof]],
+        most_fee: int | None = None,
+    ) -> Operation | None:
+        """Swap what is chosen, if anything is, if it is worth more than the fee, and if that is not above the most."""
         mint = await self._operations.keyring.mint(mint_url)
         fee_ppk, keyset = mint.fees_ppk(), mint.active(unit)
 
         def begin(conn: sqlite3.Connection) -> Operation | None:
             coins = choose(conn, mint_url, unit)
             total, fee = sum(coin.amount for coin in coins), swap_fee([fee_ppk[coin.id] for coin in coins])
-            if total <= fee:
+            if total <= fee or (most_fee is not None and fee > most_fee):
                 return None
             operation_id = f"swap:{secrets.token_hex(12)}"
             operation = self._operations.open(conn, operation_id, "swap", mint_url, unit, Journal())
-            store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
-            aim = self._operations.stock if len(coins) == 1 else 0
-            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_STOCK_BEHIND)
+            held = store.held(conn, mint_url, unit)
+            aim = aim_of(held, self._operations.stock) if len(coins) == 1 else 0
+            amounts = stocked(total - fee, held, aim, MOST_STOCK_BEHIND)
             journal = Journal(
                 keyset=keyset.id,
                 counter=store.take_counters(conn, keyset.id, len(amounts)),
@@ -121,11 +133,9 @@ class Spending:
                 fee=fee,
                 credited=total,
             )
+            store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
             store.set_journal(conn, operation_id, journal)
             return msgspec.structs.replace(operation, journal=journal)
 
         operation = await self._operations.db.run(begin)
-        if operation is None:
-            return 0
-        await self._operations.finish(operation)
-        return 1
+        return None if operation is None else await self._operations.finish(operation)

@@ -209,12 +209,16 @@ class Wallet:
         """
         return await self._redeeming.redeem(most)
 
-    async def restock(self) -> int:
-        """Make coins smaller where the stock is low, larger where too many of a size lie about; the fee is the wallet's own.
+    def lacks_stock(self) -> bool:
+        """Whether `restock` has something to do: too few coins of a small size, or far too many of any."""
+        return self._spending.lacks_stock()
 
-        One swap per mint and unit at most; returns how many there were. Raises WalletError.
+    async def restock(self, most_fee_msat: int) -> int:
+        """Make coins smaller where the stock is low, larger where too many of a size lie about, for that fee at most.
+
+        One swap per mint and unit; returns what they cost in msat, which is the wallet's own loss. Raises WalletError.
         """
-        return await self._spending.restock()
+        return await self._spending.restock(most_fee_msat)
 
     def redemptions(self, since: int = 0) -> list[Redeemed]:
         """Finished redemptions, and swaps of our own coins (`restock`, and before payments that took too many small ones),

@@ -83,3 +83,18 @@ def changed(token: Token, index: int, **fields: object) -> Token:
     proofs = list(token.proofs)
     proofs[index] = msgspec.structs.replace(proofs[index], **fields)
     return msgspec.structs.replace(token, proofs=tuple(proofs))
+
+
+def _unreachable(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("no route", request=request)
+
+
+def offline() -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.MockTransport(_unreachable))
+
+
+async def seller(folder: Path, http: httpx.AsyncClient, mint_url: str, stock: int = 0) -> Wallet:
+    """A wallet that has seen the mint once."""
+    wallet = await Wallet.open(folder / "seller.db", http, stock=stock)
+    assert await wallet.pin(mint_url)
+    return wallet

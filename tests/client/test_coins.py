@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from router_client.ecash.coins import (
     MOST_STOCK,
     STOCK_SHARES,
+    STOCK_WORTH,
+    aim_of,
     face_for,
+    lacks_stock,
     plan_locked,
     plan_spend,
     round_up,
@@ -129,3 +132,11 @@ def test_many_small_coins_are_swapped_into_a_token_that_fits_a_header() -> None:
     assert not plan_spend(small, 11, "inside", {"00": 0}, 0).needs_swap, "a few more than need be spare a swap"
     few = [Proof("00", 1, f"s{n}", "c") for n in range(60)]
     assert not plan_spend(few, 60, "inside", {"00": 1000}, 0).needs_swap, "nor is one made that costs all there is"
+
+
+@given(st.dictionaries(st.integers(0, 24).map(lambda bit: 1 << bit), st.integers(1, 300)), st.integers(0, 400))
+def test_little_money_is_not_made_all_small(held: dict[int, int], aim: int) -> None:
+    most = aim_of(held, aim)
+    assert most <= aim
+    assert most * STOCK_WORTH <= sum(amount * count for amount, count in held.items())
+    assert not lacks_stock(max(held, default=0), held, 0)

@@ -21,6 +21,7 @@ from tests.client.purses import funded
 
 COIN = 2**18
 AIM = 20
+MOST_FEE_MSAT = 100
 
 
 def sizes(wallet: Wallet, mint_url: str) -> dict[int, int]:
@@ -29,7 +30,7 @@ def sizes(wallet: Wallet, mint_url: str) -> dict[int, int]:
 
 async def all_restocked(wallet: Wallet) -> int:
     for swaps in range(50):
-        if not await wallet.restock():
+        if not await wallet.restock(MOST_FEE_MSAT):
             return swaps
     raise AssertionError("it never ends")
 
@@ -39,7 +40,10 @@ async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
 ) -> None:
     (await funded(folder / "w.db", http, mint_url, COIN)).close()
     wallet = await Wallet.open(folder / "w.db", http, stock=AIM)
+    assert wallet.lacks_stock()
+    assert await wallet.restock(0) == 0, "not for that price"
     assert await all_restocked(wallet) > 1
+    assert not wallet.lacks_stock()
     held = sizes(wallet, mint_url)
     share = max(held) // STOCK_SHARES
     small = [1 << bit for bit in range(share.bit_length())]
@@ -57,7 +61,7 @@ async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
 
 
 async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
-    (await funded(folder / "w.db", http, mint_url, COIN)).close()
+    (await funded(folder / "w.db", http, mint_url, 2 * COIN)).close()
     wallet = await Wallet.open(folder / "w.db", http, stock=6 * AIM)
     await all_restocked(wallet)
     wallet.close()
@@ -66,7 +70,7 @@ async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.As
     assert max(sizes(wallet, mint_url).values()) > 100
     await all_restocked(wallet)
     assert max(sizes(wallet, mint_url).values()) < 110
-    fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions()) - (COIN - before)
+    fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions()) - (2 * COIN - before)
     assert wallet.holdings().all_msat == before - fees_msat
     wallet.close()
 
@@ -124,7 +128,7 @@ async def test_no_lost_exchange_loses_or_makes_money(
                 try:
                     await wallet.recover()
                     assert wallet.holdings().all_msat == 2**14 + sum(s.saved_msat for s in wallet.redemptions())
-                    await wallet.restock()
+                    await wallet.restock(MOST_FEE_MSAT)
                 except MintUnavailable:
                     assert wallet.holdings().swapping_msat or not wallet.redemptions()
                     assert wallet.holdings().all_msat == 2**14 + sum(s.saved_msat for s in wallet.redemptions())

@@ -290,3 +290,40 @@ async def test_tokens_do_not_reach_the_log(
         assert decode(token).proofs[0].secret not in caplog.text
         assert token[:40] not in caplog.text
     assert "cashuB" not in caplog.text
+
+
+async def test_small_coins_are_made_with_the_nodes_own_money(
+    folder: Path, mint_url: str, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """A swap costs a fee. All that callers could ask back stays in the wallet, to the last msat."""
+    hostile[0].answer = (
+        200,
+        {},
+        [b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":31,"completion_tokens":5}}'],
+    )
+    wallet = await funded_wallet(folder / "caller.db", http, mint_url)
+    async with running_node(
+        folder, cashu_mints=mint_url, upstream_base_url=hostile[1], change_stock=20, allow_local_addresses=True
+    ) as node:
+        ledger, redemptions = node.node.ledger, node.node.redemptions
+        key = bearer((await wallet.send(2**18, mint_url, "msat", "deposit")).token)
+        balance_msat = (await http.get(f"{node.url}/v1/balance", headers=key)).json()["balance"]
+        assert node.node.wallet.lacks_stock()
+        assert await ledger.free_msat() == await redemptions.restock() == 0
+        assert node.node.wallet.balance_msat() == balance_msat
+
+        served = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)
+        cost_msat = int(served.headers["x-satroute-cost-msat"])
+        assert await ledger.free_msat() == cost_msat > 0
+        swaps = await redemptions.restock()
+        assert swaps > 0
+        assert (await ledger.audit()).lost_msat == swaps, "a coin's fee is one msat, rounded up"
+        assert await ledger.free_msat() == cost_msat - swaps
+        await node.node.audit()
+        assert await redemptions.restock() == 0 or not node.node.wallet.lacks_stock()
+
+        refunded = await http.post(f"{node.url}/v1/balance/refund", headers=key)
+        assert refunded.status_code == 200, refunded.text
+        assert (await http.get(f"{node.url}/v1/balance", headers=key)).json()["balance"] == 0
+        await adds_up(node)
+    wallet.close()
