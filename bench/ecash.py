@@ -89,10 +89,11 @@ async def tokens(mint_url: str, count: int, each: int, lock: str | None, amount:
 
 
 async def fill_stock(url: str, mint_url: str, wallet: Path, lock: str) -> None:
-    """Leave a prepaid balance with the node, and wait until it has made the small coins that it wants of it."""
+    """Leave prepaid balances with the node, let it earn something, and wait until it has made its small coins."""
     async with httpx.AsyncClient(timeout=60) as http:
         for token in await tokens(mint_url, DEPOSITS, 1, lock, DEPOSIT_MSAT):
-            (await http.get(f"{url}/v1/balance", headers={"Authorization": f"Bearer {token}"})).raise_for_status()
+            key = {"Authorization": f"Bearer {token}"}
+            (await http.post(f"{url}/v1/chat/completions", json=BODY, headers=key)).raise_for_status()
     before, now = -1, small_coins(wallet)
     while now != before:
         await asyncio.sleep(FILL_S)
