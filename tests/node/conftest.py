@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from aiohttp import web
 
 from node.ledger.ledger import Ledger
+from router_client.ecash.wallet import Wallet
 from tests.client.mints import running_mint
 from tests.client.test_lnurl import LnurlServer
 from tests.node.books import Books, Clock
+from tests.node.harness import funded_wallet
 from tests.node.hostile import Hostile
 
 
@@ -37,6 +40,14 @@ async def books(ledger_url: str, clock: Clock) -> AsyncIterator[Books]:
 @pytest.fixture
 def ledger(books: Books) -> Ledger:
     return books.ledger
+
+
+@pytest.fixture
+async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
+    """A caller's, with money in it."""
+    opened = await funded_wallet(folder / "caller.db", http, mint_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

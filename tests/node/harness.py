@@ -79,3 +79,10 @@ async def granted_key(node: Node, amount_msat: int) -> tuple[Key, str]:
 
 def bearer(credential: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
+
+
+async def adds_up(running: Running) -> None:
+    """Every msat that came in is in the books, and in the wallet."""
+    await running.node.redemptions.run()
+    totals = await running.node.ledger.audit()
+    assert running.node.wallet.holdings().all_msat == totals.ecash_in_msat

@@ -27,13 +27,6 @@ async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Run
         yield running
 
 
-@pytest.fixture
-async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
-    opened = await funded_wallet(folder / "caller.db", http, mint_url)
-    yield opened
-    opened.close()
-
-
 async def add_up(node: Running) -> None:
     """The books are right, and the node's wallet holds what they say came in."""
     totals = await node.node.ledger.audit()

@@ -18,7 +18,7 @@ from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
 from router_client.ecash import request as requests
 from router_client.ecash.token import Token, decode, encode, token_hash
 from router_client.ecash.wallet import Wallet
-from tests.node.harness import HELLO, Running, bearer, funded_wallet, running_node
+from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, running_node
 from tests.node.hostile import Hostile
 
 STREAM = {**HELLO, "stream": True}
@@ -29,13 +29,6 @@ LONG = {**STREAM, "max_tokens": 300, "messages": [{"role": "user", "content": "T
 async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Running]:
     async with running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url) as running:
         yield running
-
-
-@pytest.fixture
-async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
-    opened = await funded_wallet(folder / "caller.db", http, mint_url)
-    yield opened
-    opened.close()
 
 
 def hold_msat(node: Running, body: dict[str, Any]) -> int:
@@ -60,14 +53,6 @@ def change_in(text: str) -> str:
     assert len(change) == 1
     assert lines.index(change[0]) == len(lines) - 2, "the last comment before [DONE]"
     return change[0].removeprefix(CHANGE_SSE_PREFIX)
-
-
-async def adds_up(node: Running) -> None:
-    """Every msat that came in is in the books, and in the wallet."""
-    await node.node.redemptions.run()
-    totals = await node.node.ledger.audit()
-    holdings = node.node.wallet.holdings()
-    assert holdings.all_msat == totals.ecash_in_msat
 
 
 @pytest.mark.parametrize("lock", [False, True], ids=["plain", "locked"])

@@ -20,7 +20,7 @@ from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from tests.client.mints import running_mint
 from tests.client.test_lnurl import LnurlServer
-from tests.node.harness import HELLO, Running, bearer, funded_wallet, running_node, token_of
+from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, running_node, token_of
 
 
 @pytest.fixture
@@ -29,20 +29,6 @@ async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Run
         folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True
     ) as running:
         yield running
-
-
-@pytest.fixture
-async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
-    opened = await funded_wallet(folder / "caller.db", http, mint_url)
-    yield opened
-    opened.close()
-
-
-async def adds_up(node: Running) -> None:
-    """Every msat that came in is in the books, and in the wallet."""
-    totals = await node.node.ledger.audit()
-    holdings = node.node.wallet.holdings()
-    assert holdings.all_msat == totals.ecash_in_msat
 
 
 # invoices ------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import StorageError
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, funded_wallet, granted_key, running_node, token_of
+from tests.node.harness import HELLO, Running, bearer, granted_key, running_node, token_of
 from tests.node.hostile import Hostile
 
 GRANT_MSAT = 1_000_000
@@ -44,13 +44,6 @@ async def node(folder: Path, hostile: tuple[Hostile, str], mint_url: str) -> Asy
     hostile[0].answer = (200, {}, [REPLY])
     async with running_node(folder, cashu_mints=mint_url, upstream_base_url=hostile[1]) as running:
         yield running
-
-
-@pytest.fixture
-async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
-    opened = await funded_wallet(folder / "caller.db", http, mint_url)
-    yield opened
-    opened.close()
 
 
 async def test_a_refund_whose_answer_was_lost_is_told_of_again(

@@ -32,13 +32,6 @@ async def node(folder: Path, hostile: tuple[Hostile, str], mint_url: str) -> Asy
         yield running
 
 
-@pytest.fixture
-async def wallet(folder: Path, http: httpx.AsyncClient, mint_url: str) -> AsyncIterator[Wallet]:
-    opened = await funded_wallet(folder / "caller.db", http, mint_url)
-    yield opened
-    opened.close()
-
-
 @pytest.mark.parametrize("revoked", [False, True])
 async def test_a_child_key_gets_no_change(
     node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, revoked: bool
