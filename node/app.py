@@ -106,10 +106,10 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
 
 
 async def _settle_the_past(node: Node) -> None:
-    """Free what an earlier process held and prove the sums before serving; the jobs finish its deposits and refunds, since
+    """End what an earlier process held and prove the sums before serving; the jobs finish its deposits and refunds, since
     a mint that is silent now must not keep the node from starting."""
     if orphans := await node.ledger.expire_orphans():
-        log.warning("freed %d holds that an earlier run left", orphans)
+        log.warning("ended %d holds that an earlier run left", orphans)
     await node.ledger.audit()
     with suppress(TimeoutError):
         async with asyncio.timeout(MINTS_S):

@@ -75,6 +75,8 @@ class Completions:
         self._signer = signer
         self._tasks = tasks
         self._timeout_s = timeout_s
+        self._streams: dict[str, tuple[Quote, StreamMeter]] = {}
+        self._noted = False
 
     async def hold(self, key: Key, request_id: str, quote: Quote, fingerprint: str = "") -> DuplicateHold | None:
         """Reserve the most the request can cost; what is known of an earlier request of that id, if there is one.
@@ -137,6 +139,7 @@ class Completions:
                 raise
         meter = StreamMeter(hide_usage=not quote.wants_usage, likely_prompt_tokens=quote.likely_prompt_tokens)
         finish = partial(self._finish, request_id, quote)
+        self._streams[request_id] = (quote, meter)
         return PaidStream(request_id, reply, first, chunks, meter, finish, deadline)
 
     @asynccontextmanager
@@ -168,24 +171,26 @@ class Completions:
         self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome
     ) -> tuple[Receipt, Event]:
         """Charge and sign, whatever happens to the caller meanwhile."""
+        self._streams.pop(request_id, None)
         return await asyncio.shield(self._tasks.start(self._post(request_id, quote, measured, outcome), "post"))
+
+    async def note_streams(self) -> int:
+        """Note what running streams have come to, for the sweep after a crash; returns how many run."""
+        drafts = [
+            _draft(request_id, quote, meter.measured(), "interrupted")
+            for request_id, (quote, meter) in self._streams.items()
+        ]
+        if drafts or self._noted:
+            await self._ledger.note_progress(drafts)
+        self._noted = bool(drafts)
+        return len(drafts)
 
     async def _post(self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome) -> tuple[Receipt, Event]:
         due_msat = cost(measured.usage, quote.model.price)
         if due_msat > quote.hold_msat:
             # The upstream used more than a request of this size can: the caller owes the hold, the node bears the rest.
             log.warning("request %s cost %d msat, its hold was %d msat", request_id, due_msat, quote.hold_msat)
-        draft = Receipt(
-            request_id=request_id,
-            model=quote.model.id,
-            usage=measured.usage,
-            metered=measured.by,
-            outcome=outcome,
-            price=quote.model.price,
-            hold_msat=quote.hold_msat,
-            cost_msat=min(due_msat, quote.hold_msat),
-            balance_msat=0,
-        )
+        draft = _draft(request_id, quote, measured, outcome)
         posted = await self._insist(partial(self._ledger.post, draft), draft.request_id)
         return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
 
@@ -208,6 +213,21 @@ class Completions:
                 log.warning("the end of request %s is booked again in %g s: %s", request_id, pause_s, error)
                 await asyncio.sleep(pause_s)
         return await end()
+
+
+def _draft(request_id: str, quote: Quote, measured: Measured, outcome: Outcome) -> Receipt:
+    """The receipt but for the balance; the cost is never above the hold."""
+    return Receipt(
+        request_id=request_id,
+        model=quote.model.id,
+        usage=measured.usage,
+        metered=measured.by,
+        outcome=outcome,
+        price=quote.model.price,
+        hold_msat=quote.hold_msat,
+        cost_msat=min(cost(measured.usage, quote.model.price), quote.hold_msat),
+        balance_msat=0,
+    )
 
 
 async def _up_to_the_first_choice(chunks: AsyncIterator[bytes]) -> bytes:

@@ -18,6 +18,7 @@ from router_client.errors import ClientError
 log = logging.getLogger(__name__)
 
 EXPIRE_EVERY_S = 30
+NOTE_EVERY_S = 5
 RECOVER_EVERY_S = 60
 REDEEM_EVERY_S = 5
 RESTOCK_EVERY_S = 3
@@ -49,6 +50,7 @@ def schedule(node: Node) -> AsyncIOScheduler:
         )
 
     every(EXPIRE_EVERY_S, node.ledger.expire_holds, "expire holds")
+    every(NOTE_EVERY_S, node.completions.note_streams, "note what runs")
     every(RECOVER_EVERY_S, node.deposits.recover, "recover deposits")
     every(RECOVER_EVERY_S, node.refunds.recover, "recover refunds")
     every(REDEEM_EVERY_S, node.redemptions.run, "redeem accepted ecash")

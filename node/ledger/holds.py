@@ -68,6 +68,27 @@ def orphans(instance: str | None) -> Steps[list[str]]:
     return _ids(row for row in found if instance is None or row[1] == instance)
 
 
+def note(drafts: Iterable[Receipt]) -> Steps[None]:
+    """What running streams have come to; what was noted of requests that have ended is dropped."""
+    yield from run(
+        "DELETE FROM progress WHERE request_id NOT IN (SELECT id FROM holds WHERE state = 'pending')",
+    )
+    for draft in drafts:
+        yield from run(
+            "INSERT INTO progress (request_id, draft) "
+            "SELECT id, CAST(?2 AS TEXT) FROM holds WHERE id = ?1 AND state = 'pending' "
+            "ON CONFLICT (request_id) DO UPDATE SET draft = excluded.draft",
+            draft.request_id,
+            msgspec.json.encode(draft).decode(),
+        )
+
+
+def noted(request_id: str) -> Steps[Receipt | None]:
+    """What a stream had come to when it was last noted."""
+    row = yield from one("SELECT draft FROM progress WHERE request_id = ?1", request_id)
+    return None if row is None else msgspec.json.decode(row[0], type=Receipt)
+
+
 def receipt(request_id: str, account: int) -> Steps[Posted | None]:
     """A request's receipt, for the account that paid."""
     if "\0" in request_id:  # which PostgreSQL takes in no text

@@ -7,11 +7,13 @@ LedgerError for contradictions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from node.errors import LedgerError
 from node.ledger import accounts, answers, audit, deposits, holds, keys, payouts, refunds
 from node.ledger.backend import Backend
 from node.ledger.model import Account, Deposit, HoldOutcome, Key, Limits, NothingToRefund, Payout, Posted, Refund
@@ -189,15 +191,26 @@ class Ledger:
         return await self._db.read(partial(holds.orphans, None))
 
     async def expire_holds(self) -> int:
-        """Free holds whose time is over; returns how many there were."""
+        """End holds whose time is over, charged by what was noted of them, else free; returns how many there were."""
         return await self._expire(await self._db.read(partial(holds.expired, self._now())))
 
     async def expire_orphans(self) -> int:
-        """Free what an earlier run of this process left on hold; returns how much. Only before it serves."""
+        """The same for what an earlier run of this process left on hold. Only before it serves."""
         return await self._expire(await self._db.read(partial(holds.orphans, self._mine)))
 
     async def _expire(self, request_ids: list[str]) -> int:
-        return sum([bool(await self._db.move(Release(request_id, "expired"))) for request_id in request_ids])
+        for request_id in request_ids:
+            draft = await self._db.read(partial(holds.noted, request_id))
+            if draft is None:
+                await self._db.move(Release(request_id, "expired"))
+            else:
+                with suppress(LedgerError):  # it ended in this moment
+                    await self.post(draft)
+        return len(request_ids)
+
+    async def note_progress(self, drafts: Sequence[Receipt]) -> None:
+        """Keep what running streams have come to: a sweep charges that much of what a crash left, not nothing."""
+        await self._db.run(partial(holds.note, drafts))
 
     async def receipt(self, request_id: str, account: int) -> Posted | None:
         """A receipt, for the account that paid."""

@@ -124,6 +124,13 @@ class AnswerRow(SQLModel, table=True):
     expires_at: int = Field(index=True, sa_type=BIG)
 
 
+class ProgressRow(SQLModel, table=True):
+    __tablename__ = "progress"
+    request_id: str = Field(primary_key=True, foreign_key="holds.id")
+    draft: str
+    """JSON of the receipt that a stream would have if it ended now: what a sweep charges if a crash ends it."""
+
+
 class DepositRow(SQLModel, table=True):
     __tablename__ = "deposits"
     __table_args__ = (CheckConstraint("state IN ('open', 'credited', 'failed')", name="deposit_state"),)

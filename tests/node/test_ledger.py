@@ -119,6 +119,31 @@ async def test_one_guilty_move_does_not_spoil_its_neighbours(ledger: Ledger) -> 
 MOVES = ("hold", "post", "void", "expire", "deposit", "refund", "finish", "fail", "grant", "payout", "paid", "redeemed")
 
 
+async def test_what_a_crash_left_is_charged_by_what_was_noted_of_it(ledger_url: str, clock: Clock) -> None:
+    """A stream of which nothing was noted is free; and a note is of no use once its request has ended."""
+    first = await Ledger.open(ledger_url, clock)
+    account = await key(first, 1000)
+    for name in ("streamed", "begun", "voided", "posted"):
+        await first.hold(account, name, 100, 60)
+    await first.note_progress([draft("streamed", 100, 30), draft("voided", 100, 30), draft("posted", 100, 30)])
+    await first.note_progress([draft("streamed", 100, 40), draft("posted", 100, 30)])
+    await first.void("voided")
+    await first.post(draft("posted", 100, 7))
+    await first.close()
+    again = await Ledger.open(ledger_url, clock)
+    assert await again.expire_orphans() == 2
+    state_now = await again.account(account.account)
+    assert (state_now.available_msat, state_now.held_msat, state_now.spent_msat) == (953, 0, 47)
+    receipt = await again.receipt("streamed", account.account)
+    assert receipt is not None
+    assert receipt.receipt.cost_msat == 40
+    assert await again.receipt("begun", account.account) is None
+    await again.note_progress([draft("streamed", 100, 99)])
+    assert await again.expire_orphans() == 0
+    await again.audit()
+    await again.close()
+
+
 async def test_an_answer_is_kept_for_a_while(ledger: Ledger, clock: Clock) -> None:
     account = await key(ledger, 1000)
     await ledger.hold(account, "r", 100, 60, "fingerprint")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from node.config import Settings, load_settings
+from node.ledger.ledger import Ledger
 from relays.event import Signer
 from relays.pool import RelayPool
 from router_client.ecash.token import decode
@@ -114,6 +116,36 @@ async def test_a_stream_of_more_than_five_minutes_is_charged(
     assert await node.node.ledger.expire_holds() == 0
     assert (await asked).status_code == 200
     assert (await node.node.ledger.account(key.account)).spent_msat > 0
+
+
+async def test_a_crash_in_the_midst_of_a_stream_does_not_make_it_free(
+    folder: Path, node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """What was streamed is noted every few seconds; the next start charges that much, never the whole hold."""
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    hostile[0].answer = (200, {"content-type": "text/event-stream"}, [TEXT] * 100)
+    asked = asyncio.create_task(http.post(f"{node.url}/v1/chat/completions", json=STREAM, headers=bearer(text)))
+    while not await node.node.completions.note_streams():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert await node.node.completions.note_streams() == 1
+    crashed = folder / "crashed.db"
+    with sqlite3.connect(node.node.settings.ledger_url.removeprefix("sqlite:///")) as files:
+        files.execute("VACUUM INTO ?", (str(crashed),))  # what the disk has at this moment
+    files.close()
+    whole = (await asked).headers["x-satroute-request-id"]
+    (served,) = [await node.node.ledger.receipt(whole, key.account)]
+    after = await Ledger.open(f"sqlite:///{crashed}", instance=node.node.ledger.instance)
+    assert await after.expire_orphans() == 1
+    noted = await after.receipt(whole, key.account)
+    assert noted is not None
+    assert served is not None
+    assert (noted.receipt.outcome, noted.receipt.metered) == ("interrupted", "counted")
+    assert 0 < noted.receipt.cost_msat < served.receipt.cost_msat
+    assert (await after.account(key.account)).held_msat == 0
+    await after.audit()
+    await after.close()
+    assert await node.node.completions.note_streams() == 0
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])

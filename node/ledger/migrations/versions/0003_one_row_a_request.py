@@ -1,5 +1,5 @@
 """A request's receipt stands in its row; a transfer is named by what it is for: fewer rows and trees for each request. In
-PostgreSQL a batch is booked by a function, on one way there and back."""
+PostgreSQL a batch is booked by a function, on one way there and back. What running streams have come to is noted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -76,6 +76,11 @@ def upgrade() -> None:
             "(purpose = 'request' AND state = 'posted') = (receipt IS NOT NULL AND posted_at IS NOT NULL)",
         )
     op.drop_table("receipts")
+    op.create_table(
+        "progress",
+        sa.Column("request_id", sa.String(), sa.ForeignKey("holds.id"), primary_key=True),
+        sa.Column("draft", sa.String(), nullable=False),
+    )
     if sqlite:
         _transfers_anew()
     else:
