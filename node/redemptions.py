@@ -34,7 +34,7 @@ class Redemptions:
         self._ledger = ledger
         self._wallet = wallet
         self._clock = clock
-        self._since = int(clock()) - LOOK_BACK_S
+        self._since = min(int(clock()), wallet.unfinished_since() or int(clock())) - LOOK_BACK_S
         self._turn = asyncio.Lock()
         self._booked: set[str] = set()
 
@@ -45,11 +45,14 @@ class Redemptions:
             began = int(self._clock())
             while done := await self._wallet.redeem_locked(BATCH):
                 batches += len(done)
-            if self._wallet.locked_msat():  # a batch that its mint left open
+            unfinished = self._wallet.unfinished_since()
+            if unfinished is not None:  # what its mint left open
                 batches += len([done for done in await self._wallet.recover() if done.kind == "redeem"])
             await self._book_all()
-            # One that was begun before may have been finished just now: the next look goes back a little further.
-            self._since = max(self._since, began - 3600)
+            # One that was begun before may have been finished just now: the next look goes back a little further, and as
+            # far as what is still open.
+            oldest = began if unfinished is None else min(began, unfinished)
+            self._since = max(self._since, oldest - 3600)
             return batches
 
     async def restock(self) -> int:

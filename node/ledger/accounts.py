@@ -33,14 +33,19 @@ def earnings() -> Steps[Account]:
     return (yield from read(EARNINGS))
 
 
+def ecash_in() -> Steps[int]:
+    """What mints paid in less what went out."""
+    mints = yield from read(MINTS)
+    return -mints.available_msat - mints.held_msat
+
+
 def free() -> Steps[int]:
     """What came in from mints and is still here, beyond all that callers could ask back."""
     owed = (
         "SUM(CASE WHEN available_msat + held_msat < paid_in_msat THEN available_msat + held_msat ELSE paid_in_msat END)"
     )
     (owed_msat,) = yield from only(f"SELECT CAST(COALESCE({owed}, 0) AS BIGINT) FROM accounts WHERE kind = 'key'")
-    mints = yield from read(MINTS)
-    return -mints.available_msat - mints.held_msat - int(owed_msat)
+    return (yield from ecash_in()) - int(owed_msat)
 
 
 def set_refund_address(account: int, address: str) -> Steps[None]:

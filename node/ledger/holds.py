@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import msgspec
@@ -11,6 +12,8 @@ from node.ledger import accounts
 from node.ledger.model import HoldPurpose, Posted, TransferKind, check_end
 from node.ledger.sql import Row, Steps, one, only, rows, run
 from relays.receipt import Receipt
+
+log = logging.getLogger(__name__)
 
 SWEPT_AT_ONCE = 500
 
@@ -86,7 +89,13 @@ def note(drafts: Iterable[Receipt]) -> Steps[None]:
 def noted(request_id: str) -> Steps[Receipt | None]:
     """What a stream had come to when it was last noted."""
     row = yield from one("SELECT draft FROM progress WHERE request_id = ?1", request_id)
-    return None if row is None else msgspec.json.decode(row[0], type=Receipt)
+    if row is None:
+        return None
+    try:
+        return msgspec.json.decode(row[0], type=Receipt)
+    except msgspec.DecodeError as error:  # of another version: one note must not keep all other holds
+        log.error("what was noted of %s cannot be read: %s", request_id, error)
+        return None
 
 
 def receipt(request_id: str, account: int) -> Steps[Posted | None]:

@@ -276,6 +276,10 @@ class Ledger:
 
     # refunds ---------------------------------------------------------------------------------------------------------
 
+    async def ecash_in_msat(self) -> int:
+        """What mints paid in less what went out: the node's wallets hold it."""
+        return await self._db.read(accounts.ecash_in)
+
     async def free_msat(self) -> int:
         """What the node's wallets hold beyond all that callers could ask back."""
         return await self._db.survey(accounts.free)

@@ -20,6 +20,7 @@ import asyncpg
 import msgspec
 
 from node.errors import LedgerConflict
+from node.ledger.model import Insufficient, KeyClosed, LimitReached
 from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import LOCK, migrate_postgres
 from node.ledger.sql import Work, columns
@@ -185,7 +186,8 @@ class PostgresBackend:
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await asyncpg.connect(self._url, **_OPTIONS)
-            books = await _booked(self._conn, batch, books)
+            if not await books.book_at_once(self._conn, batch):
+                await _transaction(self._conn, batch, books)
             if all(job.work is None for job in batch):
                 self._books = books
         except _BROKEN as error:
@@ -210,8 +212,9 @@ class _Books:
     """The page between batches. PostgreSQL numbers the transactions that write: as long as only our own use numbers, nobody
     else has changed a row, and the page of one batch serves the next.
 
-    The lock keeps other processes of ours out, not somebody at a terminal. So a page is known to be whole only when no
-    transaction was under way as it was loaded, and as long as each number after that is ours, without a gap.
+    The lock keeps other processes of ours out, not somebody at a terminal: what such a one commits is seen by the next
+    batch, though nobody should write to an account by hand while a node books on it. So a page is known to be whole only
+    when no transaction was under way as it was loaded, and as long as each number after that is ours, without a gap.
     """
 
     def __init__(self) -> None:
@@ -229,12 +232,15 @@ class _Books:
         if self._lacks(moves):
             return False
         outcomes = [self.page.apply(move) for move in moves]
+        if any(isinstance(outcome, Insufficient | LimitReached | KeyClosed) for outcome in outcomes):
+            self._forget()  # the tables would not tell whether a name that is refused is known
+            return False
         try:
             await conn.fetchval(_BOOK, self._next, *_changes(self.page))
         except asyncpg.PostgresError as error:
             if error.sqlstate not in (_OTHERS, asyncpg.UniqueViolationError.sqlstate):
                 raise
-            self.page, self.relied, self._next = Page(), False, None
+            self._forget()
             return False
         self._next += 1
         self.page.written()
@@ -254,7 +260,7 @@ class _Books:
 
     async def moved(self, conn: Any, moves: Sequence[Move]) -> list[Outcome]:
         """The outcomes of a batch, written but not committed."""
-        if not self.relied or self._lacks(moves):
+        if not self.relied or self._lacks(moves) or self.page.lacking_holds(moves):
             await self._load(conn, moves)
         page = self.page
         outcomes = [page.apply(move) for move in moves]
@@ -263,6 +269,9 @@ class _Books:
             self._next = number + 1 if number == self._next else None  # a gap: somebody is about to commit
         page.written()
         return outcomes
+
+    def _forget(self) -> None:
+        self.page, self._next, self.relied = Page(), None, False
 
     def _lacks(self, moves: Sequence[Move]) -> bool:
         """Whether a row must be read; that a new hold's name is new, the tables say."""
@@ -276,28 +285,13 @@ class _Books:
         wanted = (page.lacking_holds(moves), page.lacking_accounts(moves), page.lacking_keys(moves))
         holds, accounts, keys, first, last = await conn.fetchrow(_LOAD, *wanted)
         if self.relied and not first == last == self._next:  # somebody wrote in this moment, past our lock
-            self.page, self._next, self.relied = Page(), None, False
+            self._forget()
             await self._load(conn, moves)
             return
         page.add(
             [AccountRow(*row) for row in accounts], [KeyRow(*row) for row in keys], [HoldRow(*row) for row in holds]
         )
         self._next = last if first == last else None
-
-
-async def _booked(conn: Any, batch: list[_Job], books: _Books) -> _Books:
-    """Book a batch by what is known, or else by what is read; returns what is known now."""
-    if await books.book_at_once(conn, batch):
-        return books
-    try:
-        await _transaction(conn, batch, books)
-        return books
-    except asyncpg.UniqueViolationError:  # a new hold's name is in the books
-        if not books.relied:
-            raise
-    books = _Books()
-    await _transaction(conn, batch, books)
-    return books
 
 
 async def _transaction(conn: Any, batch: list[_Job], books: _Books) -> None:

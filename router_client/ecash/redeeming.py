@@ -30,6 +30,10 @@ from router_client.errors import MintMisbehaved, TokenRefused, TokenSpent, Walle
 log = logging.getLogger(__name__)
 
 
+BOOKED: tuple[store.Kind, ...] = ("redeem", "swap")
+"""Operations whose fees and losses are the wallet's own."""
+
+
 class Redeeming:
     """From locked coins to coins."""
 
@@ -49,9 +53,13 @@ class Redeeming:
                 log.warning("locked coins in %s of %s wait: %s", unit, mint_url, error)
         return done
 
+    def unfinished_since(self) -> int | None:
+        """See `Wallet.unfinished_since`."""
+        return self._operations.db.read(lambda conn: store.oldest_open(conn, BOOKED))
+
     def finished(self, since: int) -> list[Redeemed]:
         """See `Wallet.redemptions`."""
-        operations = self._operations.db.read(lambda conn: store.finished_operations(conn, ("redeem", "swap"), since))
+        operations = self._operations.db.read(lambda conn: store.finished_operations(conn, BOOKED, since))
         return [redeemed(operation) for operation in operations]
 
     async def _begin(self, mint_url: str, unit: str, most: int) -> Operation | None:

@@ -7,6 +7,7 @@ smaller, for a stock that change is handed out of. Its fee is the wallet's own: 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,11 +21,15 @@ from router_client.ecash.coins import MOST_INPUTS, MOST_STOCK_BEHIND, aim_of, la
 from router_client.ecash.operations import Operations
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, to_msat
-from router_client.errors import InsufficientFunds, MintUnavailable
+from router_client.errors import MintUnavailable, TokenRefused, WalletError
 
 TURN_WAIT_S = 20.0
+REST_S = 60
 MOST_MERGES = 16
 """Swaps of small coins for large ones before one payment."""
+
+
+log = logging.getLogger(__name__)
 
 
 class TooManyCoins(Exception):
@@ -42,6 +47,8 @@ class Spending:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
+        self._rests: dict[tuple[str, str], float] = {}
+        """Until when a (mint, unit) that failed is left alone."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         operations.register("swap", operations.swap)
 
@@ -68,26 +75,39 @@ class Spending:
             try:
                 return await begin()
             except TooManyCoins:
-                await self._swap(mint_url, unit, self._smallest)
-        raise InsufficientFunds("the wallet's coins are too many and too small for this amount: send less")
+                if await self._swap(mint_url, unit, self._smallest) is None:
+                    break
+        raise TokenRefused("the wallet's coins are too many and too small for this amount: send less")
 
     def lacks_stock(self) -> bool:
         """Whether `restock` has something to do, if the fee is there."""
-        return self._operations.db.read(
-            lambda conn: any(self._stock(conn, mint_url, unit) for mint_url, unit in store.balances(conn))
-        )
+
+        def look(conn: sqlite3.Connection) -> bool:
+            return any(
+                self._stock(conn, *group) or store.open_swap(conn, *group)
+                for group in store.balances(conn)
+                if self._operations.clock() >= self._rests.get(group, 0)
+            )
+
+        return self._operations.db.read(look)
 
     async def restock(self, most_fee_msat: int) -> int:
         """For each mint and unit, coins made smaller where the stock is low, larger where too many of a size lie about.
 
-        Returns what that cost, in msat. Raises WalletError.
+        Returns what that cost, in msat. A mint that fails is logged, and left alone for a while.
         """
         fee_msat = 0
-        for mint_url, unit in self._operations.db.read(store.balances):
-            async with self.turn(mint_url, unit):
-                most = (most_fee_msat - fee_msat) // MSAT_PER_UNIT[unit]
-                done = await self._swap(mint_url, unit, self._stock, most)
-            fee_msat += 0 if done is None else to_msat(done.journal.fee, unit)
+        for group in self._operations.db.read(store.balances):
+            if self._operations.clock() < self._rests.get(group, 0):
+                continue
+            try:
+                async with self.turn(*group):
+                    most = (most_fee_msat - fee_msat) // MSAT_PER_UNIT[group[1]]
+                    done = await self._swap(*group, self._stock, most)
+                fee_msat += 0 if done is None else to_msat(done.journal.fee, group[1])
+            except WalletError as error:  # what one mint does must not keep the others' coins from being made
+                log.warning("coins in %s of %s stay as they are: %s", group[1], group[0], error)
+                self._rests[group] = self._operations.clock() + REST_S
         return fee_msat
 
     def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
@@ -110,13 +130,20 @@ class Spending:
         choose: Callable[[sqlite3.Connection, str, str], list[Proof]],
         most_fee: int | None = None,
     ) -> Operation | None:
-        """Swap what is chosen, if anything is, if it is worth more than the fee, and if that is not above the most."""
+        """Swap what is chosen, if anything is, if it is worth more than the fee, and if that is not above the most. One that
+        the mint has not answered yet is gone on with instead: a silent mint is not given one coin after another."""
+        db = self._operations.db
+        begun = db.read(lambda conn: store.open_swap(conn, mint_url, unit))
+        if begun is not None:
+            return await self._operations.finish(begun)
+        if not db.read(lambda conn: choose(conn, mint_url, unit)):
+            return None
         mint = await self._operations.keyring.mint(mint_url)
         fee_ppk, keyset = mint.fees_ppk(), mint.active(unit)
 
         def begin(conn: sqlite3.Connection) -> Operation | None:
             coins = choose(conn, mint_url, unit)
-            total, fee = sum(coin.amount for coin in coins), swap_fee([fee_ppk[coin.id] for coin in coins])
+            total, fee = sum(coin.amount for coin in coins), swap_fee([fee_ppk.get(coin.id, 0) for coin in coins])
             if total <= fee or (most_fee is not None and fee > most_fee):
                 return None
             operation_id = f"swap:{secrets.token_hex(12)}"
@@ -137,5 +164,5 @@ class Spending:
             store.set_journal(conn, operation_id, journal)
             return msgspec.structs.replace(operation, journal=journal)
 
-        operation = await self._operations.db.run(begin)
+        operation = await db.run(begin)
         return None if operation is None else await self._operations.finish(operation)

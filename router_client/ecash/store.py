@@ -205,6 +205,19 @@ def finished_operations(conn: sqlite3.Connection, kinds: Sequence[Kind], since: 
     return _operations(conn, where, (*kinds, since))
 
 
+def open_swap(conn: sqlite3.Connection, mint: str, unit: str) -> Operation | None:
+    """A swap of our own coins that the mint has not answered yet."""
+    where = "WHERE state = 'open' AND kind = 'swap' AND mint = ? AND unit = ? ORDER BY created_at LIMIT 1"
+    return next(iter(_operations(conn, where, (mint, unit))), None)
+
+
+def oldest_open(conn: sqlite3.Connection, kinds: Sequence[Kind]) -> int | None:
+    """When the oldest open operation of these kinds was begun, Unix seconds."""
+    query = f"SELECT MIN(created_at) FROM operations WHERE state = 'open' AND kind IN ({', '.join('?' * len(kinds))})"
+    found = conn.execute(query, tuple(kinds)).fetchone()[0]
+    return None if found is None else int(found)
+
+
 def open_operations(conn: sqlite3.Connection) -> list[Operation]:
     """What is not finished, oldest first."""
     return _operations(conn, "WHERE state = 'open' ORDER BY created_at", ())

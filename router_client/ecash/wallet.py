@@ -225,6 +225,10 @@ class Wallet:
         that were begun at `since` (Unix seconds) or later, those of `recover` among them."""
         return self._redeeming.finished(since)
 
+    def unfinished_since(self) -> int | None:
+        """When the oldest of those that are still open was begun, Unix seconds."""
+        return self._redeeming.unfinished_since()
+
     def locked_msat(self) -> Msat:
         """Accepted coins that are not redeemed yet, at what they were credited for."""
         return self.holdings().locked_msat

@@ -60,6 +60,32 @@ async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
     wallet.close()
 
 
+async def test_a_silent_mint_is_not_given_one_coin_after_another(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """What is on its way there cannot be spent meanwhile."""
+    (await funded(folder / "w.db", http, mint_url, 2 * COIN - 1)).close()
+
+    async def silent(request: httpx.Request) -> None:
+        if request.url.path == "/v1/swap":
+            raise httpx.ConnectError("no answer", request=request)
+
+    now = 1_800_000_000.0
+    async with httpx.AsyncClient(event_hooks={"request": [silent]}) as faulty:
+        wallet = await Wallet.open(folder / "w.db", faulty, stock=AIM, clock=lambda: now)
+        for _ in range(4):
+            assert await wallet.restock(MOST_FEE_MSAT) == 0
+            assert wallet.holdings().swapping_msat == COIN, "the largest coin"
+            assert not wallet.lacks_stock(), "it is left alone for a while"
+            now += 3600
+        wallet.close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=AIM, clock=lambda: now)
+    assert wallet.lacks_stock()
+    assert await wallet.restock(0) == 1, "what was begun is gone on with"
+    assert len(wallet.redemptions()) == 1
+    wallet.close()
+
+
 async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
     (await funded(folder / "w.db", http, mint_url, 2 * COIN)).close()
     wallet = await Wallet.open(folder / "w.db", http, stock=6 * AIM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
 from node.quote import quote_chat
+from node.redemptions import Redemptions
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
 from router_client.ecash import request as requests
+from router_client.ecash.mint import MintClient
 from router_client.ecash.token import Token, decode, encode, token_hash
 from router_client.ecash.wallet import Wallet
+from router_client.errors import MintUnavailable
 from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, running_node
 from tests.node.hostile import Hostile
 
@@ -312,3 +316,31 @@ async def test_small_coins_are_made_with_the_nodes_own_money(
         assert (await http.get(f"{node.url}/v1/balance", headers=key)).json()["balance"] == 0
         await adds_up(node)
     wallet.close()
+
+
+async def test_a_swap_that_took_hours_is_booked_all_the_same(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fee is in no book until it is finished, however long its mint was away."""
+    now = time.time()
+    redemptions = Redemptions(node.node.ledger, node.node.wallet, lambda: now)
+    key = bearer((await wallet.send(2**19, mint_url, "msat", "deposit")).token)
+    assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)).status_code == 200
+
+    async def silent(*_: object) -> None:
+        raise MintUnavailable("no answer")
+
+    with monkeypatch.context() as away:
+        away.setattr(MintClient, "swap", silent)
+        assert await redemptions.restock() == 0
+        assert node.node.wallet.holdings().swapping_msat > 0
+        await node.node.audit()
+        for _ in range(5):
+            now += 3600
+            await redemptions.run()
+    assert node.node.wallet.unfinished_since() is not None
+    await node.node.wallet.recover()
+    assert node.node.wallet.unfinished_since() is None
+    await redemptions.run()
+    assert (await node.node.ledger.audit()).lost_msat == 1
+    await node.node.audit()

@@ -65,6 +65,19 @@ async def test_a_name_of_ours_that_is_over_is_a_duplicate(books: Books) -> None:
     await books.ledger.audit()
 
 
+async def test_a_known_name_is_a_duplicate_though_the_money_is_gone(books: Books, ledger_url: str) -> None:
+    """It must be answered as at first, not be told to pay."""
+    account = await warm(books.ledger, "a")
+    other = await Ledger.open(ledger_url, instance="other")
+    await other.hold(account, "b", 10, 60)
+    await other.close()
+    assert isinstance(await books.ledger.hold(account, "c", 900, 60), Held)
+    assert isinstance(await books.ledger.hold(account, "d", 70, 60), Held)
+    for name, state_of_it in (("a", "posted"), ("b", "pending")):
+        assert await books.ledger.hold(account, name, 100, 60) == DuplicateHold(state_of_it)  # type: ignore[arg-type]
+    assert await books.ledger.hold(account, "e", 100, 60) == Insufficient(10)  # type: ignore[arg-type]
+
+
 async def test_a_batch_that_failed_is_forgotten(books: Books) -> None:
     """A post above its hold, and a grant under a name that is taken, fail alone; what they shared a batch with stands."""
     ledger = books.ledger
