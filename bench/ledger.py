@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
+import itertools
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.api.errors import new_request_id
+from node.cli.serve import settle_memory
 from node.ledger.ledger import Ledger
 from node.ledger.model import Held
 from node.localnet.postgres import postgres_bin, running_postgres
@@ -57,23 +57,22 @@ async def measure(url: str, seconds: float, concurrency: int, keys: int) -> dict
     try:
         for _ in range(keys):
             await ledger.create_key(os.urandom(32).hex(), "", "", GRANT_MSAT)
-        ready = [key for key, _ in await ledger.keys()]
+        turns = itertools.cycle(key for key, _ in await ledger.keys())
         before = (await ledger.audit()).earned_msat
         waits: list[float] = []
-        gc.collect()
-        gc.freeze()  # as `satroute serve` does
+        settle_memory()
         stop = time.perf_counter() + seconds
 
-        async def caller(chance: random.Random) -> None:
+        async def caller() -> None:
             while (begun := time.perf_counter()) < stop:
                 request_id = new_request_id()
-                outcome = await ledger.hold(chance.choice(ready), request_id, HOLD_MSAT, 60)
+                outcome = await ledger.hold(next(turns), request_id, HOLD_MSAT, 60)
                 assert isinstance(outcome, Held), outcome
                 await ledger.post(draft(request_id))
                 waits.append(time.perf_counter() - begun)
 
         cpu, wall = time.process_time(), time.perf_counter()
-        await asyncio.gather(*(caller(random.Random(number)) for number in range(concurrency)))
+        await asyncio.gather(*(caller() for _ in range(concurrency)))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         totals = await ledger.audit()
         assert totals.earned_msat - before == len(waits) * COST_MSAT, "a pair was lost or doubled"
