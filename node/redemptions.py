@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 BATCH: Final = 100
 MOST_SWAPS: Final = 10
 """Of coins of our own, one after another: others want to redeem theirs."""
+LOOK_AGAIN_S: Final = 3600
 LOOK_BACK_S: Final = 7 * 24 * 3600
 """Operations that were begun this long before the start are booked again, which changes nothing, or at last."""
 
@@ -52,23 +53,23 @@ class Redemptions:
             # One that was begun before may have been finished just now: the next look goes back a little further, and as
             # far as what is still open.
             oldest = began if unfinished is None else min(began, unfinished)
-            self._since = max(self._since, oldest - 3600)
+            self._since = max(self._since, oldest - LOOK_AGAIN_S)
             return batches
 
     async def restock(self) -> int:
-        """Swap coins of our own for such as change is made of; returns how often. Raises WalletError.
+        """Swap coins of our own for such as change is made of; returns how often.
 
         The fee comes out of what the node has beyond all that its callers could ask back, never out of theirs.
         """
         async with self._turn:
             await self._book_all()
             for swaps in range(MOST_SWAPS):
-                free_msat = await self._ledger.free_msat() if self._wallet.lacks_stock() else 0
-                try:
-                    if free_msat <= 0 or not await self._wallet.restock(free_msat):
-                        return swaps
-                finally:
-                    await self._book_all()
+                if not self._wallet.lacks_stock():
+                    return swaps
+                free_msat = await self._ledger.free_msat()
+                if free_msat < 0 or not await self._wallet.restock(free_msat):
+                    return swaps
+                await self._book_all()
             return MOST_SWAPS
 
     @asynccontextmanager

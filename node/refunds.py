@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MOST_EARLIER: Final = 8
 """Tokens that are told of again."""
+NOT_MADE: Final = "the refund could not be made; the balance is as it was: try again later"
 MOST_TRIES: Final = 3
 """Of one refund, when others take the coins that it was planned with."""
 
@@ -133,7 +134,7 @@ class Refunds:
                 return await self._finish(begun)
             except _CoinsGone:
                 log.info("refund %s is planned anew: its coins went elsewhere meanwhile", begun.id)
-        raise _ask_again("the refund could not be made; the balance is as it was: try again later")
+        raise _ask_again(NOT_MADE)
 
     async def _wish(self, account: int, recipient: str) -> Refund:
         mint, unit, most_msat = await self._source(account)
@@ -206,7 +207,7 @@ class Refunds:
                 return Refusal(403, payment.NOT_REFUNDABLE, "the balance is less than the mint's fee")
             return _CoinsGone()
         log.error("refund %s of %d msat failed: %s", refund.id, refund.amount_msat, error)
-        return _ask_again("the refund could not be made; the balance is as it was: try again later")
+        return _ask_again(NOT_MADE)
 
     async def _source(self, account: int) -> tuple[str, str, int]:
         """Where the refund comes from, and how much of it at most: the mint and unit of the latest deposit if they hold it
@@ -218,9 +219,8 @@ class Refunds:
         wanted = ceil_div(wanted_msat, MSAT_PER_UNIT[preferred[1]])
         if preferred[0] in self._mints and self._wallet.holds(wanted, *preferred):
             return *preferred, wanted_msat
-        await (
-            self._redemptions.run()
-        )  # what came in locked is redeemed when it is needed, and coins that are away come back
+        # What came in locked is redeemed when it is needed, and coins that are away come back.
+        await self._redemptions.run()
         held = self._held()
         if held.get(preferred, 0) >= wanted_msat or not held:
             return *preferred, wanted_msat
@@ -237,7 +237,7 @@ class _CoinsGone(Refusal):
     """The wallet holds less than when the refund was planned: given up, to be planned anew."""
 
     def __init__(self) -> None:
-        again = _ask_again("the refund could not be made; the balance is as it was: try again later")
+        again = _ask_again(NOT_MADE)
         super().__init__(again.status, again.code, again.message, headers=again.headers)
 
 

@@ -6,9 +6,9 @@ LedgerError for contradictions.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from node.ledger.postgres import PostgresBackend
 from node.ledger.sql import Steps
 from node.ledger.sqlite import SqliteBackend
 from relays.receipt import Receipt
+
+log = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
 
@@ -199,14 +201,18 @@ class Ledger:
         return await self._expire(await self._db.read(partial(holds.orphans, self._mine)))
 
     async def _expire(self, request_ids: list[str]) -> int:
-        for request_id in request_ids:
-            draft = await self._db.read(partial(holds.noted, request_id))
-            if draft is None:
-                await self._db.move(Release(request_id, "expired"))
-            else:
-                with suppress(LedgerError):  # it ended in this moment
-                    await self.post(draft)
-        return len(request_ids)
+        return sum([await self._end(request_id) for request_id in request_ids])
+
+    async def _end(self, request_id: str) -> bool:
+        """Charge what was noted, or free the hold; False when it has ended in this moment."""
+        draft = await self._db.read(partial(holds.noted, request_id))
+        if draft is not None:
+            try:
+                await self.post(draft)
+                return True
+            except LedgerError as error:
+                log.warning("what was noted of %s is not charged: %s", request_id, error)
+        return bool(await self._db.move(Release(request_id, "expired")))
 
     async def note_progress(self, drafts: Sequence[Receipt]) -> None:
         """Keep what running streams have come to: a sweep charges that much of what a crash left, not nothing."""

@@ -75,8 +75,8 @@ def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST_STO
 
 def lacks_stock(amount: int, held: Mapping[int, int], aim: int) -> bool:
     """Whether a coin of this amount should be swapped for small ones: of some size that it has a share for, less than half
-    of the aim is held."""
-    share = amount // STOCK_SHARES
+    of the aim is held. The mint's fee is taken off first, so a coin of 64 units has no share for one unit."""
+    share = (amount - 1) // STOCK_SHARES
     aim = aim_of(held, aim)
     return any(2 * held.get(1 << bit, 0) < aim for bit in range(share.bit_length()))
 

@@ -23,13 +23,13 @@ from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, to_msat
 from router_client.errors import MintUnavailable, TokenRefused, WalletError
 
+log = logging.getLogger(__name__)
+
 TURN_WAIT_S = 20.0
 REST_S = 60
+"""A mint that failed is left alone for so long."""
 MOST_MERGES = 16
 """Swaps of small coins for large ones before one payment."""
-
-
-log = logging.getLogger(__name__)
 
 
 class TooManyCoins(Exception):
@@ -94,21 +94,21 @@ class Spending:
     async def restock(self, most_fee_msat: int) -> int:
         """For each mint and unit, coins made smaller where the stock is low, larger where too many of a size lie about.
 
-        Returns what that cost, in msat. A mint that fails is logged, and left alone for a while.
+        Returns how many swaps there were. A mint that fails is logged, and left alone for a while.
         """
-        fee_msat = 0
+        swaps, left_msat = 0, most_fee_msat
         for group in self._operations.db.read(store.balances):
             if self._operations.clock() < self._rests.get(group, 0):
                 continue
             try:
                 async with self.turn(*group):
-                    most = (most_fee_msat - fee_msat) // MSAT_PER_UNIT[group[1]]
-                    done = await self._swap(*group, self._stock, most)
-                fee_msat += 0 if done is None else to_msat(done.journal.fee, group[1])
+                    done = await self._swap(*group, self._stock, left_msat // MSAT_PER_UNIT[group[1]])
+                if done is not None:
+                    swaps, left_msat = swaps + 1, left_msat - to_msat(done.journal.fee, group[1])
             except WalletError as error:  # what one mint does must not keep the others' coins from being made
                 log.warning("coins in %s of %s stay as they are: %s", group[1], group[0], error)
                 self._rests[group] = self._operations.clock() + REST_S
-        return fee_msat
+        return swaps
 
     def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         """The surplus of one size, or the largest coin if enough of it would go into the stock; nothing when all is well."""

@@ -216,7 +216,7 @@ class Wallet:
     async def restock(self, most_fee_msat: int) -> int:
         """Make coins smaller where the stock is low, larger where too many of a size lie about, for that fee at most.
 
-        One swap per mint and unit; returns what they cost in msat, which is the wallet's own loss. Raises WalletError.
+        One swap per mint and unit; returns how many there were. What they cost is the wallet's own loss: `redemptions`.
         """
         return await self._spending.restock(most_fee_msat)
 

@@ -17,6 +17,7 @@ from router_client.ecash.token import Proof
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintUnavailable
 from tests.client.faults import LosesNth, Where
+from tests.client.mints import running_mint
 from tests.client.purses import funded
 
 COIN = 2**18
@@ -45,7 +46,7 @@ async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
     assert await all_restocked(wallet) > 1
     assert not wallet.lacks_stock()
     held = sizes(wallet, mint_url)
-    share = max(held) // STOCK_SHARES
+    share = (max(held) - 1) // STOCK_SHARES
     small = [1 << bit for bit in range(share.bit_length())]
     assert all(AIM / 2 <= held[amount] <= 2 * AIM for amount in small), held
     fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions())
@@ -84,6 +85,19 @@ async def test_a_silent_mint_is_not_given_one_coin_after_another(
     assert await wallet.restock(0) == 1, "what was begun is gone on with"
     assert len(wallet.redemptions()) == 1
     wallet.close()
+
+
+async def test_a_mint_without_a_fee_needs_no_budget(folder: Path, http: httpx.AsyncClient) -> None:
+    with running_mint(folder / "mint", input_fee_ppk=0) as mint:
+        (await funded(folder / "w.db", http, mint, COIN)).close()
+        wallet = await Wallet.open(folder / "w.db", http, stock=AIM)
+        swaps = 0
+        while await wallet.restock(0):
+            swaps += 1
+        assert swaps > 1
+        assert not wallet.lacks_stock()
+        assert wallet.balance_msat() == COIN
+        wallet.close()
 
 
 async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
