@@ -13,6 +13,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from node.errors import NodeFault, UpstreamError
 from node.node import Node
 from relays.errors import RelaysError
+from router_client.ecash import late
 from router_client.errors import ClientError
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def schedule(node: Node) -> AsyncIOScheduler:
         (timedelta(0), partial(node.deposits.recover, older_than_s=0), "recover deposits at the start"),
         (timedelta(0), node.look_at_mints, "look at the mints at the start"),
         (timedelta(0), node.refunds.recover, "recover refunds at the start"),
+        (timedelta(0), partial(asyncio.to_thread, late.warm), "import what tokens need"),
         (FIRST_ANNOUNCEMENT, node.announcer.publish, "announce at the start"),
     ):
         scheduler.add_job(_guarded(work, name), "date", run_date=datetime.now(UTC) + delay)

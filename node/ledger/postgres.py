@@ -22,7 +22,7 @@ import msgspec
 from node.errors import LedgerConflict
 from node.ledger.model import Insufficient, KeyClosed, LimitReached
 from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page
-from node.ledger.schema import LOCK, migrate_postgres
+from node.ledger.schema import LOCK, prepare_postgres
 from node.ledger.sql import Work, columns
 from router_client.errors import StorageError
 
@@ -113,7 +113,7 @@ class PostgresBackend:
     @classmethod
     async def open(cls, url: str) -> PostgresBackend:
         """The ledger in the database at `url`, laid out or brought up to date. Raises LedgerError or StorageError."""
-        await migrate_postgres(url)
+        await prepare_postgres(url)
         try:
             pool = await asyncpg.create_pool(url, min_size=1, max_size=READERS, **_OPTIONS)
         except _FOREIGN as error:

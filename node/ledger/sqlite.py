@@ -14,7 +14,7 @@ import msgspec
 from node.errors import LedgerConflict
 from node.ledger.model import EARNINGS
 from node.ledger.page import MOST_KEPT, AccountRow, HoldRow, KeyRow, Move, Outcome, Page
-from node.ledger.schema import migrate_sqlite
+from node.ledger.schema import prepare_sqlite
 from node.ledger.sql import Work, columns
 from router_client.storage import Database
 
@@ -47,7 +47,7 @@ class SqliteBackend:
     @classmethod
     async def open(cls, path: Path) -> SqliteBackend:
         """The ledger in the file at `path`, laid out or brought up to date. Raises LedgerError or StorageError."""
-        await asyncio.to_thread(migrate_sqlite, path)
+        await prepare_sqlite(path)
         return cls(path)
 
     async def run(self, work: Work[T]) -> T:

@@ -13,10 +13,10 @@ import re
 import msgspec
 from bip32 import BIP32
 from cashu.core.crypto.secp import PrivateKey, PublicKey
-from cashu.core.p2pk import schnorr_sign
 
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
+from router_client.ecash import late
 from router_client.ecash.token import Proof
 from router_client.errors import TokenRefused
 
@@ -46,7 +46,7 @@ class LockKey:
         """The coin with its witness (NUT-11), if it is locked to this key; the same signature every time."""
         if proof.witness is not None or not self.owns(proof.secret):
             return proof
-        signature = schnorr_sign(proof.secret.encode(), self._private).hex()
+        signature = late.p2pk().schnorr_sign(proof.secret.encode(), self._private).hex()
         return msgspec.structs.replace(proof, witness=json.dumps({"signatures": [signature]}))
 
 

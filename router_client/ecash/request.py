@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import cbor2
 import msgspec
-from cashu.core.base import PaymentRequest as CashuRequest
-from cashu.core.nuts import nut18, nut26
 
 from relays.money import MAX_MSAT
+from router_client.ecash import late
 from router_client.ecash.locks import TAGS
 from router_client.errors import RequestUnreadable
 
@@ -58,12 +57,12 @@ def locked_to(key: str) -> Lock:
 
 def encode_a(request: PaymentRequest) -> str:
     """`creqA…` (NUT-18). Raises RequestUnreadable for what cannot be written."""
-    return _written(nut18.serialize, request)
+    return _written(late.nut18().serialize, request)
 
 
 def encode_b(request: PaymentRequest) -> str:
     """`CREQB1…` (NUT-26), in capitals for QR codes. Raises RequestUnreadable for what cannot be written."""
-    return _written(nut26.serialize, request)
+    return _written(late.nut26().serialize, request)
 
 
 def decode(text: str) -> PaymentRequest:
@@ -76,7 +75,7 @@ def decode(text: str) -> PaymentRequest:
     try:
         if text[:5].lower() == "creqa":
             return _from_wire(_cbor(text[5:]))
-        return _from_wire(nut26.deserialize(text).model_dump(exclude_none=True))
+        return _from_wire(late.nut26().deserialize(text).model_dump(exclude_none=True))
     except Exception as error:  # cashu lets base64, CBOR, struct, pydantic and bare errors through
         raise RequestUnreadable("the payment request cannot be read: was it copied whole?") from error
 
@@ -97,7 +96,7 @@ def _cbor(data: str) -> dict[str, Any]:
 def _written(write: Any, request: PaymentRequest) -> str:
     try:
         msgspec.convert(msgspec.to_builtins(request), type=PaymentRequest)  # the bounds that a reader sets
-        return str(write(CashuRequest.model_validate(_to_wire(request))))
+        return str(write(late.base().PaymentRequest.model_validate(_to_wire(request))))
     except Exception as error:  # as in `decode`
         raise RequestUnreadable("the payment request holds what cannot be written") from error
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from cashu.core.base import TokenV3, TokenV4
 
 from relays.errors import MoneyError
 from relays.money import MSAT_PER_SAT, Msat, msat
+from router_client.ecash import late
 from router_client.ecash.crypto import Dleq, y_of
 from router_client.errors import TokenUnreadable, WrongUnit
+
+if TYPE_CHECKING:
+    from cashu.core.base import TokenV3, TokenV4
 
 MAX_TOKEN_CHARS = 100_000
 MAX_PROOFS = 500
@@ -81,7 +84,7 @@ def decode(text: str) -> Token:
     if len(text) > MAX_TOKEN_CHARS:
         raise TokenUnreadable(f"the token is longer than {MAX_TOKEN_CHARS} characters")
     parsed = _parse(text)
-    mints = {entry.mint for entry in parsed.token} if isinstance(parsed, TokenV3) else {parsed.mint}
+    mints = {entry.mint for entry in parsed.token} if isinstance(parsed, late.base().TokenV3) else {parsed.mint}
     if len(mints) > 1:
         raise TokenUnreadable("the token holds coins of several mints: send one token per mint")
     try:
@@ -114,14 +117,17 @@ def encode(token: Token, *, with_dleq: bool = False) -> str:
             coin["d"] = {part: bytes.fromhex(getattr(proof.dleq, part) or "") for part in ("e", "s", "r")}
         by_keyset.setdefault(proof.id, []).append(coin)
     groups = [{"i": bytes.fromhex(keyset_id), "p": coins} for keyset_id, coins in by_keyset.items()]
-    return str(TokenV4.parse_obj({"m": token.mint, "u": token.unit, "t": groups}).serialize(include_dleq=with_dleq))
+    return str(
+        late.base().TokenV4.parse_obj({"m": token.mint, "u": token.unit, "t": groups}).serialize(include_dleq=with_dleq)
+    )
 
 
 def _parse(text: str) -> TokenV3 | TokenV4:
     if not looks_like_token(text):
         raise TokenUnreadable("not a Cashu token: expected cashuA… or cashuB…")
+    version = late.base().TokenV3 if text.startswith("cashuA") else late.base().TokenV4
     try:
-        return TokenV3.deserialize(text) if text.startswith("cashuA") else TokenV4.deserialize(text)
+        return version.deserialize(text)
     except Exception as error:  # cashu lets base64, JSON, CBOR, pydantic and bare errors through
         raise TokenUnreadable("the Cashu token cannot be read: was it copied whole?") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
+from node.ledger import schema
 from node.ledger.ledger import Ledger
 from node.ledger.model import Held
-from node.ledger.schema import alembic_config, migrate_postgres, migrate_sqlite
+from node.ledger.upgrade import alembic_config, migrate_postgres, migrate_sqlite
 from router_client.ecash.token import token_hash
 from router_client.errors import StorageError
 from tests.conftest import connected
@@ -89,6 +92,25 @@ async def test_what_was_there_is_copied_first(first_release: Path) -> None:
     conn.close()
 
 
+OPENED_AGAIN = """
+import asyncio, sys
+from node.ledger.ledger import Ledger
+
+async def main():
+    await (await Ledger.open(sys.argv[1])).close()
+
+asyncio.run(main())
+assert not {"alembic", "sqlalchemy"} & set(sys.modules)
+"""
+
+
+async def test_a_ledger_of_today_is_opened_without_alembic(ledger_url: str) -> None:
+    """Which takes a third of a node's start to import."""
+    assert REVISIONS[-1] == schema.CURRENT
+    await (await Ledger.open(ledger_url)).close()
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", OPENED_AGAIN, ledger_url], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("revision", [None, *REVISIONS])
 async def test_up_from_every_version_the_tables_are_the_same(folder: Path, revision: str | None) -> None:
     """Whatever version a file begins at, its tables end as the program declares them."""
@@ -129,16 +151,16 @@ async def test_eight_processes_that_start_at_once_lay_the_tables_once(postgres_u
 
 async def test_an_upgrade_that_fails_changes_nothing(first_release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a crash in its midst: the file is as it was, and the next start does it all."""
-    from node.ledger import schema
+    from node.ledger import upgrade
 
-    real: Callable[..., None] = schema._upgrade
+    real: Callable[..., None] = upgrade._upgrade
 
     def broken(connection: Connection, revision: str) -> None:
         real(connection, revision)
         raise OSError("the disk is full")
 
     before = GOLDEN.read_text()
-    monkeypatch.setattr(schema, "_upgrade", broken)
+    monkeypatch.setattr(upgrade, "_upgrade", broken)
     with pytest.raises(StorageError, match="disk is full"):
         await Ledger.open(f"sqlite:///{first_release}")
     shutil.copy(first_release, first_release.with_name("seen.db"))

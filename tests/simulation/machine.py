@@ -111,7 +111,6 @@ class Machine:
 
         with (
             mock.patch("node.ledger.sqlite.Database", disk),
-            mock.patch("node.ledger.sqlite.migrate_sqlite", lambda _: None),  # they are of today
             mock.patch("router_client.ecash.wallet.Database", disk),
         ):
             yield

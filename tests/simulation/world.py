@@ -27,7 +27,7 @@ from node.api.app import create_app
 from node.app import open_node
 from node.config import Settings, load_settings
 from node.ledger.ledger import Ledger
-from node.ledger.schema import migrate_sqlite
+from node.ledger.upgrade import migrate_sqlite
 from node.node import Node
 from router_client.ecash.wallet import Wallet
 from tests.simulation.machine import Disk, Fault, Machine

@@ -1,4 +1,4 @@
-"""Run by Alembic, always from `node.ledger.schema`, which hands over a connection."""
+"""Run by Alembic, always from `node.ledger.upgrade`, which hands over a connection."""
 
 from alembic import context
 from sqlmodel import SQLModel
