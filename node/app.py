@@ -21,13 +21,16 @@ from node.invoices import Invoices
 from node.jobs import schedule
 from node.ledger.ledger import Ledger
 from node.lightning import Cashier
+from node.limits import RateLimits
 from node.node import Node
 from node.payouts import PayoutRule, Payouts
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
 from node.tasks import Tasks
-from node.upstream.openai import OpenAIUpstream
+from node.upstream.fleet import Fleet
+from node.upstream.kinds import upstream_of
+from node.upstream.spec import Timeouts
 from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
@@ -54,15 +57,14 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
 @asynccontextmanager
 async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIterator[Node]:
     async with httpx.AsyncClient() as http, RelayPool(settings.relays, signer) as pool:
-        upstream = OpenAIUpstream(
-            settings.upstream_base_url,
-            settings.upstream_api_key.get_secret_value(),
-            connect_timeout_s=settings.upstream_connect_timeout_s,
-            idle_timeout_s=settings.upstream_idle_timeout_s,
+        specs = settings.upstreams()
+        timeouts = Timeouts(
+            settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
         )
+        fleet = Fleet([upstream_of(spec, timeouts) for spec in specs])
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
-        catalogue = Catalogue(settings)
+        catalogue = Catalogue(settings, specs)
         unit = settings.primary_mint_unit
         mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, settings.allow_local_addresses)
         deposits = Deposits(ledger, wallet, tasks, mint_rule)
@@ -76,7 +78,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             signer=signer,
             ledger=ledger,
             wallet=wallet,
-            upstream=upstream,
+            fleet=fleet,
             catalogue=catalogue,
             deposits=deposits,
             refunds=refunds,
@@ -86,7 +88,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             payouts=Payouts(ledger, wallet, cashier, rule),
             replays=Replays(ledger),
             credentials=Credentials(ledger, deposits),
-            completions=Completions(ledger, upstream, signer, tasks, settings.request_timeout_s),
+            completions=Completions(
+                ledger,
+                fleet,
+                signer,
+                tasks,
+                timeout_s=settings.request_timeout_s,
+                first_token_s=settings.upstream_first_token_timeout_s,
+            ),
+            limits=RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute),
             announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
         )
         scheduler = schedule(node)
@@ -100,7 +110,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
                 scheduler.shutdown(wait=False)
             if late := await tasks.drain(DRAIN_S):
                 log.error("%d tasks did not end; their journals finish them at the next start", late)
-            await upstream.close()
+            await fleet.close()
             wallet.close()
             await ledger.close()
 
@@ -115,6 +125,6 @@ async def _settle_the_past(node: Node) -> None:
         async with asyncio.timeout(MINTS_S):
             await node.cash.pin_mints()
     try:
-        node.catalogue.update(await node.upstream.models())
+        node.catalogue.update(await node.fleet.models())
     except UpstreamError as error:
         log.warning("no models yet: %s", error)

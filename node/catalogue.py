@@ -6,7 +6,7 @@ A model without a price is not sold: a missing price is never zero.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,29 @@ import msgspec
 
 from node.config import Settings
 from node.errors import BadSettings, Refusal
+from node.upstream.base import Source
+from node.upstream.spec import UpstreamSpec
 from relays import payment
 from relays.announcement import ModelOffer
 from relays.bounds import ModelLimits
 from relays.errors import InvalidJson, MoneyError
 from relays.jsontext import from_json
 from relays.money import MSAT_PER_SAT
-from relays.pricing import TOKENS_PER_PRICE, ModelPrice, Usage, cost
+from relays.pricing import TOKENS_PER_PRICE, ModelPrice, Usage, ceiling, cost
 
 log = logging.getLogger(__name__)
 
 SAT_PER_BTC = 100_000_000
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window")
 """Where OpenRouter, vLLM and Groq say how long a context may be; llama.cpp has `meta.n_ctx`."""
+
+
+_USD_KINDS = {
+    "input_cache_read": "cached_msat_per_mtok",
+    "input_cache_write": "cache_write_msat_per_mtok",
+    "internal_reasoning": "reasoning_msat_per_mtok",
+}
+"""OpenRouter's prices of kinds of tokens, and ours for each."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +48,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     created: int
     limits: ModelLimits
+    """The widest of its sources."""
     price: ModelPrice
+    """What no source is above."""
     input_modalities: tuple[str, ...]
+    sources: tuple[Source, ...]
 
     @property
     def offer(self) -> ModelOffer:
@@ -49,22 +62,25 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 class Catalogue:
     """What is for sale now. `update` puts a new list in place at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, specs: Sequence[UpstreamSpec]) -> None:
         self._settings = settings
+        self._specs = specs
         self._models: dict[str, Model] = {}
 
-    def update(self, upstream_models: Iterable[Mapping[str, Any]]) -> bool:
-        """Take over the upstream's list, and the models file over it; True when the offer changed."""
-        listed = {str(raw["id"]): dict(raw) for raw in upstream_models if raw.get("id")}
-        if self._settings.models_path is not None:
-            chosen = read_models_file(self._settings.models_path)
-            listed = {id_: {**listed.get(id_, {}), **raw} for id_, raw in chosen.items() if raw.get("enabled", True)}
-        models = {}
-        for id_, raw in listed.items():
-            try:
-                models[id_] = model_from(raw, self._settings)
-            except (MoneyError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
-                log.warning("model %s is not sold: %s", id_, error)
+    def update(self, lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> bool:
+        """Take over the upstreams' lists, by their names, and the models file over them; True when the offer changed."""
+        path = self._settings.models_path
+        chosen = None if path is None else read_models_file(path)
+        models: dict[str, Model] = {}
+        alone = len(self._specs) == 1
+        for spec in self._specs:
+            for id_, raw in _offered(spec, lists.get(spec.name, ()), chosen, alone=alone).items():
+                try:
+                    found = model_from(id_, raw, spec, self._settings)
+                except (MoneyError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
+                    log.warning("model %s of %s is not sold: %s", id_, spec.name, error)
+                else:
+                    models[id_] = _joined(models[id_], found) if id_ in models else found
         changed = [model.offer for model in models.values()] != [model.offer for model in self._models.values()]
         self._models = models
         return changed
@@ -94,24 +110,63 @@ def read_models_file(path: Path) -> dict[str, dict[str, Any]]:
         raise BadSettings([f"MODELS_PATH: {path} is not a list of models in OpenRouter's form"]) from error
 
 
-def model_from(raw: Mapping[str, Any], settings: Settings) -> Model:
+def _offered(
+    spec: UpstreamSpec,
+    listed: Iterable[Mapping[str, Any]],
+    chosen: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    alone: bool,
+) -> dict[str, dict[str, Any]]:
+    """What of an upstream's list is to be sold, by our names; `upstream_id` has the upstream's own."""
+    there = {str(raw["id"]): dict(raw) for raw in listed if raw.get("id") and spec.sells(str(raw["id"]))}
+    ours = {spec.prefix + id_: {**raw, "upstream_id": id_} for id_, raw in there.items()}
+    ours |= {name: {**there.get(id_, {}), "upstream_id": id_} for name, id_ in spec.aliases.items()}
+    if chosen is None:
+        return ours
+    # A server whose list lacks a model of the file is taken at the file's word where no other is there to have it.
+    return {
+        id_: {"upstream_id": id_, **ours.get(id_, {}), **raw}
+        for id_, raw in chosen.items()
+        if raw.get("enabled", True) and (id_ in ours or ((alone or not there) and spec.sells(id_)))
+    }
+
+
+def _joined(first: Model, second: Model) -> Model:
+    """One model at several upstreams."""
+    limits = ModelLimits(
+        max(first.limits.context_length, second.limits.context_length),
+        max(first.limits.max_output_tokens, second.limits.max_output_tokens),
+    )
+    return msgspec.structs.replace(
+        first,
+        limits=limits,
+        price=ceiling(first.price, second.price),
+        input_modalities=tuple(dict.fromkeys((*first.input_modalities, *second.input_modalities))),
+        sources=(*first.sources, *second.sources),
+    )
+
+
+def model_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: Settings) -> Model:
     """A model from an entry of the upstream's list or of the models file. Raises ValueError when it has no price."""
     context = _context_length(raw) or settings.default_context_length
     top = raw.get("top_provider") or {}
     longest = int(top.get("max_completion_tokens") or raw.get("max_output_tokens") or context)
     architecture = raw.get("architecture") or {}
+    limits = ModelLimits(context, min(longest, context))
+    price = price_from(raw, settings, settings.markup if spec.markup is None else spec.markup)
     return Model(
-        id=str(raw["id"]),
-        name=str(raw.get("name") or raw["id"]),
+        id=id_,
+        name=str(raw.get("name") or id_),
         description=str(raw.get("description") or ""),
         created=int(raw.get("created") or 0),
-        limits=ModelLimits(context, min(longest, context)),
-        price=price_from(raw, settings),
+        limits=limits,
+        price=price,
         input_modalities=tuple(str(kind) for kind in architecture.get("input_modalities") or ("text",)),
+        sources=(Source(spec.name, str(raw.get("upstream_id") or id_), limits, price),),
     )
 
 
-def price_from(raw: Mapping[str, Any], settings: Settings) -> ModelPrice:
+def price_from(raw: Mapping[str, Any], settings: Settings, markup: Decimal) -> ModelPrice:
     """The price: `msat_pricing` of the entry, or set outright for all models, or from its USD price with the markup."""
     if "msat_pricing" in raw:
         return msgspec.convert(raw["msat_pricing"], type=ModelPrice)
@@ -125,14 +180,19 @@ def price_from(raw: Mapping[str, Any], settings: Settings) -> ModelPrice:
         raise ValueError("it has no price")
     if settings.fixed_btc_usd is None:
         raise ValueError("its price is in USD and FIXED_BTC_USD is not set")
-    msat_per_usd = Decimal(SAT_PER_BTC * MSAT_PER_SAT) / settings.fixed_btc_usd * settings.markup
-    prompt, completion, request = (Decimal(str(usd.get(part) or 0)) for part in ("prompt", "completion", "request"))
-    if min(prompt, completion, request) < 0:
+    msat_per_usd = Decimal(SAT_PER_BTC * MSAT_PER_SAT) / settings.fixed_btc_usd * markup
+    prices = {part: Decimal(str(usd.get(part) or 0)) for part in ("prompt", "completion", "request", *_USD_KINDS)}
+    if min(prices.values()) < 0:
         raise ValueError("its price is not fixed")  # OpenRouter's -1: depends on where it is routed
     return ModelPrice(
-        _ceil(prompt * TOKENS_PER_PRICE * msat_per_usd),
-        _ceil(completion * TOKENS_PER_PRICE * msat_per_usd),
-        _ceil(request * msat_per_usd) + request_msat,
+        _ceil(prices["prompt"] * TOKENS_PER_PRICE * msat_per_usd),
+        _ceil(prices["completion"] * TOKENS_PER_PRICE * msat_per_usd),
+        _ceil(prices["request"] * msat_per_usd) + request_msat,
+        **{
+            field: _ceil(prices[part] * TOKENS_PER_PRICE * msat_per_usd)
+            for part, field in _USD_KINDS.items()
+            if prices[part]
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""The paid request, from hold to receipt.
+"""The paid request of any endpoint, from hold to receipt.
 
 Transaction boundaries, each one commit of the ledger, none open across a network wait:
 
@@ -22,18 +22,21 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from node.errors import Refusal, UpstreamError, UpstreamUnreachable
+from node.errors import Refusal, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from node.ledger.ledger import Ledger
 from node.ledger.model import DuplicateHold, Held, HoldOutcome, Insufficient, Key, KeyClosed, LimitReached
-from node.metering import Measured, StreamMeter, usage_of_body
-from node.paid_stream import Outcome, PaidStream, refusal_for
-from node.quote import Quote, upstream_body
+from node.metering.measure import Measured
+from node.metering.stream import StreamMeter, says_something
+from node.metering.told import told_in_body
+from node.metering.whole import is_answer, measured
+from node.paid_stream import Begun, Outcome, PaidStream, refusal_for
+from node.quote import Quote, known_of, price_at, upstream_request
 from node.tasks import Tasks
-from node.upstream.base import Upstream
+from node.upstream.base import Source, Upstream, UpstreamReply
+from node.upstream.fleet import Fleet
 from relays import payment
-from relays.errors import InvalidJson
+from relays.endpoints import COUNT_TOKENS, Endpoint
 from relays.event import Event, Signer
-from relays.jsontext import from_json
 from relays.pricing import cost
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
@@ -58,24 +61,51 @@ class Answer(msgspec.Struct, frozen=True):
     """A whole answer and its receipt."""
 
     body: bytes
+    content_type: str
+    account: Receipt
     receipt: Event
-    cost_msat: int
-    balance_msat: int
+
+
+class _Served(msgspec.Struct, frozen=True):
+    """What an upstream gave, before it is charged."""
+
+    quote: Quote
+    source: Source
+    body: bytes
+    content_type: str
+
+
+class _Running(msgspec.Struct, frozen=True):
+    """A stream that has begun."""
+
+    quote: Quote
+    source: Source
+    meter: StreamMeter
 
 
 Keep = Callable[[Answer], Awaitable[None]]
 
 
 class Completions:
-    """Serves paid chat requests."""
+    """Serves paid requests."""
 
-    def __init__(self, ledger: Ledger, upstream: Upstream, signer: Signer, tasks: Tasks, timeout_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: Fleet,
+        signer: Signer,
+        tasks: Tasks,
+        *,
+        timeout_s: float,
+        first_token_s: float,
+    ) -> None:
         self._ledger = ledger
-        self._upstream = upstream
+        self._fleet = fleet
         self._signer = signer
         self._tasks = tasks
         self._timeout_s = timeout_s
-        self._streams: dict[str, tuple[Quote, StreamMeter]] = {}
+        self._first_token_s = first_token_s
+        self._streams: dict[str, _Running] = {}
         self._noted = False
 
     async def hold(self, key: Key, request_id: str, quote: Quote, fingerprint: str = "") -> DuplicateHold | None:
@@ -110,37 +140,51 @@ class Completions:
     async def answer(self, request_id: str, quote: Quote, keep: Keep | None = None) -> Answer:
         """Serve a held request that is not a stream; `keep` gets the answer once it is charged, also if the caller has left.
 
-        Raises Refusal when the upstream does not deliver: then it is free.
+        Raises Refusal when no upstream delivers: then it is free.
         """
         async with self._free_unless_served(request_id):
-            reply = await self._upstream.chat(upstream_body(quote))
-            try:
-                body = await reply.read(MAX_ANSWER_BYTES)
-            finally:
-                reply.close()
-            _check_answer(body)
-            measured = usage_of_body(body, quote.likely_prompt_tokens)
-        ending = self._tasks.start(self._end_whole(request_id, quote, body, measured, keep), "post")
+            served = await self._fleet.serve(quote.sources, partial(self._ask, quote))
+        ending = self._tasks.start(self._end_whole(request_id, served, keep), "post")
         return await asyncio.shield(ending)
 
     async def open_stream(self, request_id: str, quote: Quote) -> PaidStream:
         """Send a held streaming request and wait for its first bytes; until then a failure is free. Raises Refusal."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with self._free_unless_served(request_id):
-            reply = await self._upstream.chat(upstream_body(quote))
-            try:
+            source, begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
+        meter = StreamMeter(quote.ask.endpoint, known_of(quote.ask, source.price), hide_usage=not quote.ask.wants_usage)
+        running = _Running(quote, source, meter)
+        self._streams[request_id] = running
+        finish = partial(self._finish, request_id, running)
+        return PaidStream(request_id, begun, meter, finish, deadline, quote.ask.endpoint)
+
+    async def _ask(self, quote: Quote, upstream: Upstream, source: Source) -> _Served:
+        """A whole answer of one upstream. Raises UpstreamError, also for a 200 that is no answer."""
+        reply = await upstream.send(upstream_request(quote, source))
+        try:
+            body = await reply.read(MAX_ANSWER_BYTES)
+        finally:
+            reply.close()
+        if not is_answer(body, reply.content_type, quote.ask.endpoint):
+            raise UpstreamUnreachable("the upstream's answer is none")
+        return _Served(quote, source, body, reply.content_type)
+
+    async def _begin(self, quote: Quote, upstream: Upstream, source: Source) -> tuple[Source, Begun]:
+        """A stream of one upstream that has begun to say something. Raises UpstreamError."""
+        reply: UpstreamReply | None = None
+        try:
+            async with asyncio.timeout(self._first_token_s):
+                reply = await upstream.send(upstream_request(quote, source))
                 if reply.content_type != "text/event-stream":
-                    _check_answer(await reply.read(MAX_ANSWER_BYTES))
                     raise UpstreamUnreachable("the upstream did not stream")
                 chunks = reply.chunks()
-                first = await _up_to_the_first_choice(chunks)
-            except BaseException:
+                return source, Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
+        except BaseException as error:
+            if reply is not None:
                 reply.close()
-                raise
-        meter = StreamMeter(hide_usage=not quote.wants_usage, likely_prompt_tokens=quote.likely_prompt_tokens)
-        finish = partial(self._finish, request_id, quote)
-        self._streams[request_id] = (quote, meter)
-        return PaidStream(request_id, reply, first, chunks, meter, finish, deadline)
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout("the upstream did not begin its stream in time") from error
+            raise
 
     @asynccontextmanager
     async def _free_unless_served(self, request_id: str) -> AsyncIterator[None]:
@@ -150,16 +194,20 @@ class Completions:
                 yield
         except BaseException as error:
             voiding = self._tasks.start(self._void(request_id), "void")
-            if isinstance(error, UpstreamError | TimeoutError):
+            if isinstance(error, UpstreamError | TimeoutError | Refusal):
                 await asyncio.wait({voiding}, timeout=VOID_WAIT_S)
+            if isinstance(error, UpstreamError | TimeoutError):
                 raise refusal_for(error) from error
             raise
 
-    async def _end_whole(
-        self, request_id: str, quote: Quote, body: bytes, measured: Measured, keep: Keep | None
-    ) -> Answer:
-        receipt, event = await self._post(request_id, quote, measured, "complete")
-        answer = Answer(body, event, receipt.cost_msat, receipt.balance_msat)
+    async def _end_whole(self, request_id: str, served: _Served, keep: Keep | None) -> Answer:
+        quote, source = served.quote, served.source
+        used = measured(served.body, quote.ask.endpoint, known_of(quote.ask, source.price))
+        receipt, event = await self._post(_draft(request_id, quote, source, used, "complete"))
+        body = served.body
+        if served.content_type == "application/json" and quote.ask.endpoint is not COUNT_TOKENS:
+            body = told_in_body(body, receipt)
+        answer = Answer(body, served.content_type, receipt, event)
         if keep is not None:
             try:
                 await keep(answer)
@@ -167,30 +215,28 @@ class Completions:
                 log.error("the answer of %s is not kept: %s", request_id, error)
         return answer
 
-    async def _finish(
-        self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome
-    ) -> tuple[Receipt, Event]:
+    async def _finish(self, request_id: str, running: _Running, outcome: Outcome) -> tuple[Receipt, Event]:
         """Charge and sign, whatever happens to the caller meanwhile."""
         self._streams.pop(request_id, None)
-        return await asyncio.shield(self._tasks.start(self._post(request_id, quote, measured, outcome), "post"))
+        draft = _draft(request_id, running.quote, running.source, running.meter.measured(), outcome)
+        return await asyncio.shield(self._tasks.start(self._post(draft), "post"))
 
     async def note_streams(self) -> int:
         """Note what running streams have come to, for the sweep after a crash; returns how many run."""
         drafts = [
-            _draft(request_id, quote, meter.measured(), "interrupted")
-            for request_id, (quote, meter) in self._streams.items()
+            _draft(request_id, running.quote, running.source, running.meter.measured(), "interrupted")
+            for request_id, running in self._streams.items()
         ]
         if drafts or self._noted:
             await self._ledger.note_progress(drafts)
         self._noted = bool(drafts)
         return len(drafts)
 
-    async def _post(self, request_id: str, quote: Quote, measured: Measured, outcome: Outcome) -> tuple[Receipt, Event]:
-        due_msat = cost(measured.usage, quote.model.price)
-        if due_msat > quote.hold_msat:
+    async def _post(self, draft: Receipt) -> tuple[Receipt, Event]:
+        due_msat = cost(draft.usage, draft.price)
+        if due_msat > draft.cost_msat:
             # The upstream used more than a request of this size can: the caller owes the hold, the node bears the rest.
-            log.warning("request %s cost %d msat, its hold was %d msat", request_id, due_msat, quote.hold_msat)
-        draft = _draft(request_id, quote, measured, outcome)
+            log.warning("request %s cost %d msat, its hold was %d msat", draft.request_id, due_msat, draft.hold_msat)
         posted = await self._insist(partial(self._ledger.post, draft), draft.request_id)
         return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
 
@@ -215,22 +261,23 @@ class Completions:
         return await end()
 
 
-def _draft(request_id: str, quote: Quote, measured: Measured, outcome: Outcome) -> Receipt:
-    """The receipt but for the balance; the cost is never above the hold."""
+def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcome: Outcome) -> Receipt:
+    """The receipt but for the balance, at the price of who served; the cost is never above the hold."""
+    price = price_at(quote.ask.endpoint, source.price)
     return Receipt(
         request_id=request_id,
         model=quote.model.id,
-        usage=measured.usage,
-        metered=measured.by,
+        usage=used.usage,
+        metered=used.by,
         outcome=outcome,
-        price=quote.model.price,
+        price=price,
         hold_msat=quote.hold_msat,
-        cost_msat=min(cost(measured.usage, quote.model.price), quote.hold_msat),
+        cost_msat=min(cost(used.usage, price), quote.hold_msat),
         balance_msat=0,
     )
 
 
-async def _up_to_the_first_choice(chunks: AsyncIterator[bytes]) -> bytes:
+async def _up_to_the_first_word(chunks: AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
     """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
     head, scanned = bytearray(), 0
     async for chunk in chunks:
@@ -238,31 +285,11 @@ async def _up_to_the_first_choice(chunks: AsyncIterator[bytes]) -> bytes:
         head += chunk
         while (end := head.find(b"\n", max(scanned, searched))) != -1:
             line, scanned = bytes(head[scanned:end]), end + 1
-            if line.startswith(b"data:") and b'"choices"' in line and _says_something(line[5:]):
+            if line.startswith(b"data:") and says_something(line[5:], endpoint):
                 return bytes(head)
         if len(head) > MAX_HEAD_BYTES:
             break
     raise UpstreamUnreachable("the upstream streamed no answer")
-
-
-class _Head(msgspec.Struct):
-    error: msgspec.Raw = msgspec.Raw(b"null")
-    choices: list[msgspec.Raw] | None = None
-
-
-def _says_something(data: bytes) -> bool:
-    """Whether an answer or a chunk of one holds a choice, and no error."""
-    try:
-        head = from_json(data, _Head)
-    except InvalidJson:
-        return False
-    return bool(head.choices) and bytes(head.error) == b"null"
-
-
-def _check_answer(body: bytes) -> None:
-    """Raise UpstreamUnreachable for a 200 that is no completion: an error in disguise is not charged."""
-    if not _says_something(body):
-        raise UpstreamUnreachable("the upstream's answer is no completion")
 
 
 def _beyond(quote: Quote, outcome: LimitReached | KeyClosed) -> Refusal:

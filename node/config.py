@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from node.errors import BadSettings
+from node.upstream.spec import BASE_URLS, UpstreamSpec, checked, read_specs
 from relays.errors import InvalidKey
 from relays.event import Signer
 
@@ -95,12 +96,27 @@ class Settings(StorageSettings):
     """One node's settings."""
 
     # The model's server
+    upstream_kind: Literal["openai", "azure", "anthropic", "gemini"] = Field(
+        "openai", description="What it speaks: openai (and all that are compatible), azure, anthropic or gemini"
+    )
+    upstreams_path: Path | None = Field(
+        None, description="TOML file of several upstreams, beside or instead of the one above; see docs/upstreams.md"
+    )
     upstream_base_url: str = Field(
-        description="OpenAI-compatible server to resell, with its /v1", examples=["https://api.openai.com/v1"]
+        "",
+        validate_default=True,
+        description="Server to resell, with its /v1",
+        examples=["https://api.openai.com/v1"],
     )
     upstream_api_key: SecretStr = Field(SecretStr(""), description="Its API key, if it wants one", examples=["sk-..."])
     upstream_connect_timeout_s: float = Field(10, gt=0, description="Give up connecting to the upstream after this")
-    upstream_idle_timeout_s: float = Field(120, gt=0, description="Give up when the upstream is silent for this long")
+    upstream_answer_timeout_s: float = Field(
+        600, gt=0, description="Give up when an answer that is not streamed has not come after this"
+    )
+    upstream_first_token_timeout_s: float = Field(
+        120, gt=0, description="Give up when a stream has not begun after this"
+    )
+    upstream_idle_timeout_s: float = Field(120, gt=0, description="Give up when a stream is silent for this long")
     request_timeout_s: float = Field(3600, gt=0, description="Longest a request may run, streams included")
 
     # Money
@@ -163,15 +179,44 @@ class Settings(StorageSettings):
 
     # Limits, and what is to come
     max_body_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Larger requests are refused")
+    max_requests_per_key: int = Field(64, gt=0, description="Requests of one account that may run at the same time")
+    requests_per_minute: int = Field(0, ge=0, description="Requests of one account in a minute; 0: as many as it pays")
+    tokens_per_minute: int = Field(0, ge=0, description="Tokens of one account in a minute; 0: as many as it pays")
+    extra_request_fields: List = Field(
+        (),
+        description="Fields of requests to let through beside the known ones, with commas: make sure they cost nothing",
+    )
     admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
-    @field_validator("cashu_mints", "relays", mode="before")
+    def upstreams(self) -> tuple[UpstreamSpec, ...]:
+        """The upstreams, the one of the environment first. Raises BadSettings."""
+        alone: tuple[UpstreamSpec, ...] = ()
+        if self.upstream_base_url or (self.upstreams_path is None and self.upstream_kind in BASE_URLS):
+            key = self.upstream_api_key.get_secret_value()
+            alone = (
+                UpstreamSpec(name="upstream", kind=self.upstream_kind, base_url=self.upstream_base_url, api_key=key),
+            )
+        more = () if self.upstreams_path is None else read_specs(self.upstreams_path)
+        return checked((*alone, *more))
+
+    @field_validator("cashu_mints", "relays", "extra_request_fields", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(dict.fromkeys(part.strip().rstrip("/") for part in value.split(",") if part.strip()))
+
+    @field_validator("upstream_base_url")
+    @classmethod
+    def _upstream(cls, value: str, info: ValidationInfo) -> str:
+        if (
+            not value
+            and info.data.get("upstreams_path") is None
+            and info.data.get("upstream_kind") in ("openai", "azure")
+        ):
+            raise ValueError("missing: Server to resell, with its /v1 (or name several in UPSTREAMS_PATH)")
+        return value
 
     @field_validator("upstream_base_url", "http_url", "onion_url")
     @classmethod
@@ -214,7 +259,7 @@ class Settings(StorageSettings):
             raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
         return value.upper()
 
-    @field_validator("models_path")
+    @field_validator("models_path", "upstreams_path")
     @classmethod
     def _models(cls, value: Path | None) -> Path | None:
         if value is not None and not value.expanduser().is_file():
@@ -267,7 +312,7 @@ def env_example() -> str:
     lines = ["# Settings of `satroute serve`, from the environment or from a file given with --env-file.", ""]
     for name, field in Settings.model_fields.items():
         lines.append(f"# {field.description}")
-        if field.is_required():
+        if field.is_required() or field.validate_default:
             lines.append(f"{name.upper()}={field.examples[0] if field.examples else ''}")
         else:
             example = field.examples[0] if field.examples else _default(field.default)

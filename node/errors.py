@@ -7,6 +7,8 @@ NodeFault
 │   └── LedgerConflict     a constraint of the tables refused a move
 ├── UpstreamError    the model's server did not deliver
 │   ├── UpstreamUnreachable
+│   │   └── UpstreamDown   not even a connection
+│   ├── Unsupported        it has not what was asked for
 │   ├── UpstreamTimeout
 │   └── UpstreamRefused    with the status it answered
 └── Refusal          an answer to the caller: HTTP status, code, and what to do next
@@ -50,6 +52,14 @@ class UpstreamError(NodeFault):
 
 class UpstreamUnreachable(UpstreamError):
     """No connection, or it broke."""
+
+
+class UpstreamDown(UpstreamUnreachable):
+    """Not even a connection: no caller's doing."""
+
+
+class Unsupported(UpstreamError):
+    """The upstream has not what was asked for; another may."""
 
 
 class UpstreamTimeout(UpstreamError):

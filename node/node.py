@@ -16,11 +16,12 @@ from node.deposits import Deposits
 from node.errors import LedgerError
 from node.invoices import Invoices
 from node.ledger.ledger import Ledger
+from node.limits import RateLimits
 from node.payouts import Payouts
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
-from node.upstream.base import Upstream
+from node.upstream.fleet import Fleet
 from relays.event import Signer
 from router_client.ecash.wallet import Wallet
 
@@ -38,7 +39,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     signer: Signer
     ledger: Ledger
     wallet: Wallet
-    upstream: Upstream
+    fleet: Fleet
     catalogue: Catalogue
     deposits: Deposits
     refunds: Refunds
@@ -49,11 +50,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     replays: Replays
     credentials: Credentials
     completions: Completions
+    limits: RateLimits
     announcer: Announcer
 
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
-        if self.catalogue.update(await self.upstream.models()):
+        if self.catalogue.update(await self.fleet.models()):
             log.info("%d models for sale", len(self.catalogue.all()))
             await self.announcer.publish()
 

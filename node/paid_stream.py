@@ -10,10 +10,14 @@ from typing import Literal
 
 import msgspec
 
-from node.errors import Refusal, UpstreamError, UpstreamRefused, UpstreamTimeout
-from node.metering import DONE, Measured, StreamMeter
+from node import sse
+from node.errors import Refusal, Unsupported, UpstreamError, UpstreamRefused, UpstreamTimeout
+from node.metering.stream import StreamMeter
+from node.metering.told import told_in_events
+from node.sse import DONE
 from node.upstream.base import UpstreamReply
 from relays import payment
+from relays.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from relays.event import Event
 from relays.receipt import Receipt, to_sse
 
@@ -26,33 +30,33 @@ Begin = Callable[[], Awaitable[None]]
 Write = Callable[[bytes], Awaitable[None]]
 LastWords = Callable[[], Awaitable[bytes]]
 """What is said when the request is charged: comments."""
-Finish = Callable[[Measured, Outcome], Awaitable[tuple[Receipt, Event]]]
+Finish = Callable[[Outcome], Awaitable[tuple[Receipt, Event]]]
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A reply that has begun to say something: what came so far, and what is to come."""
+
+    reply: UpstreamReply
+    first: bytes
+    chunks: AsyncIterator[bytes]
 
 
 class PaidStream:
     """`run` it once, in any case: its hold ends nowhere else."""
 
     def __init__(
-        self,
-        request_id: str,
-        reply: UpstreamReply,
-        first: bytes,
-        chunks: AsyncIterator[bytes],
-        meter: StreamMeter,
-        finish: Finish,
-        deadline: float,
+        self, request_id: str, begun: Begun, meter: StreamMeter, finish: Finish, deadline: float, endpoint: Endpoint
     ) -> None:
         self._request_id = request_id
-        self._reply = reply
-        self._first = first
-        self._chunks = chunks
+        self._begun = begun
         self._meter = meter
         self._finish = finish
         self._deadline = deadline
+        self._endpoint = endpoint
 
     async def run(self, begin: Begin, write: Write, last_words: LastWords) -> None:
-        """Begin the response, write the stream, then its receipt, the last words and `[DONE]`. Cancel it when the caller has
-        gone."""
+        """Begin the response, write the stream, then its receipt, the last words, and what the stream itself ends with.
+        Cancel it when the caller has gone."""
         failure: Refusal | None = None
         outcome: Outcome = "aborted"
         try:
@@ -64,21 +68,20 @@ class PaidStream:
             except (UpstreamError, TimeoutError) as error:
                 outcome, failure = "interrupted", refusal_for(error)
         finally:
-            self._reply.close()
-            _, event = await self._finish(self._meter.measured(), outcome)
-        last = to_sse(event) + await last_words()
-        if failure is not None:
-            last = sse_error(failure, self._request_id) + last
-        elif outcome == "complete":
+            self._begun.reply.close()
+            receipt, event = await self._finish(outcome)
+        last = b"" if failure is None else sse_error(failure, self._request_id, self._endpoint)
+        last += to_sse(event) + await last_words() + told_in_events(self._meter.kept_back, receipt)
+        if outcome == "complete" and (self._meter.done or self._endpoint in (CHAT, COMPLETIONS)):
             last += DONE
         with suppress(TimeoutError):  # a caller that stopped reading
             async with asyncio.timeout(LAST_WRITE_S):
                 await write(last)
 
     async def _relay(self, write: Write) -> None:
-        if passed := self._meter.feed(self._first):
+        if passed := self._meter.feed(self._begun.first):
             await write(passed)
-        async for chunk in self._chunks:
+        async for chunk in self._begun.chunks:
             if passed := self._meter.feed(chunk):
                 await write(passed)
         if passed := self._meter.finish():
@@ -90,6 +93,8 @@ def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
     free = "nothing was charged for what was not served"
     if isinstance(error, UpstreamTimeout | TimeoutError):
         return Refusal(504, payment.UPSTREAM_TIMEOUT, f"the model's server did not answer in time; {free}")
+    if isinstance(error, Unsupported):
+        return Refusal(400, payment.INVALID_REQUEST, f"this model is not served at this endpoint; {free}")
     if isinstance(error, UpstreamRefused):
         if error.status in (400, 413, 422):
             words = error.message or "no reason given"
@@ -102,7 +107,11 @@ def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
     return Refusal(502, payment.UPSTREAM_UNAVAILABLE, f"the model's server did not deliver: try another node; {free}")
 
 
-def sse_error(refusal: Refusal, request_id: str) -> bytes:
-    """An error inside a stream that has begun, in the form OpenAI's SDKs raise from."""
+def sse_error(refusal: Refusal, request_id: str, endpoint: Endpoint) -> bytes:
+    """An error inside a stream that has begun, in the form that the SDKs of its language raise from."""
     error = {"message": refusal.message, "type": refusal.type, "code": refusal.code, "param": None}
-    return b"data: " + msgspec.json.encode({"error": error, "request_id": request_id}) + b"\n\n"
+    if endpoint is MESSAGES:
+        return sse.write({"type": "error", "error": error, "request_id": request_id}, "error")
+    if endpoint is RESPONSES:
+        return sse.write({**error, "type": "error", "request_id": request_id}, "error")
+    return sse.write({"error": error, "request_id": request_id})

@@ -1,121 +1,146 @@
-"""Quotes: a chat request to the most it can cost. Pure; what cannot be served is refused here, before money moves."""
+"""Quotes: a request to the most it can cost, and to the upstreams that may serve it. Pure; what cannot be served is refused
+here, before money moves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import secrets
+from functools import partial
+from typing import Final
 
 import msgspec
 
+from node.asks import Ask
 from node.catalogue import Catalogue, Model
 from node.errors import Refusal
+from node.forms import write_form
+from node.metering.measure import Known
+from node.metering.tokens import count_prompt
+from node.upstream.base import Source, UpstreamRequest
 from relays import payment
-from relays.bounds import likely_prompt_tokens, most_usage
-from relays.errors import InvalidJson
-from relays.jsontext import from_json
-from relays.money import Msat
-from relays.pricing import Usage, cost
-
-CHAT_FIELDS: Final = frozenset(
-    {
-        *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "stop", "seed"),
-        *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
-        *("repetition_penalty", "repeat_penalty", "logprobs", "top_logprobs", "tools", "tool_choice", "functions"),
-        *("parallel_tool_calls", "function_call", "response_format", "reasoning_effort", "verbosity", "modalities"),
-        *("user", "metadata", "store", "safety_identifier", "prompt_cache_key"),
-    }
+from relays.bounds import likely_prompt_tokens, media_types, most_usage
+from relays.endpoints import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    IMAGE_EDITS,
+    IMAGES,
+    RESPONSES,
+    SPEECH,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+    Endpoint,
 )
-"""What is sent upstream: OpenAI's fields and the common sampling parameters. Others are refused, since servers have fields
-of their own that change the model, its length or its price (`models`, `n_predict`, `service_tier`, `plugins` …)."""
+from relays.money import Msat, ceil_div
+from relays.pricing import ModelPrice, Usage, cost
+
+LIKELY_OUTPUT: Final = 500
+"""Tokens of an answer, to tell which upstream is cheapest."""
+TOKENS_PER_SECOND: Final = 17
+"""Of sound that is heard, where nobody reports tokens: what gpt-4o-transcribe makes of it."""
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """What a request asks for and the hold it needs. `likely_prompt_tokens` serves when nobody counts."""
+    """What a request asks for, who may serve it, cheapest first, and the hold that covers the dearest of them."""
 
-    body: dict[str, Any]
+    ask: Ask
     model: Model
-    most: Usage
+    sources: tuple[Source, ...]
     hold_msat: Msat
-    likely_prompt_tokens: int
-    stream: bool
-    wants_usage: bool
+    likely_tokens: int
+    """Read and asked for, as rate limits count them."""
+
+    @property
+    def stream(self) -> bool:
+        return self.ask.stream
 
 
-def quote_chat(raw: bytes, catalogue: Catalogue) -> Quote:
-    """Read a chat completion request. Raises Refusal 400 or 404 with what is wrong."""
-    body = _body(raw)
-    _check(body)
-    model = catalogue.get(body["model"])
-    _check_modalities(body["messages"], model)
-    most = most_usage(body, model.limits, model.price)
-    options = body.get("stream_options")
+def quote_for(ask: Ask, catalogue: Catalogue) -> Quote:
+    """The quote for a request. Raises Refusal 400 or 404."""
+    model = catalogue.get(ask.model)
+    _check_media(ask, model)
+    prompt_tokens = likely_prompt_tokens(ask.fields, ask.endpoint)
+    sources = [source for source in model.sources if not _lacks_price(ask.endpoint, source.price)]
+    if not sources:
+        raise _bad(f"{model.id} has no price for this endpoint: choose another model")
+    roomy = [source for source in sources if prompt_tokens < source.limits.context_length] or sources
+    likely = Usage(prompt_tokens, LIKELY_OUTPUT if ask.endpoint.writes else 0)
+    ordered = sorted(roomy, key=lambda source: cost(likely, price_at(ask.endpoint, source.price)))
+    asked = next((ask.fields[field] for field in ask.endpoint.output_fields if ask.fields.get(field)), None)
     return Quote(
-        body=body,
-        model=model,
-        most=most,
-        hold_msat=cost(most, model.price),
-        likely_prompt_tokens=likely_prompt_tokens(body),
-        stream=bool(body.get("stream")),
-        wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        ask,
+        model,
+        tuple(ordered),
+        hold_msat=max(_most(ask, source) for source in ordered),
+        likely_tokens=prompt_tokens + (likely.completion_tokens if asked is None else asked),
     )
 
 
-def upstream_body(quote: Quote) -> bytes:
-    """The request as the upstream gets it: the caller's, asking for no more tokens than are held, and for a stream the
-    wish to be told the usage."""
-    body = quote.body
-    longest = quote.model.limits.max_output_tokens
-    for field in ("max_tokens", "max_completion_tokens"):
-        if (body.get(field) or 0) > longest:
-            body = {**body, field: longest}
-    if quote.stream:
-        options = body.get("stream_options") or {}
-        body = {**body, "stream_options": {**options, "include_usage": True}}
-    return msgspec.json.encode(body)
+def price_at(endpoint: Endpoint, price: ModelPrice) -> ModelPrice:
+    """The price of a model at an endpoint: counting tokens runs no model, and costs the request's fee alone."""
+    return ModelPrice(0, 0, price.request_msat) if endpoint is COUNT_TOKENS else price
 
 
-def _body(raw: bytes) -> dict[str, Any]:
-    try:
-        body = from_json(raw)
-    except InvalidJson as error:
-        raise _bad(f"the request body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise _bad("the request body is not a JSON object")
-    return body
+def known_of(ask: Ask, price: ModelPrice) -> Known:
+    """What the request says of its own usage. What has a price of its own is not also estimated in tokens."""
+    sound = ask.endpoint in (TRANSCRIPTIONS, TRANSLATIONS)
+    count = partial(count_prompt, ask.fields, ask.endpoint)
+    if sound:
+        tokens = 0 if price.audio_msat_per_hour else ceil_div(ask.audio_ms * TOKENS_PER_SECOND, 1000)
+        count = partial(int, tokens)
+    return Known(
+        count,
+        characters=len(ask.fields["input"]) if ask.endpoint is SPEECH else 0,
+        audio_ms=ask.audio_ms,
+        writes=ask.endpoint.writes,
+        estimate=not (price.image_msat or price.characters_msat_per_mchar),
+    )
 
 
-def _check(body: Mapping[str, Any]) -> None:
-    if strange := sorted(str(field)[:40] for field in body if field not in CHAT_FIELDS):
-        raise _bad(f"unknown field {strange[0]!r}: a field that is not known here could cost more than was agreed")
-    if not isinstance(body.get("model"), str) or not body["model"]:
-        raise _bad("'model' is missing: name one of GET /v1/models")
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _bad("'messages' is missing: a list of at least one message")
-    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-        raise _bad("every message is an object with a 'role'")
-    for field in ("max_tokens", "max_completion_tokens", "n"):
-        value = body.get(field)
-        if value is not None and (type(value) is not int or value < 1):
-            raise _bad(f"'{field}' is a whole number from 1")
-    if (body.get("n") or 1) > 128:
-        raise _bad("'n' is at most 128")
-    if not isinstance(body.get("stream", False), bool | None):
-        raise _bad("'stream' is true or false")
-    if not isinstance(body.get("stream_options"), dict | None):
-        raise _bad("'stream_options' is an object")
+def upstream_request(quote: Quote, source: Source) -> UpstreamRequest:
+    """The request as that upstream gets it: the caller's, asking for no more tokens than are held, and for a stream of
+    chat the wish to be told the usage."""
+    ask = quote.ask
+    fields = {**ask.fields, "model": source.model}
+    for field in ask.endpoint.output_fields:
+        if (fields.get(field) or 0) > source.limits.max_output_tokens:
+            fields[field] = source.limits.max_output_tokens
+    if ask.endpoint is RESPONSES:
+        fields["store"] = False
+    if ask.stream and ask.endpoint in (CHAT, COMPLETIONS):
+        fields["stream_options"] = {**(ask.fields.get("stream_options") or {}), "include_usage": True}
+    if ask.form is None:
+        return UpstreamRequest(ask.endpoint, fields, msgspec.json.encode(fields), "application/json", ask.stream)
+    boundary = secrets.token_hex(16)
+    body = write_form(ask.form, {"model": source.model}, boundary)
+    return UpstreamRequest(ask.endpoint, fields, body, f"multipart/form-data; boundary={boundary}", ask.stream)
 
 
-def _check_modalities(messages: list[dict[str, Any]], model: Model) -> None:
-    """Refuse what the model cannot read; a part's type is `text`, `image_url`, `input_audio` or `file`."""
-    for message in messages:
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind not in ("text", "refusal") and str(kind).removeprefix("input_").removesuffix("_url") not in (
-                model.input_modalities
-            ):
-                raise _bad(f"{model.id} does not read parts of type {str(kind)[:40]!r}")
+def _most(ask: Ask, source: Source) -> Msat:
+    price = price_at(ask.endpoint, source.price)
+    return cost(most_usage(ask.fields, source.limits, price, ask.endpoint, audio_ms=ask.most_audio_ms), price)
+
+
+def _lacks_price(endpoint: Endpoint, price: ModelPrice) -> bool:
+    """Whether a model that costs something would be given away at this endpoint."""
+    if price == ModelPrice(0, 0) or price.request_msat or price.completion_msat_per_mtok:
+        return False
+    if endpoint in (IMAGES, IMAGE_EDITS):
+        return not price.image_msat
+    if endpoint is SPEECH:
+        return not price.characters_msat_per_mchar
+    if endpoint in (TRANSCRIPTIONS, TRANSLATIONS):
+        return not (price.audio_msat_per_hour or price.prompt_msat_per_mtok)
+    return False
+
+
+def _check_media(ask: Ask, model: Model) -> None:
+    """Refuse what the model cannot read; a part's type is `text`, `image_url`, `input_audio`, `document` or the like."""
+    if ask.endpoint.multipart:
+        return
+    for kind in sorted(media_types(ask.fields, ask.endpoint)):
+        plain = kind.removeprefix("input_").removesuffix("_url")
+        if {"document": "file"}.get(plain, plain) not in model.input_modalities:
+            raise _bad(f"{model.id} does not read parts of type {kind[:40]!r}")
 
 
 def _bad(message: str) -> Refusal:

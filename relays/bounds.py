@@ -1,17 +1,29 @@
-"""The most a chat request can use: what a node holds before it serves, and what a client must bring.
+"""The most a request can use: what a node holds before it serves, and what a client must bring.
 
 A byte-level tokenizer never makes more tokens than the text has UTF-8 bytes, so the size of the request is a safe bound
 without knowing the model's tokenizer; the context window and `max_tokens` tighten it (RIP-05's max_cost, per request).
+What is not known of a request's shape is taken for the most it can be: bodies come from strangers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from relays.pricing import ModelPrice, Usage
+from relays.endpoints import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    IMAGE_EDITS,
+    IMAGES,
+    MODERATIONS,
+    RERANK,
+    SPEECH,
+    Endpoint,
+)
+from relays.pricing import ModelPrice, Usage, dearest, parts_of
 
 MAX_CONTEXT = 1_000_000_000
 """No model reads or writes more; a larger number is a mistake or a trap."""
@@ -22,8 +34,15 @@ TEMPLATE_TOKENS = 64
 BYTES_PER_TOKEN = 4
 """What a token of ordinary text has, on average."""
 
-PROMPT_FIELDS = ("messages", "tools", "functions", "tool_choice", "response_format")
-"""The parts of a chat request that a model reads."""
+TEXT_TYPES = frozenset(
+    {
+        *("text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal"),
+        *("thinking", "redacted_thinking", "reasoning", "message"),
+        *("tool_use", "tool_result", "function_call", "function_call_output"),
+        *("custom_tool_call", "custom_tool_call_output"),
+    }
+)
+"""Types of the parts of a message that hold text or further parts; all others are media."""
 
 
 class ModelLimits(msgspec.Struct, frozen=True):
@@ -37,46 +56,95 @@ class ModelLimits(msgspec.Struct, frozen=True):
             raise ValueError(f"limits are from 1 to {MAX_CONTEXT} tokens")
 
 
-def prompt_bound(body: Mapping[str, Any]) -> int:
+def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
     """At most this many tokens are read: bytes of everything the model sees, plus what a template adds."""
-    seen = {field: body[field] for field in PROMPT_FIELDS if field in body}
-    return len(msgspec.json.encode(seen)) + TEMPLATE_TOKENS
+    seen = {field: body[field] for field in endpoint.prompt_fields if field in body}
+    most = len(msgspec.json.encode(seen)) + TEMPLATE_TOKENS
+    if endpoint is RERANK:  # every document is read together with the query
+        most += (inputs(body, endpoint) - 1) * (len(msgspec.json.encode(body.get("query"))) + TEMPLATE_TOKENS)
+    return most
 
 
-def has_media(body: Mapping[str, Any]) -> bool:
-    """Whether a message holds anything else than text."""
-    messages = body.get("messages")
-    contents = [m.get("content") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return any(not isinstance(part, Mapping) or part.get("type") not in ("text", "refusal") for part in parts)
+def inputs(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """How many texts the model reads, each in a context of its own."""
+    field = {COMPLETIONS.name: "prompt", EMBEDDINGS.name: "input", MODERATIONS.name: "input", RERANK.name: "documents"}
+    texts = body.get(field.get(endpoint.name, ""))
+    several = isinstance(texts, list) and not all(type(text) is int for text in texts)
+    return max(1, len(texts)) if several and isinstance(texts, list) else 1
 
 
-def completion_bound(body: Mapping[str, Any], limits: ModelLimits) -> int:
+def choices(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """How many answers are written."""
+    asked = body.get("n")
+    return (asked if type(asked) is int and asked > 0 else 1) * (
+        inputs(body, endpoint) if endpoint is COMPLETIONS else 1
+    )
+
+
+def media_types(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> set[str]:
+    """The types of the parts that are no text, such as `image_url`; `file` for a form's files."""
+    if endpoint.multipart:
+        return {"file"}
+    field = "input" if endpoint.name in ("responses", "moderations", "embeddings") else "messages"
+    return {kind for kind in _types(body.get(field)) if kind not in TEXT_TYPES}
+
+
+def _types(value: Any) -> Iterator[str]:
+    """The types of all parts of messages, however they are nested."""
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list):
+            todo.extend(part)
+        elif isinstance(part, Mapping):
+            if "type" in part or "role" not in part:
+                yield str(part.get("type"))
+            todo.extend(part[field] for field in ("content", "output") if field in part)
+
+
+def completion_bound(body: Mapping[str, Any], limits: ModelLimits, endpoint: Endpoint = CHAT) -> int:
     """At most this many tokens are written per choice."""
-    asked = body.get("max_completion_tokens") or body.get("max_tokens") or limits.max_output_tokens
+    if not endpoint.writes:
+        return 0
+    asked = next((body[field] for field in endpoint.output_fields if body.get(field)), limits.max_output_tokens)
     return min(int(asked), limits.max_output_tokens, limits.context_length)
 
 
-def largest_usage(body: Mapping[str, Any], limits: ModelLimits) -> Usage:
-    """The most of each kind of token, taken for itself: a receipt that names more cannot be true."""
-    prompt = limits.context_length if has_media(body) else min(prompt_bound(body), limits.context_length)
-    return Usage(prompt, completion_bound(body, limits) * int(body.get("n") or 1))
+def largest_usage(
+    body: Mapping[str, Any], limits: ModelLimits, endpoint: Endpoint = CHAT, *, audio_ms: int = 0
+) -> Usage:
+    """The most of each kind, taken for itself: a receipt that names more cannot be true. `audio_ms` is how long a sound
+    that comes with the request can be."""
+    context = limits.context_length * inputs(body, endpoint)
+    prompt = context if media_types(body, endpoint) else min(prompt_bound(body, endpoint), context)
+    return Usage(
+        prompt,
+        completion_bound(body, limits, endpoint) * choices(body, endpoint),
+        images=choices(body, endpoint) if endpoint in (IMAGES, IMAGE_EDITS) else 0,
+        audio_ms=audio_ms,
+        characters=len(str(body.get("input") or "")) if endpoint is SPEECH else 0,
+    )
 
 
-def most_usage(body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice) -> Usage:
-    """The dearest usage the request can reach: prompt and answer share one context window."""
+def most_usage(
+    body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice, endpoint: Endpoint = CHAT, *, audio_ms: int = 0
+) -> Usage:
+    """The dearest usage the request can reach: a prompt and its answer may share one context window."""
     # What an image or a sound becomes is not to be told from its bytes: then the whole context is held.
-    prompt = limits.context_length if has_media(body) else prompt_bound(body)
-    completion, choices = completion_bound(body, limits), int(body.get("n") or 1)
-    if price.completion_msat_per_mtok * choices >= price.prompt_msat_per_mtok:
-        prompt = min(prompt, limits.context_length - completion)
-    else:
-        prompt = min(prompt, limits.context_length)
-        completion = min(completion, limits.context_length - prompt)
-    return Usage(prompt, completion * choices)
+    largest = largest_usage(body, limits, endpoint, audio_ms=audio_ms)
+    if not endpoint.one_context:
+        return dearest(largest, price)
+    completion, many = completion_bound(body, limits, endpoint), choices(body, endpoint)
+    less_read = min(largest.prompt_tokens, limits.context_length - completion)
+    less_written = min(completion, limits.context_length - largest.prompt_tokens)
+    shared = [
+        dearest(msgspec.structs.replace(largest, prompt_tokens=prompt, completion_tokens=written * many), price)
+        for prompt, written in ((less_read, completion), (largest.prompt_tokens, less_written))
+    ]
+    return max(shared, key=lambda usage: parts_of(usage, price))
 
 
-def likely_prompt_tokens(body: Mapping[str, Any]) -> int:
+def likely_prompt_tokens(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
     """A guess at the tokens read, for expectations and for when nobody counts: a token is about four bytes of text."""
-    text_bytes = len(msgspec.json.encode([body.get(field) for field in PROMPT_FIELDS if body.get(field)]))
-    return min(prompt_bound(body), -(-text_bytes // BYTES_PER_TOKEN))
+    text_bytes = len(msgspec.json.encode([body.get(field) for field in endpoint.prompt_fields if body.get(field)]))
+    return min(prompt_bound(body, endpoint), -(-text_bytes // BYTES_PER_TOKEN))

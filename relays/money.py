@@ -11,6 +11,7 @@ from relays.errors import MoneyError
 Msat = NewType("Msat", int)
 
 MSAT_PER_SAT = 1000
+MSAT_PER_BTC = 100_000_000 * MSAT_PER_SAT
 MAX_MSAT = 21_000_000 * 100_000_000 * MSAT_PER_SAT
 """All bitcoin there will ever be; fits a signed 64-bit column."""
 

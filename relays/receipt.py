@@ -17,7 +17,7 @@ from relays.errors import InvalidJson, InvalidReceipt, MoneyError
 from relays.event import Event, Signer, parse_event, to_json
 from relays.jsontext import from_json
 from relays.money import msat
-from relays.pricing import ModelPrice, Usage, cost
+from relays.pricing import ModelPrice, Usage, at_most, cost
 
 RECEIPT_VERSION = 1
 SSE_PREFIX = ": satroute-receipt "
@@ -89,9 +89,9 @@ def verify(
 ) -> Receipt:
     """Check a receipt against what was agreed before paying; returns it, or raises InvalidReceipt with the reason.
 
-    The signature is checked when the event is parsed; here: the right node signed, for this request and model, at the
-    announced price, for no more than the hold and the usage that the caller computed as the most, and the sum is the
-    price of the usage.
+    The signature is checked when the event is parsed; here: the right node signed, for this request and model, at no more
+    than the announced price (one of the node's upstreams may be cheaper), for no more than the hold and the usage that the
+    caller computed as the most, and the sum is the price of the usage.
     """
     receipt = decode(event)
     if event.pubkey != pubkey:
@@ -100,14 +100,14 @@ def verify(
         raise InvalidReceipt("for another request")
     if receipt.model != model:
         raise InvalidReceipt(f"for another model: {receipt.model}")
-    if receipt.price != price:
-        raise InvalidReceipt("at another price than announced")
+    if not at_most(receipt.price, price):
+        raise InvalidReceipt("at a higher price than announced")
     if receipt.hold_msat > hold_msat:
         raise InvalidReceipt(f"held {receipt.hold_msat} msat, which is more than the {hold_msat} msat agreed")
-    if receipt.usage.prompt_tokens > most.prompt_tokens or receipt.usage.completion_tokens > most.completion_tokens:
+    if not receipt.usage.within(most):
         raise InvalidReceipt(f"{receipt.usage} is more than this request can use")
     try:
-        due_msat = cost(receipt.usage, price)
+        due_msat = cost(receipt.usage, receipt.price)
     except MoneyError as error:
         raise InvalidReceipt("the usage cannot be") from error
     if receipt.cost_msat != min(due_msat, receipt.hold_msat):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from relays import receipt as receipts
-from relays.bounds import MAX_CONTEXT
 from relays.errors import InvalidEvent, InvalidJson
 from relays.event import Event, parse_event
 from relays.jsontext import from_json
 from relays.payment import CHANGE_SSE_PREFIX
 from relays.pricing import Usage
+from relays.usage import report_in, usage_of
 from router_client.ecash.token import looks_like_token
 from router_client.errors import NodeError
 
@@ -83,8 +83,8 @@ class AnswerStream:
             return
         if chunk.error is not None:
             self.error = str(chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error)
-        if chunk.usage is not None:
-            self.usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+        if (report := report_in(data.encode()) if '"usage"' in data else None) is not None:
+            self.usage = usage_of(report) or self.usage
         for choice in chunk.choices:
             if choice.delta is not None and choice.delta.content:
                 self.texts.append(choice.delta.content)
@@ -114,12 +114,6 @@ class _ChunkChoice(msgspec.Struct):
     delta: _Delta | None = None
 
 
-class _ChunkUsage(msgspec.Struct):
-    prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT)]
-    completion_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT)] = 0
-
-
 class _Chunk(msgspec.Struct):
     choices: list[_ChunkChoice] = []
-    usage: _ChunkUsage | None = None
     error: Any = None

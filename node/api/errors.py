@@ -14,6 +14,7 @@ from litestar.types import ExceptionHandlersMap
 
 from node.errors import Refusal, not_found
 from relays import payment
+from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, Endpoint
 from router_client.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def as_refusal(error: Exception) -> Refusal:
             return Refusal(500, payment.INTERNAL, "the node failed; the request id finds it in the operator's log")
 
 
-def error_body(refusal: Refusal, request_id: str) -> bytes:
+def error_body(refusal: Refusal, request_id: str, endpoint: Endpoint = CHAT) -> bytes:
+    """The error in OpenAI's shape, which is Anthropic's too with a type beside it."""
     error = {
         "message": refusal.message,
         "type": refusal.type,
@@ -55,7 +57,8 @@ def error_body(refusal: Refusal, request_id: str) -> bytes:
         "param": None,
         **refusal.details,
     }
-    return msgspec.json.encode({"error": error, "request_id": request_id})
+    outer = {"type": "error"} if endpoint in (MESSAGES, COUNT_TOKENS) else {}
+    return msgspec.json.encode({**outer, "error": error, "request_id": request_id})
 
 
 def _respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -17,6 +17,9 @@ T = TypeVar("T")
 LAST_WRITE_S: Final = 30.0
 """A caller that stopped reading does not keep its connection for longer."""
 
+_ID_HEADERS: Final = (payment.REQUEST_ID_HEADER, payment.ROUTSTR_ID_HEADER, "x-request-id")
+"""`x-request-id` is what OpenAI's SDKs show."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -31,7 +34,12 @@ class Reply:
         self._send = send
         self.request_id = request_id
         self.started = False
+        self._told: Mapping[str, str] = {}
         self._record: bytearray | None = None
+
+    def tell(self, headers: Mapping[str, str]) -> None:
+        """Headers that any answer is to have."""
+        self._told = headers
 
     def record(self) -> None:
         """Remember what is streamed from now on, up to what is worth keeping."""
@@ -42,9 +50,11 @@ class Reply:
         """What was streamed; None when it was not recorded or is too long."""
         return None if self._record is None else bytes(self._record)
 
-    async def whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    async def whole(
+        self, status: int, body: bytes, headers: Mapping[str, str], content_type: str = "application/json"
+    ) -> None:
         """The whole response. Raises TimeoutError for a caller that does not read."""
-        fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        fixed = [(b"content-type", content_type.encode("latin-1")), (b"content-length", str(len(body)).encode())]
         async with asyncio.timeout(LAST_WRITE_S):
             await self._start(status, [*fixed, *_encoded(headers.items())])
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -72,7 +82,7 @@ class Reply:
         """An answer that was given before, with more headers of today."""
         headers = {**dict(kept.headers), payment.REPLAYED_HEADER: "true", **more}
         if not kept.is_stream:
-            await self.whole(200, kept.body, headers)
+            await self.whole(200, kept.body, headers, headers.pop("content-type", "application/json"))
             return
         await self.begin_stream(headers)
         async with asyncio.timeout(LAST_WRITE_S):
@@ -81,8 +91,9 @@ class Reply:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True
-        id_ = (payment.REQUEST_ID_HEADER.encode(), self.request_id.encode())
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, id_]})
+        ids = [(name.encode(), self.request_id.encode()) for name in _ID_HEADERS]
+        told = [*headers, *_encoded(self._told.items()), *ids]
+        await self._send({"type": "http.response.start", "status": status, "headers": told})
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:

@@ -5,6 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
+from relays.bounds import ModelLimits
+from relays.endpoints import Endpoint
+from relays.pricing import ModelPrice
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A model at an upstream: what it is called there, what it can, and what we ask for it."""
+
+    upstream: str
+    model: str
+    limits: ModelLimits
+    price: ModelPrice
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True):
+    """A call as it is to be made: its fields, and the same as bytes for an upstream that speaks the caller's language."""
+
+    endpoint: Endpoint
+    fields: Mapping[str, Any]
+    body: bytes
+    content_type: str
+    stream: bool
+
 
 class UpstreamReply(Protocol):
     """A reply whose head has come with status 200. Close it in every case."""
@@ -27,12 +52,15 @@ class UpstreamReply(Protocol):
 class Upstream(Protocol):
     """A server with models."""
 
+    name: str
+
     async def models(self) -> list[Mapping[str, Any]]:
-        """Its list of models, as it gives it. Raises UpstreamError."""
+        """Its list of models, as it gives it or in OpenAI's form. Raises UpstreamError."""
         ...
 
-    async def chat(self, body: bytes) -> UpstreamReply:
-        """Send a chat completion request. Raises UpstreamRefused, UpstreamUnreachable or UpstreamTimeout."""
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Make a call; the answer comes in the language of its endpoint. Raises UpstreamRefused, UpstreamUnreachable or
+        UpstreamTimeout, Unsupported for an endpoint that this server has not, Refusal for what it cannot be told."""
         ...
 
     async def close(self) -> None:

@@ -14,10 +14,13 @@ import uvicorn
 
 from node.api.app import create_app
 from node.app import open_node
+from node.asks import read_ask
 from node.config import Settings, load_settings
 from node.deposits import new_key
 from node.ledger.model import Key
 from node.node import Node
+from node.quote import quote_for
+from relays.endpoints import CHAT, Endpoint
 from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
 from tests.client.purses import until_claimed
@@ -75,6 +78,11 @@ async def granted_key(node: Node, amount_msat: int) -> tuple[Key, str]:
     key = await node.ledger.key_of(made.hash)
     assert key is not None
     return key, made.text
+
+
+def hold_of(node: Node, body: dict[str, Any], endpoint: Endpoint = CHAT) -> int:
+    """What is held for a request."""
+    return quote_for(read_ask(endpoint, msgspec.json.encode(body), ""), node.catalogue).hold_msat
 
 
 def bearer(credential: str) -> dict[str, str]:

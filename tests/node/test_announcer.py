@@ -70,7 +70,7 @@ async def test_a_price_change_is_announced(folder: Path, model_url: str, relay_u
         RelayPool([relay_url]) as pool,
     ):
         author = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [running.node.signer.pubkey]}
-        running.node.catalogue.update([{"id": "renamed"}])
+        running.node.catalogue.update({"upstream": [{"id": "renamed"}]})
         await running.node.announcer.publish()
         assert (await pool.query(author)).events[0].values("m") == ("renamed",)
         await running.node.refresh_models()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import pytest
 
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
-from node.quote import quote_chat
 from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, funded_wallet, running_node, token_of
+from tests.node.harness import HELLO, Running, bearer, funded_wallet, hold_of, running_node, token_of
 
 LONG_STREAM = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
 
@@ -149,7 +147,7 @@ async def test_what_running_requests_hold_is_refunded_when_they_are_done(
     node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
 ) -> None:
     """A refund asked for in mid-stream says that money is held, so that nobody takes the balance for spent."""
-    hold_msat = quote_chat(json.dumps(LONG_STREAM).encode(), node.node.catalogue).hold_msat
+    hold_msat = hold_of(node.node, LONG_STREAM)
     key = bearer(await token_of(wallet, mint_url, hold_msat))
     first = (await http.get(f"{node.url}/v1/balance", headers=key)).json()
     async with http.stream("POST", f"{node.url}/v1/chat/completions", json=LONG_STREAM, headers=key) as reply:

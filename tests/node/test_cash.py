@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
-from node.quote import quote_chat
 from node.redemptions import Redemptions
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
 from router_client.ecash import request as requests
@@ -22,7 +20,7 @@ from router_client.ecash.mint import MintClient
 from router_client.ecash.token import Token, decode, encode, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintUnavailable
-from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, running_node
+from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, hold_of, running_node
 from tests.node.hostile import Hostile
 
 STREAM = {**HELLO, "stream": True}
@@ -36,7 +34,7 @@ async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Run
 
 
 def hold_msat(node: Running, body: dict[str, Any]) -> int:
-    return quote_chat(json.dumps(body).encode(), node.node.catalogue).hold_msat
+    return hold_of(node.node, body)
 
 
 async def token_for(

@@ -25,8 +25,9 @@ GPT: dict[str, Any] = {
 
 
 def catalogue(settings: dict[str, Any], *models: dict[str, Any]) -> Catalogue:
-    made = Catalogue(load_settings(Settings, None, **settings))
-    made.update(models)
+    loaded = load_settings(Settings, None, **settings)
+    made = Catalogue(loaded, loaded.upstreams())
+    made.update({"upstream": models})
     return made
 
 
@@ -97,9 +98,9 @@ def test_the_context_is_found_where_servers_put_it(raw: dict[str, Any], context:
 
 def test_only_a_changed_offer_is_a_change() -> None:
     shop = catalogue(GOOD, {"id": "m", "created": 1})
-    assert not shop.update([{"id": "m", "created": 2}])
-    assert shop.update([{"id": "m", "context_length": 5}])
-    assert shop.update([])
+    assert not shop.update({"upstream": [{"id": "m", "created": 2}]})
+    assert shop.update({"upstream": [{"id": "m", "context_length": 5}]})
+    assert shop.update({})
     with pytest.raises(Refusal) as caught:
         shop.get("m")
     assert caught.value.status == 404

@@ -166,7 +166,8 @@ async def test_bytes_that_are_no_text_inside_an_answer_pass_and_are_charged_by_i
 ) -> None:
     hostile[0].answer = (200, {"Content-Type": "application/json"}, [body(b"\xff")])
     reply, charged = await ask(node, http)
-    assert (reply.status_code, reply.content, charged) == (200, body(b"\xff"), FULL)
+    assert (reply.status_code, charged) == (200, FULL)
+    assert reply.content.startswith(body(b"\xff")[:-2]), "what it cost is told after it"
 
 
 @pytest.mark.parametrize("usage", [b"null", b"{}", b'{"prompt_tokens":-1,"completion_tokens":5}', b"7"])
@@ -208,7 +209,7 @@ async def test_one_odd_model_costs_itself_alone(
     folder: Path, hostile: tuple[Hostile, str], http: httpx.AsyncClient, model: dict[str, Any]
 ) -> None:
     async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as running:
-        running.node.catalogue.update([{"id": "odd", **model}, {"id": "even"}])
+        running.node.catalogue.update({"upstream": [{"id": "odd", **model}, {"id": "even"}]})
         listed = await http.get(f"{running.url}/v1/models")
         assert listed.status_code == 200
         assert "even" in [entry["id"] for entry in listed.json()["data"]]

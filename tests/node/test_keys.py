@@ -10,9 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from node.quote import quote_chat
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, MODEL, Running, bearer, granted_key, running_node
+from tests.node.harness import HELLO, MODEL, Running, bearer, granted_key, hold_of, running_node
 from tests.node.hostile import Hostile
 
 GRANT_MSAT = 1_000_000
@@ -42,9 +41,8 @@ async def chat(node: Running, http: httpx.AsyncClient, key: str) -> httpx.Respon
 
 
 async def test_a_child_spends_until_its_limit(node: Running, http: httpx.AsyncClient, owner: str) -> None:
-    import json
 
-    hold_msat = quote_chat(json.dumps(HELLO).encode(), node.node.catalogue).hold_msat
+    hold_msat = hold_of(node.node, HELLO)
     kid = await child(node, http, owner, name="agent", spend_limit_msat=hold_msat + 10)
     first = await chat(node, http, kid["api_key"])
     assert first.status_code == 200

@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.metering import MAX_HELD_BYTES, MAX_KEPT_BYTES, StreamMeter, usage_of_body
+from node.metering.measure import Known, Measured
+from node.metering.stream import MAX_HELD_BYTES, MAX_KEPT_BYTES, StreamMeter
+from node.metering.tokens import count
+from node.metering.whole import measured
+from relays.endpoints import CHAT
 from relays.pricing import Usage
 
 
@@ -24,10 +28,18 @@ def usage(prompt: Any, completion: Any, choices: list[Any] | None = None) -> dic
     return {"choices": choices or [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
 
 
+def meter_of(*, hide: bool = True) -> StreamMeter:
+    return StreamMeter(CHAT, Known(lambda: 11), hide_usage=hide)
+
+
 def run(chunks: list[bytes], *, hide: bool = True) -> tuple[bytes, StreamMeter]:
-    meter = StreamMeter(hide_usage=hide, likely_prompt_tokens=11)
+    meter = meter_of(hide=hide)
     passed = b"".join(meter.feed(chunk) for chunk in chunks) + meter.finish()
-    return passed, meter
+    return passed + b"".join(meter.kept_back), meter
+
+
+def usage_of_body(body: bytes, prompt_tokens: int) -> Measured:
+    return measured(body, CHAT, Known(lambda: prompt_tokens))
 
 
 STREAM = [text("Hello"), text(" wörld ⚡"), usage(31, 5), "[DONE]"]
@@ -111,21 +123,22 @@ def test_reasoning_and_tool_calls_are_counted() -> None:
         {"tool_calls": [{"index": 0, "id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
     ]
     measured = run([sse(*({"choices": [{"delta": delta}]} for delta in deltas))])[1].measured()
-    assert measured.usage.completion_tokens == 2 + 1 + 1
+    assert measured.usage.completion_tokens == count("abcdefghf{}")
 
 
 def test_a_long_stream_is_counted_in_bounded_memory() -> None:
-    meter = StreamMeter(hide_usage=True, likely_prompt_tokens=1)
+    meter = meter_of()
     event = sse(text("tok"))
     n = 4 * MAX_KEPT_BYTES // len(event)
     for _ in range(n):
         meter.feed(event)
     assert meter._kept_bytes <= MAX_KEPT_BYTES + len(event)
-    assert meter.measured().usage.completion_tokens == n
+    counted = meter.measured().usage.completion_tokens
+    assert counted == pytest.approx(n, abs=8), "text is counted in pieces, which cost a token more each"
 
 
 def test_a_giant_event_passes_without_being_held() -> None:
-    meter = StreamMeter(hide_usage=True, likely_prompt_tokens=1)
+    meter = meter_of()
     giant = b"data: " + b"x" * (MAX_HELD_BYTES + 1)
     assert meter.feed(giant) == giant
 
@@ -159,9 +172,9 @@ def answer(**fields: Any) -> bytes:
         (answer(usage={"prompt_tokens": 7, "completion_tokens": 0}), Usage(11, 5), "counted"),
         (answer(usage={"prompt_tokens": -7, "completion_tokens": 3}), Usage(11, 5), "counted"),
         (b'{"choices":[]}', Usage(11, 0), "counted"),
-        (b"\xff", Usage(11, 0), "counted"),
+        (b"\xff", Usage(11, 1), "counted"),
     ],
 )
 def test_whole_answers(body: bytes, expected: Usage, by: str) -> None:
-    measured = usage_of_body(body, likely_prompt_tokens=11)
+    measured = usage_of_body(body, prompt_tokens=11)
     assert (measured.usage, measured.by) == (expected, by)

@@ -72,7 +72,7 @@ async def test_a_dead_upstream_is_its_server_error(folder: Path, model_url: str)
     models.write_text('{"data": [{"id": "smollm2-135m"}]}')
     dead = "http://127.0.0.1:9/v1"
     async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=dead, models_path=str(models)) as node:
-        node.node.catalogue.update([])
+        node.node.catalogue.update({})
         async with await client(node) as sdk:
             with pytest.raises(openai.InternalServerError, match="nothing was charged"):
                 await sdk.chat.completions.create(**HELLO)

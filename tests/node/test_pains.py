@@ -87,7 +87,11 @@ async def test_a_timeout_is_not_charged_at_the_most_it_could_cost(
 ) -> None:
     """Nothing served is free; what was streamed before the silence is counted."""
     async with running_node(
-        folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], upstream_idle_timeout_s=0.5
+        folder,
+        cashu_mints=DEAD_MINT,
+        upstream_base_url=hostile[1],
+        upstream_idle_timeout_s=0.5,
+        upstream_answer_timeout_s=0.5,
     ) as node:
         key, text = await granted_key(node.node, GRANT_MSAT)
         hostile[0].answer = (200, {}, [b"WAIT"])

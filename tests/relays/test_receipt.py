@@ -61,7 +61,7 @@ def test_a_cost_beyond_the_hold_is_charged_at_the_hold() -> None:
     [
         ({"request_id": "req_2"}, "another request"),
         ({"model": "gpt-4o"}, "another model"),
-        ({"price": ModelPrice(2_000_000, 8_000_001, 5)}, "another price"),
+        ({"price": ModelPrice(2_000_000, 8_000_001, 5)}, "higher price"),
         ({"hold_msat": 265}, "more than"),
         ({"cost_msat": 108}, "price of the usage"),
         ({"cost_msat": 106}, "price of the usage"),

@@ -120,7 +120,7 @@ async def test_the_dearer_node_serves_when_the_cheaper_one_is_down(
         async with running_node(
             folder / "cheap", **settings("cheap", mint_url, "http://127.0.0.1:9/v1", relay, **cheap_price)
         ) as cheap:
-            cheap.node.catalogue.update([{"id": HELLO["model"], "context_length": 2048}])
+            cheap.node.catalogue.update({"upstream": [{"id": HELLO["model"], "context_length": 2048}]})
             await announced(cheap)
             before = buyer.wallet.balance_msat()
             answer = await buyer.chat(HELLO)
@@ -314,8 +314,10 @@ async def test_a_node_that_overcharges_is_found_out(
         node = await announced(running)
         await buyer.directory.providers(fresh=True)
         object.__setattr__(node.node.settings, "fixed_per_1k_output_tokens", Decimal(9))
-        node.node.catalogue.update([{"id": HELLO["model"], "context_length": 2048, "max_output_tokens": 8}])
+        node.node.catalogue.update(
+            {"upstream": [{"id": HELLO["model"], "context_length": 2048, "max_output_tokens": 8}]}
+        )
         answer = await buyer.chat({**HELLO, "max_tokens": 100})
         assert not answer.verified
         assert answer.problem is not None
-        assert "another price" in answer.problem
+        assert "higher price" in answer.problem

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: the hot path, straight on ASGI, so that stream chunks pass without being wrapped."""
+"""The endpoints that are paid for: the hot path, straight on ASGI, so that stream chunks pass without being wrapped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from litestar.types import Receive, Scope, Send
 
 from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
+from node.asks import read_ask
 from node.completions import Answer
 from node.credentials import bearer
 from node.errors import Refusal
 from node.ledger.model import Key, Refund
+from node.metering.told import cost_of
 from node.node import Node
-from node.quote import Quote, quote_chat
+from node.quote import Quote, quote_for
 from node.replay import MAX_ATTEMPTS, Kept, NamedRequest
 from relays import payment, receipt
+from relays.endpoints import ENDPOINTS, Endpoint
+from relays.money import MSAT_PER_BTC
 
 LONG_BODY_BYTES: Final = 128 * 1024
 """What is longer is read beside the loop, in which others are served."""
@@ -37,12 +41,21 @@ class _Call(msgspec.Struct, frozen=True):
     def header(self, name: str) -> str:
         return self.headers.get(name.encode(), b"").decode("latin-1").strip()
 
+    def named(self, key: Key, credential: str) -> NamedRequest | None:
+        """The request with its caller's name for it. A form is the same whatever its boundary is."""
+        name, ask = self.header(payment.IDEMPOTENCY_HEADER), self.quote.ask
+        same = self.body if ask.form is None else msgspec.msgpack.encode(ask.form)
+        return NamedRequest.of(key, credential, name, ask.endpoint.path.encode() + b"\n" + same) if name else None
 
-def chat_route(node: Node) -> ASGIRouteHandler:
-    """The handler for one node."""
 
-    @asgi(["/v1/chat/completions", "/chat/completions"], copy_scope=False)
-    async def chat(scope: Scope, receive: Receive, send: Send) -> None:
+def paid_routes(node: Node) -> list[ASGIRouteHandler]:
+    """The handlers for one node, one for each endpoint."""
+    return [_route(node, endpoint) for endpoint in ENDPOINTS]
+
+
+def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
+    @asgi([f"/v1{endpoint.path}", endpoint.path], copy_scope=False, name=endpoint.name)
+    async def paid(scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_request_id())
         quote: Quote | None = None
         try:
@@ -50,10 +63,11 @@ def chat_route(node: Node) -> ASGIRouteHandler:
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
             body = await read_body(headers, receive, node.settings.max_body_bytes)
+            content_type = headers.get(b"content-type", b"").decode("latin-1")
             if len(body) > LONG_BODY_BYTES:
-                quote = await asyncio.to_thread(quote_chat, body, node.catalogue)
+                quote = await asyncio.to_thread(_quote, node, endpoint, body, content_type)
             else:
-                quote = quote_chat(body, node.catalogue)
+                quote = _quote(node, endpoint, body, content_type)
             await while_connected(receive, _serve(node, reply, _Call(headers, body, quote)))
         except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return
@@ -65,9 +79,13 @@ def chat_route(node: Node) -> ASGIRouteHandler:
             extra = dict(refusal.headers)
             if refusal.status == 402 and quote is not None:
                 extra.setdefault(payment.CASHU_HEADER, node.cash.challenge(quote))
-            await reply.whole(refusal.status, error_body(refusal, reply.request_id), extra)
+            await reply.whole(refusal.status, error_body(refusal, reply.request_id, endpoint), extra)
 
-    return chat
+    return paid
+
+
+def _quote(node: Node, endpoint: Endpoint, body: bytes, content_type: str) -> Quote:
+    return quote_for(read_ask(endpoint, body, content_type, node.settings.extra_request_fields), node.catalogue)
 
 
 async def _serve(node: Node, reply: Reply, call: _Call) -> None:
@@ -76,21 +94,22 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
     authorization = call.header("authorization")
     if not token and not authorization:
         raise _payment_required(call.quote)
-    name = call.header(payment.IDEMPOTENCY_HEADER)
     if token:
-        key = await node.cash.payer(token, call.quote, repeated=bool(name))
+        key = await node.cash.payer(token, call.quote, repeated=bool(call.header(payment.IDEMPOTENCY_HEADER)))
     else:
         key = await node.credentials.key(authorization)
-    named = NamedRequest.of(key, token or bearer(authorization), name, call.body) if name else None
+    named = call.named(key, token or bearer(authorization))
     try:
-        kept = await _hold(node, reply, key, call.quote, named)
-        if kept is not None:
-            change = await node.cash.change(key) if token and not kept.is_stream else None
-            await reply.replay(kept, _change_headers(change))
-        elif call.quote.stream:
-            await _serve_stream(node, reply, call.quote, named, key if token else None)
-        else:
-            await _serve_whole(node, reply, call.quote, named, key if token else None)
+        with node.limits.running(key.account, call.quote.likely_tokens) as told:
+            reply.tell(told)
+            kept = await _hold(node, reply, key, call.quote, named)
+            if kept is not None:
+                change = await node.cash.change(key) if token and not kept.is_stream else None
+                await reply.replay(kept, _change_headers(change))
+            elif call.quote.stream:
+                await _serve_stream(node, reply, call.quote, named, key if token else None)
+            else:
+                await _serve_whole(node, reply, call.quote, named, key if token else None)
     except Refusal as refusal:
         if token and not reply.started and refusal.code not in NO_CHANGE_FOR:
             raise await _with_change(node, key, refusal) from refusal
@@ -116,14 +135,15 @@ async def _hold(node: Node, reply: Reply, key: Key, quote: Quote, named: NamedRe
 async def _serve_whole(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
     async def keep(answer: Answer) -> None:
         if named is not None:
-            kept = Kept(list(_paid_headers(answer).items()), answer.body, is_stream=False)
+            headers = {**_paid_headers(node, answer), "content-type": answer.content_type}
+            kept = Kept(list(headers.items()), answer.body, is_stream=False)
             await node.replays.keep(named, reply.request_id, kept)
 
     answer = await node.completions.answer(reply.request_id, quote, keep)
-    headers = _paid_headers(answer)
+    headers = _paid_headers(node, answer)
     if payer is not None:
         headers |= _change_headers(await node.cash.change(payer))
-    await reply.whole(200, answer.body, headers)
+    await reply.whole(200, answer.body, headers, answer.content_type)
 
 
 async def _serve_stream(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
@@ -160,12 +180,23 @@ async def _with_change(node: Node, key: Key, refusal: Refusal) -> Refusal:
     )
 
 
-def _paid_headers(answer: Answer) -> dict[str, str]:
-    return {
-        payment.COST_HEADER: str(answer.cost_msat),
-        payment.BALANCE_HEADER: str(answer.balance_msat),
+def _paid_headers(node: Node, answer: Answer) -> dict[str, str]:
+    """What was charged, in our names and in those of Routstr and Pura."""
+    account = answer.account
+    parts = cost_of(account)["cost"]
+    headers = {
+        payment.COST_HEADER: str(account.cost_msat),
+        payment.BALANCE_HEADER: str(account.balance_msat),
         payment.RECEIPT_HEADER: receipt.to_header(answer.receipt),
+        payment.ROUTSTR_COST_HEADER: str(account.cost_msat),
+        payment.ROUTSTR_INPUT_HEADER: str(parts["input_msats"]),
+        payment.ROUTSTR_OUTPUT_HEADER: str(parts["output_msats"]),
+        payment.PURA_MODEL_HEADER: account.model.encode("ascii", "replace").decode(),
     }
+    if node.settings.fixed_btc_usd is not None:
+        usd = f"{account.cost_msat * node.settings.fixed_btc_usd / MSAT_PER_BTC:.9f}"
+        headers |= {payment.ROUTSTR_USD_HEADER: usd, payment.PURA_COST_HEADER: usd}
+    return headers
 
 
 def _change_headers(change: Refund | None) -> dict[str, str]:

@@ -1,0 +1,100 @@
+"""Limits of one account: requests at the same time, requests a minute, tokens a minute. In memory, of this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import ceil
+from typing import Final
+
+from node.errors import Refusal
+from relays import payment
+
+MAX_ACCOUNTS: Final = 20_000
+"""More are forgotten, the longest unused first: whoever is forgotten begins with full buckets."""
+MINUTE_S: Final = 60.0
+
+
+class _Bucket:
+    """Refills at `limit` a minute, and holds no more."""
+
+    def __init__(self, limit: int, now: float) -> None:
+        self.limit = limit
+        self._level = float(limit)
+        self._seen = now
+
+    def level(self, now: float) -> float:
+        self._level = min(self.limit, self._level + (now - self._seen) * self.limit / MINUTE_S)
+        self._seen = now
+        return self._level
+
+    def take(self, amount: float) -> None:
+        self._level -= amount
+
+    def wait_s(self, amount: float, now: float) -> float:
+        """Until so much can be taken; what is more than the bucket holds waits until it is full."""
+        return max(0.0, (min(amount, self.limit) - self.level(now)) * MINUTE_S / self.limit)
+
+
+class _Account:
+    def __init__(self, requests: int, tokens: int, now: float) -> None:
+        self.running = 0
+        self.buckets = {
+            name: _Bucket(limit, now) for name, limit in (("requests", requests), ("tokens", tokens)) if limit
+        }
+
+
+class RateLimits:
+    """`requests` and `tokens` a minute (0: no limit), and how many requests may run at once."""
+
+    def __init__(self, running: int, requests: int, tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = running
+        self._limits = (requests, tokens)
+        self._clock = clock
+        self._accounts: dict[int, _Account] = {}
+
+    @contextmanager
+    def running(self, account: int, tokens: int) -> Iterator[Mapping[str, str]]:
+        """A block in which a request of the account runs that may use so many tokens; gives the headers that tell what is
+        left. Raises Refusal 429, with when to come again."""
+        state, now = self._of(account), self._clock()
+        amounts = {"requests": 1, "tokens": tokens}
+        waits = {name: bucket.wait_s(amounts[name], now) for name, bucket in state.buckets.items()}
+        name = max(waits, key=lambda name: waits[name], default="")
+        if name and waits[name] > 0:
+            limit = state.buckets[name].limit
+            raise _too_many(f"more than {limit} {name} a minute", waits[name], self._told(state, now))
+        if state.running >= self._most:
+            raise _too_many(f"{state.running} requests of this account run already", 1, self._told(state, now))
+        for name, bucket in state.buckets.items():
+            bucket.take(amounts[name])
+        state.running += 1
+        try:
+            yield self._told(state, now)
+        finally:
+            state.running -= 1
+
+    def _of(self, account: int) -> _Account:
+        state = self._accounts.pop(account, None) or _Account(*self._limits, self._clock())
+        self._accounts[account] = state  # the latest last
+        if len(self._accounts) > MAX_ACCOUNTS:
+            idle = next((id_ for id_, other in self._accounts.items() if not other.running), None)
+            if idle is not None:
+                del self._accounts[idle]
+        return state
+
+    def _told(self, state: _Account, now: float) -> dict[str, str]:
+        """In OpenAI's names."""
+        headers: dict[str, str] = {}
+        for name, bucket in state.buckets.items():
+            left = max(0, int(bucket.level(now)))
+            headers[f"x-ratelimit-limit-{name}"] = str(bucket.limit)
+            headers[f"x-ratelimit-remaining-{name}"] = str(left)
+            headers[f"x-ratelimit-reset-{name}"] = f"{ceil((bucket.limit - left) * MINUTE_S / bucket.limit)}s"
+        return headers
+
+
+def _too_many(what: str, wait_s: float, told: Mapping[str, str]) -> Refusal:
+    headers = {**told, "retry-after": str(max(1, ceil(wait_s)))}
+    return Refusal(429, payment.RATE_LIMITED, f"{what}: try again in {max(1, ceil(wait_s))} s", headers=headers)

@@ -1,0 +1,60 @@
+"""Tokens counted here, where nobody reports them: by OpenAI's newest vocabulary, which is near enough to others'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+
+from relays.bounds import prompt_bound
+from relays.endpoints import Endpoint
+
+VOCABULARY: Final = "o200k_base"
+PIECE_CHARS: Final = 16_384
+"""Text is counted in pieces of this size: a tokenizer's time may grow faster than its text."""
+PER_MESSAGE: Final = 4
+"""Tokens that a chat template adds to a message."""
+_SILENT: Final = frozenset(
+    {
+        *("role", "type", "id", "index", "status", "object", "model", "created", "call_id", "tool_call_id", "item_id"),
+        *("finish_reason", "logprobs", "signature", "encrypted_content", "b64_json", "url", "image_url", "audio"),
+        *("data", "file_data", "source", "media_type", "cache_control", "citations", "annotations"),
+    }
+)
+"""Fields whose strings no model wrote or reads as text."""
+
+
+@cache
+def _tokenizer() -> Any:
+    """Loaded when it is first needed: it takes 0.2 s and 40 MB."""
+    from splintr import Tokenizer  # noqa: PLC0415
+
+    return Tokenizer.from_pretrained(VOCABULARY)
+
+
+def count(text: str) -> int:
+    """How many tokens the text is."""
+    plain = text.encode(errors="replace").decode()  # lone surrogates have no bytes
+    pieces = (plain[at : at + PIECE_CHARS] for at in range(0, len(plain), PIECE_CHARS))
+    return sum(len(_tokenizer().encode_ordinary(piece)) for piece in pieces)
+
+
+def count_prompt(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """About how many tokens the model reads of a request, media left out; never more than its bound."""
+    read = [body[field] for field in endpoint.prompt_fields if body.get(field)]
+    messages = body.get("messages")
+    extra = PER_MESSAGE * len(messages) if isinstance(messages, list) else 0
+    return min(prompt_bound(body, endpoint), count("\n".join(strings_in(read))) + extra)
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """All text inside a value, in its order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in _SILENT:
+                yield from strings_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from strings_in(part)

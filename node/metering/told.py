@@ -1,0 +1,74 @@
+"""What a request cost, told in its answer: in the body as `usage.cost`, in Routstr's form."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from node.sse import data_of, write
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
+from relays.money import MSAT_PER_SAT
+from relays.pricing import PARTS, Usage, parts_of
+from relays.receipt import Receipt
+
+NULL: Final = msgspec.Raw(b"null")
+
+
+def cost_of(receipt: Receipt) -> dict[str, Any]:
+    """`usage.cost` and what stands beside it. The parts add up to what was charged, which a hold may have bounded."""
+    usage, price = receipt.usage, receipt.price
+    base_msat = min(receipt.cost_msat, price.request_msat + usage.images * price.image_msat)
+    written = Usage(0, usage.completion_tokens, reasoning_tokens=usage.reasoning_tokens)
+    alone = msgspec.structs.replace(price, request_msat=0)
+    output_msat = min(receipt.cost_msat - base_msat, parts_of(written, alone) // PARTS)
+    return {
+        "cost": {
+            "base_msats": base_msat,
+            "input_msats": receipt.cost_msat - base_msat - output_msat,
+            "output_msats": output_msat,
+            "total_msats": receipt.cost_msat,
+        },
+        "cost_sats": receipt.cost_msat / MSAT_PER_SAT,
+        "remaining_balance_msats": receipt.balance_msat,
+    }
+
+
+def told_in_body(body: bytes, receipt: Receipt) -> bytes:
+    """A JSON answer that tells what it cost; any other as it is. Nothing else in it is touched."""
+    told = _with_cost(body, receipt)
+    return body if told is None else msgspec.json.encode(told)
+
+
+def told_in_events(events: list[bytes], receipt: Receipt) -> bytes:
+    """The last events of a stream, the one with the usage telling what it cost."""
+    return b"".join(_told_in_event(event, receipt) if b'"usage"' in event else event for event in events)
+
+
+def _told_in_event(event: bytes, receipt: Receipt) -> bytes:
+    data = data_of(event)
+    try:
+        top = from_json(data, dict[str, msgspec.Raw])
+    except InvalidJson:
+        return event
+    told: dict[str, Any] | None
+    inner = None if "response" not in top else _with_cost(bytes(top["response"]), receipt)
+    told = _with_cost(data, receipt) if inner is None else {**top, "response": inner}
+    names = [line[6:].strip().decode(errors="replace") for line in event.splitlines() if line.startswith(b"event:")]
+    return event if told is None else write(told, names[-1] if names else "")
+
+
+def _with_cost(data: bytes, receipt: Receipt) -> dict[str, Any] | None:
+    try:
+        top = from_json(data, dict[str, msgspec.Raw])
+        usage = from_json(bytes(top.get("usage", NULL)), dict[str, msgspec.Raw] | None)  # type: ignore[arg-type]
+    except InvalidJson:
+        return None
+    return {**top, "usage": {**(usage or _usage_of(receipt)), **cost_of(receipt)}}
+
+
+def _usage_of(receipt: Receipt) -> dict[str, Any]:
+    """For an answer that reported none."""
+    read, written = receipt.usage.prompt_tokens, receipt.usage.completion_tokens
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

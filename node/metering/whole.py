@@ -1,0 +1,93 @@
+"""Whole answers: whether one is an answer at all, and what it used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from node.metering.measure import Known, Measured, measure
+from node.metering.texts import texts_of
+from node.metering.tokens import count
+from relays import usage as reports
+from relays.endpoints import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    IMAGE_EDITS,
+    IMAGES,
+    MESSAGES,
+    MODERATIONS,
+    RERANK,
+    RESPONSES,
+    SPEECH,
+    Endpoint,
+)
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
+
+_HOLDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        CHAT.name: ("choices",),
+        COMPLETIONS.name: ("choices",),
+        RESPONSES.name: ("output",),
+        MESSAGES.name: ("content",),
+        COUNT_TOKENS.name: ("input_tokens",),
+        EMBEDDINGS.name: ("data",),
+        IMAGES.name: ("data",),
+        IMAGE_EDITS.name: ("data",),
+        MODERATIONS.name: ("results",),
+        RERANK.name: ("results", "data"),
+    }
+)
+"""The field that an answer of an endpoint has something in; a transcription is `text`, or no JSON at all."""
+IMAGE_TOKENS: Final = 1056
+"""Of an image that nobody reports tokens for: OpenAI's square one of medium quality."""
+SPEECH_TOKENS: Final = 2
+"""Of a spoken character, for which nobody reports any."""
+_MAY_BE_EMPTY: Final = (RESPONSES, MESSAGES)
+"""A model may end its turn without a word."""
+
+
+def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
+    """Whether a 200 holds what was asked for: an error in disguise is not charged."""
+    fields = _HOLDS.get(endpoint.name)
+    if fields is None and content_type != "application/json":
+        return bool(body.strip()) and content_type != "text/html"
+    try:
+        answer = from_json(body, dict[str, msgspec.Raw])
+    except InvalidJson:
+        return False
+    if bytes(answer.get("error", reports.NULL)) != b"null":
+        return False
+    nothing = (b"null",) if endpoint in _MAY_BE_EMPTY else (b"null", b"[]")
+    return any(bytes(answer[field]) not in nothing for field in fields or ("text",) if field in answer)
+
+
+def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
+    """What an answer used."""
+
+    images = _images_in(body) if endpoint in (IMAGES, IMAGE_EDITS) else 0
+
+    def written() -> int:
+        if images or endpoint is SPEECH:
+            return images * IMAGE_TOKENS + known.characters * SPEECH_TOKENS if known.estimate else 0
+        texts = texts_of(body) if body.startswith((b"{", b" {")) else [body.decode(errors="replace")]
+        return count("".join(texts))
+
+    report = None if endpoint is SPEECH else reports.report_in(body)  # sound reports nothing
+    return measure(None if report is None else reports.usage_of(report), known, written, images)
+
+
+class _Images(msgspec.Struct):
+    data: list[msgspec.Raw] = []
+
+
+def _images_in(body: bytes) -> int:
+    try:
+        return len(from_json(body, _Images).data)
+    except InvalidJson:
+        return 1

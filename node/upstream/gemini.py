@@ -1,0 +1,67 @@
+"""Upstreams that speak Google's Gemini API. OpenAI's chat completions are translated, Anthropic's messages by way of them;
+for embeddings Google has OpenAI's form itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from node.errors import Unsupported, UpstreamUnreachable
+from node.translation.base import Translation
+from node.translation.chat_to_gemini import ChatToGemini
+from node.translation.messages_to_chat import MessagesToChat
+from node.upstream.base import UpstreamReply, UpstreamRequest
+from node.upstream.http import HttpPool
+from node.upstream.spec import Timeouts, UpstreamSpec
+from node.upstream.translated import Chained, TranslatedReply, counted
+from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES
+
+
+class GeminiUpstream:
+    """One server at `base_url` (with its `/v1beta`)."""
+
+    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts) -> None:
+        self.name = spec.name
+        self._base_url = spec.base_url
+        self._pool = HttpPool({"x-goog-api-key": spec.api_key}, timeouts)
+        self._openai_pool = HttpPool({"Authorization": f"Bearer {spec.api_key}"}, timeouts)
+
+    async def models(self) -> list[Mapping[str, Any]]:
+        listed = (await self._pool.get_json(f"{self._base_url}/models?pageSize=1000")).get("models")
+        if not isinstance(listed, list):
+            raise UpstreamUnreachable("the upstream's list of models has no 'models'")
+        return [_in_openais_form(entry) for entry in listed if isinstance(entry, dict)]
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        if request.endpoint is COUNT_TOKENS:
+            return counted(request)
+        if request.endpoint is EMBEDDINGS:
+            url = f"{self._base_url}/openai{EMBEDDINGS.path}"
+            return await self._openai_pool.post(url, request.body, request)
+        if request.endpoint not in (CHAT, MESSAGES):
+            raise Unsupported(f"{self.name} has no {request.endpoint.name}")
+        translation: Translation = ChatToGemini()
+        if request.endpoint is MESSAGES:
+            translation = Chained(MessagesToChat(), translation)
+        body = msgspec.json.encode(translation.request(request.fields))
+        call = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+        url = f"{self._base_url}/models/{quote(str(request.fields['model']), safe='')}:{call}"
+        return TranslatedReply(await self._pool.post(url, body, request), translation)
+
+    async def close(self) -> None:
+        await self._pool.close()
+        await self._openai_pool.close()
+
+
+def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "id": str(entry.get("name") or "").removeprefix("models/"),
+        "name": entry.get("displayName"),
+        "description": entry.get("description"),
+        "context_length": entry.get("inputTokenLimit"),
+        "max_output_tokens": entry.get("outputTokenLimit"),
+        "architecture": {"input_modalities": ["text", "image", "audio", "file", "video"]},
+    }

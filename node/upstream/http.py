@@ -1,0 +1,113 @@
+"""One pool of connections to an upstream: requests out, replies in, what aiohttp raises translated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from node.errors import UpstreamDown, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
+from node.upstream.base import UpstreamRequest
+from node.upstream.spec import Timeouts
+from relays.errors import InvalidJson
+from relays.jsontext import from_json
+
+MAX_ERROR_BYTES: Final = 64 * 1024
+MAX_LIST_BYTES: Final = 32 * 1024 * 1024
+LIST_TIMEOUT_S: Final = 20.0
+MAX_CONNECTIONS: Final = 1000
+
+
+class HttpReply:
+    """A reply of status 200, its body still on the wire."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.content_type: str = response.content_type
+
+    async def read(self, limit: int) -> bytes:
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit:
+                raise UpstreamUnreachable(f"the upstream's answer is larger than {limit} bytes")
+        return bytes(body)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except TimeoutError as error:
+            raise UpstreamTimeout("the upstream stopped answering") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnreachable("the upstream broke off") from error
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class HttpPool:
+    """Connections to one server. `headers` carry its credential, and go nowhere else: redirects are not followed."""
+
+    def __init__(self, headers: Mapping[str, str], timeouts: Timeouts) -> None:
+        self._stream = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s, sock_read=timeouts.idle_s)
+        self._whole = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s, sock_read=timeouts.whole_s)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            headers={"Accept-Encoding": "identity", **headers},
+            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        )
+
+    async def post(self, url: str, body: bytes, request: UpstreamRequest) -> HttpReply:
+        """Send the body of a request. Raises UpstreamRefused, UpstreamUnreachable or UpstreamTimeout."""
+        timeout = self._stream if request.stream else self._whole
+        return await self._request("POST", url, body, {"Content-Type": request.content_type}, timeout)
+
+    async def get_json(self, url: str) -> dict[str, Any]:
+        """A short JSON object. Raises the same."""
+        reply = await self._request("GET", url, None, {}, aiohttp.ClientTimeout(total=LIST_TIMEOUT_S))
+        try:
+            return from_json(await reply.read(MAX_LIST_BYTES), dict[str, Any])
+        except InvalidJson as error:
+            raise UpstreamUnreachable("the upstream's list of models is not JSON") from error
+        finally:
+            reply.close()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def _request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> HttpReply:
+        try:
+            response = await self._session.request(
+                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            )
+            if response.status == 200:
+                return HttpReply(response)
+            async with response:
+                raise UpstreamRefused(
+                    response.status,
+                    message_of(await response.content.read(MAX_ERROR_BYTES)),
+                    response.headers.get("Retry-After"),
+                )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise UpstreamDown("the upstream cannot be reached") from error
+        except TimeoutError as error:
+            raise UpstreamTimeout("the upstream did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnreachable("the upstream cannot be reached") from error
+
+
+def message_of(body: bytes) -> str:
+    """The words of an error answer, in the forms that servers use; empty when there are none."""
+    try:
+        answer = from_json(body)
+    except InvalidJson:
+        return ""
+    if isinstance(answer, list) and answer:
+        answer = answer[0]  # Gemini's
+    error = answer.get("error", answer) if isinstance(answer, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message[:500] if isinstance(message, str) else ""
