@@ -245,6 +245,8 @@ def usage_of(reported: Any, *, written: bool) -> Json | None:
         return None
     read = prompt + (tool_prompt or 0)
     completion = (candidates or 0) + (thoughts or 0)
+    if (thoughts or 0) <= (candidates or 0) and reported.get("totalTokenCount") == read + (candidates or 0):
+        completion = candidates or 0  # some servers count thoughts among the candidates' tokens
     usage: Json = {"prompt_tokens": read, "completion_tokens": completion, "total_tokens": read + completion}
     if cached is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
