@@ -9,6 +9,7 @@ from node.api.balance import balance_routes
 from node.api.errors import EXCEPTION_HANDLERS
 from node.api.info import info_routes
 from node.api.money import money_routes
+from node.api.openapi import SECURITY, paid_paths
 from node.api.paid import paid_routes
 from node.node import Node
 from node.version import VERSION
@@ -16,10 +17,12 @@ from node.version import VERSION
 
 def create_app(node: Node) -> Litestar:
     """The ASGI application that serves `node`, which must be open."""
-    return Litestar(
+    app = Litestar(
         route_handlers=[*paid_routes(node), *balance_routes(node), *info_routes(node), *money_routes(node)],
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=node.settings.max_body_bytes,
-        openapi_config=OpenAPIConfig(title=node.settings.name, version=VERSION),
+        openapi_config=OpenAPIConfig(title=node.settings.name, version=VERSION, components=SECURITY),
         logging_config=None,
     )
+    (app.openapi_schema.paths or {}).update(paid_paths())
+    return app

@@ -92,6 +92,8 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
     """Find out who pays, hold, serve; a repeated request is answered as at first."""
     token = call.header(payment.CASHU_HEADER)
     authorization = call.header("authorization")
+    if not authorization and (key_alone := call.header("x-api-key")):  # as Anthropic's clients send it
+        authorization = f"Bearer {key_alone}"
     if not token and not authorization:
         raise _payment_required(call.quote)
     if token:

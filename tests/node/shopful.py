@@ -106,7 +106,7 @@ class Shopful:
             return whole
         begun = {**whole, "status": "in_progress", "output": [], "usage": None}
         place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-        events = [
+        events: list[dict[str, Any]] = [
             {"type": "response.created", "response": begun},
             *({"type": "response.output_text.delta", **place, "delta": word, "logprobs": []} for word in WORDS),
             {"type": "response.output_text.done", **place, "text": "".join(WORDS), "logprobs": []},

@@ -1,0 +1,114 @@
+"""One account cannot take the node for itself: requests at once, requests a minute, tokens a minute."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from node.errors import Refusal
+from node.limits import MAX_ACCOUNTS, RateLimits
+from tests.conftest import DEAD_MINT
+from tests.node.books import Clock
+from tests.node.harness import HELLO, bearer, granted_key, running_node
+from tests.node.hostile import Hostile
+
+GRANT_MSAT = 10_000_000
+
+
+def test_requests_a_minute_are_refilled_as_time_goes_by() -> None:
+    clock = Clock()
+    limits = RateLimits(9, 3, 0, clock)
+    for left in (2, 1, 0):
+        with limits.running(1, 10) as told:
+            assert told["x-ratelimit-limit-requests"] == "3"
+            assert told["x-ratelimit-remaining-requests"] == str(left)
+    with pytest.raises(Refusal) as caught, limits.running(1, 10):
+        pass
+    assert (caught.value.status, caught.value.headers["retry-after"]) == (429, "20")
+    assert caught.value.headers["x-ratelimit-remaining-requests"] == "0"
+    with limits.running(2, 10):
+        pass  # another account has its own
+    clock.now += 20
+    with limits.running(1, 10):
+        pass
+
+
+def test_tokens_a_minute_are_those_read_and_asked_for() -> None:
+    clock = Clock()
+    limits = RateLimits(9, 0, 600, clock)
+    with limits.running(1, 500) as told:
+        assert told["x-ratelimit-remaining-tokens"] == "100"
+    with pytest.raises(Refusal) as caught, limits.running(1, 200):
+        pass
+    assert caught.value.headers["retry-after"] == "10"
+    clock.now += 60
+    with limits.running(1, 5000):
+        pass  # more than a minute's: passes when the bucket is full, and is paid back
+    clock.now += 60
+    with pytest.raises(Refusal), limits.running(1, 1):
+        pass
+
+
+def test_a_request_that_is_refused_takes_nothing() -> None:
+    limits = RateLimits(1, 5, 0, Clock())
+    with limits.running(1, 1):
+        for _ in range(9):
+            with pytest.raises(Refusal), limits.running(1, 1):
+                pass
+    with limits.running(1, 1) as told:
+        assert told["x-ratelimit-remaining-requests"] == "3"
+
+
+def test_many_accounts_fill_a_bounded_memory() -> None:
+    limits = RateLimits(1, 5, 5, Clock())
+    with limits.running(0, 1):
+        for account in range(1, MAX_ACCOUNTS + 50):
+            with limits.running(account, 1):
+                pass
+        assert len(limits._accounts) <= MAX_ACCOUNTS
+        with pytest.raises(Refusal), limits.running(0, 1):
+            pass  # who runs is not forgotten
+
+
+async def test_the_caller_is_told_when_to_come_again(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [b'{"choices":[{"message":{"content":"hi"}}]}'])
+    async with running_node(
+        folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], requests_per_minute=2, tokens_per_minute=1000
+    ) as node:
+        key, text = await granted_key(node.node, GRANT_MSAT)
+        replies = [
+            await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text)) for _ in range(3)
+        ]
+        assert [reply.status_code for reply in replies] == [200, 200, 429]
+        assert [reply.headers["x-ratelimit-remaining-requests"] for reply in replies] == ["1", "0", "0"]
+        assert 0 < int(replies[2].headers["retry-after"]) <= 30
+        assert replies[2].json()["error"]["type"] == "rate_limit_error"
+        assert "x-ratelimit-remaining-tokens" in replies[0].headers
+        assert (await node.node.ledger.account(key.account)).held_msat == 0
+
+
+async def test_a_key_runs_no_more_requests_at_once_than_it_may(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """Those that were refused cost nothing; when the others are through, it may again."""
+    done = b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [done[:10], b"WAIT", done[10:]])
+    async with running_node(
+        folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], max_requests_per_key=4
+    ) as node:
+        key, text = await granted_key(node.node, GRANT_MSAT)
+
+        async def ask() -> int:
+            reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text), timeout=30)
+            return reply.status_code
+
+        statuses = await asyncio.gather(*(ask() for _ in range(12)))
+        assert sorted(statuses) == [200] * 4 + [429] * 8
+        account = await node.node.ledger.account(key.account)
+        assert (account.held_msat, account.spent_msat) == (0, 4 * (3 * 2 + 8))
+        assert await ask() == 200
