@@ -45,7 +45,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES: Final = 1024 * 1024
+MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
+"""Of a stream before its first word: an image may come in one event."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 OURS: Final = ":"
 """Ends the fingerprint of a named request; what follows tells one attempt from another."""
