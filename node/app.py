@@ -29,7 +29,7 @@ from node.refunds import Refunds
 from node.replay import Replays
 from node.tasks import Tasks
 from node.upstream.fleet import Fleet
-from node.upstream.kinds import upstream_of
+from node.upstream.kinds import open_upstream
 from node.upstream.spec import Timeouts
 from relays.event import Signer
 from relays.money import from_sat
@@ -61,7 +61,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         timeouts = Timeouts(
             settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
         )
-        fleet = Fleet([upstream_of(spec, timeouts) for spec in specs])
+        fleet = Fleet([await open_upstream(spec, timeouts, tasks, settings.data_dir) for spec in specs])
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
         catalogue = Catalogue(settings, specs)

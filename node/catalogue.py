@@ -153,7 +153,7 @@ def model_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
     longest = int(top.get("max_completion_tokens") or raw.get("max_output_tokens") or context)
     architecture = raw.get("architecture") or {}
     limits = ModelLimits(context, min(longest, context))
-    price = price_from(raw, settings, settings.markup if spec.markup is None else spec.markup)
+    price = price_from(raw, settings, spec.markup or settings.markup)
     return Model(
         id=id_,
         name=str(raw.get("name") or id_),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -198,7 +199,13 @@ class Settings(StorageSettings):
                 UpstreamSpec(name="upstream", kind=self.upstream_kind, base_url=self.upstream_base_url, api_key=key),
             )
         more = () if self.upstreams_path is None else read_specs(self.upstreams_path)
-        return checked((*alone, *more))
+        # Prices in USD are marked up where they become msat; those of other nodes are in msat already.
+        return checked(
+            tuple(
+                msgspec.structs.replace(spec, markup=self.markup) if spec.markup is None else spec
+                for spec in (*alone, *more)
+            )
+        )
 
     @field_validator("cashu_mints", "relays", "extra_request_fields", mode="before")
     @classmethod

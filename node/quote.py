@@ -112,7 +112,8 @@ def upstream_request(quote: Quote, source: Source) -> UpstreamRequest:
         return UpstreamRequest(ask.endpoint, fields, msgspec.json.encode(fields), "application/json", ask.stream)
     boundary = secrets.token_hex(16)
     body = write_form(ask.form, {"model": source.model}, boundary)
-    return UpstreamRequest(ask.endpoint, fields, body, f"multipart/form-data; boundary={boundary}", ask.stream)
+    kind = f"multipart/form-data; boundary={boundary}"
+    return UpstreamRequest(ask.endpoint, fields, body, kind, ask.stream, ask.most_audio_ms)
 
 
 def _most(ask: Ask, source: Source) -> Msat:

@@ -29,6 +29,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     body: bytes
     content_type: str
     stream: bool
+    most_audio_ms: int = 0
+    """At most how long a sound in it is."""
 
 
 class UpstreamReply(Protocol):

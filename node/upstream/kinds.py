@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from node.errors import BadSettings
+from pathlib import Path
+
+from node.tasks import Tasks
 from node.upstream.anthropic import AnthropicUpstream
 from node.upstream.base import Upstream
 from node.upstream.gemini import GeminiUpstream
 from node.upstream.openai import OpenAIUpstream
+from node.upstream.satroute import SatrouteUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
 
 
-def upstream_of(spec: UpstreamSpec, timeouts: Timeouts) -> Upstream:
-    """The upstream that the operator described. Raises BadSettings."""
+async def open_upstream(spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, data_dir: Path) -> Upstream:
+    """The upstream that the operator described. Raises StorageError for a wallet that cannot be opened."""
     match spec.kind:
         case "openai" | "azure":
             return OpenAIUpstream(spec, timeouts)
@@ -20,4 +23,4 @@ def upstream_of(spec: UpstreamSpec, timeouts: Timeouts) -> Upstream:
         case "gemini":
             return GeminiUpstream(spec, timeouts)
         case "satroute":
-            raise BadSettings([f"upstream {spec.name}: reselling other nodes is not built yet"])
+            return await SatrouteUpstream.open(spec, timeouts, tasks, data_dir / "buyer")

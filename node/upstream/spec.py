@@ -58,6 +58,8 @@ class UpstreamSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Endpoints that it serves beside those of its kind: `messages` for an OpenAI-compatible server that has it."""
     api_version: str = ""
     """Azure's."""
+    wallet: str = ""
+    """Of kind satroute: the folder of the wallet that pays, `buyer` in DATA_DIR if it is not named."""
 
     def __repr__(self) -> str:
         return f"UpstreamSpec({self.name!r}, {self.kind!r}, {self.base_url!r})"
@@ -103,7 +105,11 @@ def checked(specs: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
                 problems.append(f"upstream {spec.name}: the environment variable {spec.api_key_env} is not set")
         if spec.markup is not None and spec.markup <= 0:
             problems.append(f"upstream {spec.name}: markup is more than 0")
-        filled.append(msgspec.structs.replace(spec, base_url=url, api_key=key))
+        filled.append(msgspec.structs.replace(spec, base_url=url, api_key=key, wallet=_expanded(spec.wallet)))
     if problems:
         raise BadSettings(problems)
     return tuple(filled)
+
+
+def _expanded(path: str) -> str:
+    return str(Path(path).expanduser()) if path else ""

@@ -1,0 +1,135 @@
+"""Another node as an upstream: its answers are bought with ecash, request by request, and sold on.
+
+The money is the operator's own, in a wallet of its own: what this node's callers paid in is never spent on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from node.errors import UpstreamDown, UpstreamRefused, UpstreamUnreachable
+from node.tasks import Tasks
+from node.upstream.base import UpstreamReply, UpstreamRequest
+from node.upstream.spec import Timeouts, UpstreamSpec
+from relays.pricing import ModelPrice
+from router_client.bought import Bought, Shop, buy, look
+from router_client.ecash.wallet import Wallet
+from router_client.errors import NodeError, NodeRefused, NodeUnavailable, NodeUnreached, WalletError
+from router_client.payments import PAYING_S, Payments
+
+log = logging.getLogger(__name__)
+
+OF_THE_REQUEST: Final = (400, 404, 413, 422)
+"""Refusals that speak of what was asked; others speak of us as a customer."""
+
+
+class SatrouteUpstream:
+    """One node at `base_url`, and the wallet that buys from it."""
+
+    def __init__(
+        self, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, http: httpx.AsyncClient, payments: Payments
+    ) -> None:
+        self.name = spec.name
+        self._spec = spec
+        self._timeouts = timeouts
+        self._tasks = tasks
+        self._http = http
+        self._payments = payments
+        self._shop: Shop | None = None
+
+    @classmethod
+    async def open(cls, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, default_folder: Path) -> SatrouteUpstream:
+        """With the wallet in the folder that the spec names. Raises StorageError."""
+        folder = Path(spec.wallet) if spec.wallet else default_folder
+        http = httpx.AsyncClient(timeout=httpx.Timeout(timeouts.idle_s, connect=timeouts.connect_s))
+        wallet = await Wallet.open(folder / "wallet.db", http)
+        payments = await Payments.open(folder / "payments.db", wallet, http)
+        return cls(spec, timeouts, tasks, http, payments)
+
+    async def models(self) -> list[Mapping[str, Any]]:
+        """The node's list, at our prices; and what earlier payments left out there is fetched."""
+        try:
+            self._shop = await look(self._http, self._spec.base_url)
+            await self._payments.recover(PAYING_S)
+        except (NodeError, WalletError) as error:
+            raise UpstreamUnreachable(str(error)) from error
+        markup = Decimal(1) if self._spec.markup is None else self._spec.markup
+        return [_marked_up(entry, self._shop.offers[entry["id"]].price, markup) for entry in self._shop.listed]
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        if self._shop is None:
+            raise UpstreamUnreachable(f"{self.name} is not known yet")
+        try:
+            bought = await buy(
+                self._payments,
+                self._http,
+                self._shop,
+                request.endpoint,
+                request.fields,
+                request.body,
+                request.content_type,
+                silence_s=self._timeouts.idle_s if request.stream else self._timeouts.whole_s,
+                audio_ms=request.most_audio_ms,
+            )
+        except NodeUnreached as error:
+            raise UpstreamDown(str(error)) from error
+        except NodeRefused as error:
+            status = error.status if error.status in OF_THE_REQUEST else 502
+            raise UpstreamRefused(status, str(error) if status != 502 else "") from error
+        except (NodeUnavailable, NodeError) as error:
+            raise UpstreamUnreachable(str(error)) from error
+        except WalletError as error:
+            log.error("%s cannot be paid: %s", self.name, error)
+            raise UpstreamUnreachable(f"the wallet for {self.name} cannot pay") from error
+        return _BoughtReply(bought, self._tasks)
+
+    async def close(self) -> None:
+        self._payments.close()
+        self._payments.wallet.close()
+        await self._http.aclose()
+
+
+class _BoughtReply:
+    """A bought answer; its payment is settled when it is closed, beside whatever comes next."""
+
+    def __init__(self, bought: Bought, tasks: Tasks) -> None:
+        self._bought = bought
+        self._tasks = tasks
+        self._closed = False
+        self.content_type = bought.content_type
+
+    async def read(self, limit: int) -> bytes:
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit:
+                raise UpstreamUnreachable(f"the node's answer is larger than {limit} bytes")
+        return bytes(body)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._bought.chunks():
+                yield chunk
+        except NodeError as error:
+            raise UpstreamUnreachable(str(error)) from error
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._tasks.start(self._bought.settle(), "settle a bought answer")
+
+
+def _marked_up(entry: Mapping[str, Any], price: ModelPrice, markup: Decimal) -> Mapping[str, Any]:
+    """The entry with our price in the place of the node's, each part rounded up."""
+    dearer = {
+        name: None if part is None else int((part * markup).to_integral_value(ROUND_CEILING))
+        for name, part in zip(ModelPrice.__struct_fields__, msgspec.structs.astuple(price), strict=True)
+    }
+    return {**entry, "msat_pricing": {name: part for name, part in dearer.items() if part is not None}}
