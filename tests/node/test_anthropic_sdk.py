@@ -127,9 +127,9 @@ def told(message: Message, used: Usage) -> None:
 
 async def test_a_message_is_written_and_charged_for_what_it_used(sdk: anthropic.AsyncAnthropic, used: Usage) -> None:
     reply = await sdk.messages.with_raw_response.create(
-        model=MODEL, max_tokens=50, messages=ASK, system="Be brief.", stop_sequences=["\n"], temperature=0.5
+        model=MODEL, max_tokens=50, messages=ASK, system="Be brief.", stop_sequences=["END"]
     )
-    message = reply.parse()
+    message = await reply.parse()
     assert [block.text for block in message.content if block.type == "text"] == [SAID]
     assert (message.role, message.model, message.stop_reason) == ("assistant", MODEL, "end_turn")
     told(message, used)
@@ -204,14 +204,15 @@ async def test_counting_tokens_costs_the_requests_fee_alone(
     reply = await sdk.messages.with_raw_response.count_tokens(
         model=MODEL, messages=ASK, tools=TOOLS, system="Be brief."
     )
-    counted = reply.parse().input_tokens
+    counted = (await reply.parse()).input_tokens
     assert counted == 14 if kind == "anthropic" else 14 < counted < 60  # by the server; by the node
     assert len(shop[0].asked) == (kind == "anthropic")
     assert reply.headers["x-satroute-cost-msat"] == str(PRICE.request_msat)
 
 
 async def test_a_key_is_taken_from_either_header(node: Running, key: str) -> None:
-    for credential in ({"api_key": key}, {"auth_token": key}):
+    credentials: list[Any] = [{"api_key": key}, {"auth_token": key}]
+    for credential in credentials:
         async with anthropic.AsyncAnthropic(base_url=node.url, max_retries=0, **credential) as sdk:
             assert (await sdk.messages.create(model=MODEL, max_tokens=50, messages=ASK)).stop_reason == "end_turn"
 
@@ -257,7 +258,7 @@ async def test_a_stream_that_breaks_off_raises_where_it_broke(
     async with sdk.messages.stream(model=MODEL, max_tokens=50, messages=ASK) as stream:
         with pytest.raises(anthropic.APIStatusError, match="did not deliver"):
             async for text in stream.text_stream:
-                texts.append(text)  # noqa: PERF401
+                texts.append(text)
     assert 0 < len(texts) < len(WORDS)
     assert texts == WORDS[: len(texts)]
 

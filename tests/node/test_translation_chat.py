@@ -296,6 +296,7 @@ def test_hints_and_what_changes_nothing_are_left_out() -> None:
         ("tools", "x"),
         ("tool_choice", "required"),
         ("tool_choice", {"type": "allowed_tools"}),
+        ("tool_choice", "any"),
         ("messages", [1]),
         ("messages", []),
         ("messages", [{"role": "system", "content": "alone"}]),

@@ -173,6 +173,16 @@ def test_pieces_of_several_calls_and_text_between_them_find_their_blocks() -> No
     assert blocks_of(found) == [used("t1", "f", {"a": [1]}), used("t2", "g", {"b": '}"'}), text("meanwhile")]
 
 
+def test_a_call_is_not_complete_before_its_last_brace() -> None:
+    found = streamed(
+        chunk(tool_calls=[call(0, "", "f", "t1"), call(1, "", "g", "t2")]),  # both begin before either goes on
+        chunk(tool_calls=[call(0, '{"a": "\\"}'), call(1, "{}")]),
+        chunk(tool_calls=[call(0, '\\\\"}')]),
+        "[DONE]",
+    )
+    assert blocks_of(found) == [used("t1", "f", {"a": '"}\\'}), used("t2", "g", {})]
+
+
 def test_calls_without_numbers_or_all_with_the_same_are_told_apart_by_their_ids() -> None:
     for number in (None, 0):
         calls = [chunk(tool_calls=[call(number, {"n": n}, "f", f"t{n}")]) for n in range(3)]
