@@ -153,7 +153,7 @@ class Completions:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with self._free_unless_served(request_id):
             source, begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
-        meter = StreamMeter(quote.ask.endpoint, known_of(quote.ask, source.price), hide_usage=not quote.ask.wants_usage)
+        meter = StreamMeter(quote.ask.endpoint, known_of(quote.ask, source), hide_usage=not quote.ask.wants_usage)
         running = _Running(quote, source, meter)
         self._streams[request_id] = running
         finish = partial(self._finish, request_id, running)
@@ -203,7 +203,7 @@ class Completions:
 
     async def _end_whole(self, request_id: str, served: _Served, keep: Keep | None) -> Answer:
         quote, source = served.quote, served.source
-        used = measured(served.body, quote.ask.endpoint, known_of(quote.ask, source.price))
+        used = measured(served.body, quote.ask.endpoint, known_of(quote.ask, source))
         receipt, event = await self._post(_draft(request_id, quote, source, used, "complete"))
         body = served.body
         if served.content_type == "application/json" and quote.ask.endpoint is not COUNT_TOKENS:

@@ -17,7 +17,7 @@ from node.metering.measure import Known
 from node.metering.tokens import count_prompt
 from node.upstream.base import Source, UpstreamRequest
 from relays import payment
-from relays.bounds import likely_prompt_tokens, media_types, most_usage
+from relays.bounds import largest_usage, likely_prompt_tokens, media_types, most_usage
 from relays.endpoints import (
     CHAT,
     COMPLETIONS,
@@ -80,15 +80,16 @@ def price_at(endpoint: Endpoint, price: ModelPrice) -> ModelPrice:
     return ModelPrice(0, 0, price.request_msat) if endpoint is COUNT_TOKENS else price
 
 
-def known_of(ask: Ask, price: ModelPrice) -> Known:
+def known_of(ask: Ask, source: Source) -> Known:
     """What the request says of its own usage. What has a price of its own is not also estimated in tokens."""
-    sound = ask.endpoint in (TRANSCRIPTIONS, TRANSLATIONS)
+    price, sound = source.price, ask.endpoint in (TRANSCRIPTIONS, TRANSLATIONS)
     count = partial(count_prompt, ask.fields, ask.endpoint)
     if sound:
         tokens = 0 if price.audio_msat_per_hour else ceil_div(ask.audio_ms * TOKENS_PER_SECOND, 1000)
         count = partial(int, tokens)
     return Known(
         count,
+        largest_usage(ask.fields, source.limits, ask.endpoint, audio_ms=ask.most_audio_ms),
         characters=len(ask.fields["input"]) if ask.endpoint is SPEECH else 0,
         audio_ms=ask.audio_ms,
         writes=ask.endpoint.writes,

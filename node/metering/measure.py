@@ -24,6 +24,8 @@ class Known(msgspec.Struct, frozen=True):
     reports it, made when it is needed."""
 
     count_prompt: Callable[[], int]
+    most: Usage | None = None
+    """The most it can use: another vocabulary than the model's may count more than can be."""
     characters: int = 0
     audio_ms: int = 0
     writes: bool = True
@@ -38,7 +40,15 @@ def measure(reported: Usage | None, known: Known, written: Callable[[], int], im
     if reported is not None and has_tokens and (reported.completion_tokens or not known.writes or not written()):
         tokens = reported
     else:
-        by, tokens = "counted", Usage(known.count_prompt(), written() if known.writes else 0)
+        by, tokens = "counted", _counted(known, written)
     heard_ms = reported.audio_ms if reported is not None and reported.audio_ms else known.audio_ms
     usage = msgspec.structs.replace(tokens, images=images, audio_ms=heard_ms, characters=known.characters)
     return Measured(usage, "upstream" if by == "upstream" else "counted")
+
+
+def _counted(known: Known, written: Callable[[], int]) -> Usage:
+    read_tokens, written_tokens = known.count_prompt(), written() if known.writes else 0
+    if known.most is not None:
+        read_tokens = min(read_tokens, known.most.prompt_tokens)
+        written_tokens = min(written_tokens, known.most.completion_tokens)
+    return Usage(read_tokens, written_tokens)

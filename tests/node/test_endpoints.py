@@ -217,6 +217,20 @@ async def test_counting_tokens_costs_the_requests_fee(node: Running, http: httpx
     assert reply.headers["x-satroute-cost-msat"] == "7"
 
 
+async def test_where_requests_have_no_fee_counting_tokens_is_free_for_who_has_a_key(
+    folder: Path, shop: tuple[Shopful, str], http: httpx.AsyncClient
+) -> None:
+    free = msgspec.structs.replace(PRICE, request_msat=0)
+    async with running_node(
+        folder, cashu_mints=DEAD_MINT, upstream_base_url=shop[1], models_path=models_file(folder, shop_1=free)
+    ) as node:
+        key, text = await granted_key(node.node, 0)
+        body = {"model": MODEL, "messages": ASK}
+        reply = await http.post(f"{node.url}/v1/messages/count_tokens", json=body, headers={"x-api-key": text})
+        assert (reply.status_code, reply.headers["x-satroute-cost-msat"]) == (200, "0")
+        assert (await node.node.ledger.account(key.account)).spent_msat == 0
+
+
 async def test_a_moderation_without_a_model_asks_for_openais(node: Running, http: httpx.AsyncClient) -> None:
     _, text = await granted_key(node.node, GRANT_MSAT)
     named = await http.post(f"{node.url}/v1/moderations", json={"model": MODEL, "input": "hello"}, headers=bearer(text))

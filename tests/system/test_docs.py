@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from node.localnet.network import LocalNetwork, fund, local_network
+from node.upstream.spec import read_specs
 from router_client.client import RouterClient
 
-README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = [text for page in PAGES for text in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ async def prepare(network: LocalNetwork) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.split("\n")[0])
-def test_the_readmes_python_runs(network: LocalNetwork, example: str) -> None:
+def test_the_python_of_the_docs_runs(network: LocalNetwork, example: str) -> None:
     key = asyncio.run(prepare(network))
     code = (
         example.replace("http://127.0.0.1:8001", network.nodes[0].url)
@@ -47,5 +49,15 @@ def test_the_readmes_python_runs(network: LocalNetwork, example: str) -> None:
     assert "verified: False" not in done.stdout
 
 
-def test_both_kinds_of_example_are_there() -> None:
-    assert len(EXAMPLES) == 2
+def test_all_examples_are_there() -> None:
+    assert len(EXAMPLES) == 3
+
+
+def test_the_upstreams_of_the_docs_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "upstreams.md").read_text(), re.DOTALL)
+    for variable in re.findall(r'api_key_env = "(\w+)"', text):
+        monkeypatch.setenv(variable, "a key")
+    (folder / "upstreams.toml").write_text(text)
+    specs = read_specs(folder / "upstreams.toml")
+    assert {spec.kind for spec in specs} == {"openai", "azure", "anthropic", "gemini", "satroute"}
+    assert "a key" not in repr(specs)
