@@ -74,7 +74,7 @@ class Catalogue:
         models: dict[str, Model] = {}
         alone = len(self._specs) == 1
         for spec in self._specs:
-            for id_, raw in _offered(spec, lists.get(spec.name, ()), chosen, alone=alone).items():
+            for id_, raw in _offered(spec, lists.get(spec.name), chosen, alone=alone).items():
                 try:
                     found = model_from(id_, raw, spec, self._settings)
                 except (MoneyError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
@@ -112,22 +112,22 @@ def read_models_file(path: Path) -> dict[str, dict[str, Any]]:
 
 def _offered(
     spec: UpstreamSpec,
-    listed: Iterable[Mapping[str, Any]],
+    listed: Iterable[Mapping[str, Any]] | None,
     chosen: Mapping[str, Mapping[str, Any]] | None,
     *,
     alone: bool,
 ) -> dict[str, dict[str, Any]]:
     """What of an upstream's list is to be sold, by our names; `upstream_id` has the upstream's own."""
-    there = {str(raw["id"]): dict(raw) for raw in listed if raw.get("id") and spec.sells(str(raw["id"]))}
+    there = {str(raw["id"]): dict(raw) for raw in listed or () if raw.get("id") and spec.sells(str(raw["id"]))}
     ours = {spec.prefix + id_: {**raw, "upstream_id": id_} for id_, raw in there.items()}
     ours |= {name: {**there.get(id_, {}), "upstream_id": id_} for name, id_ in spec.aliases.items()}
     if chosen is None:
         return ours
-    # A server whose list lacks a model of the file is taken at the file's word where no other is there to have it.
+    # The file's word is taken for a server that stands alone, or gives no list.
     return {
         id_: {"upstream_id": id_, **ours.get(id_, {}), **raw}
         for id_, raw in chosen.items()
-        if raw.get("enabled", True) and (id_ in ours or ((alone or not there) and spec.sells(id_)))
+        if raw.get("enabled", True) and (id_ in ours or ((alone or listed is None) and spec.sells(id_)))
     }
 
 

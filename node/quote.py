@@ -4,7 +4,8 @@ here, before money moves."""
 from __future__ import annotations
 
 import secrets
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Final
 
 import msgspec
@@ -30,6 +31,7 @@ from relays.endpoints import (
     TRANSLATIONS,
     Endpoint,
 )
+from relays.errors import MoneyError
 from relays.money import Msat, ceil_div
 from relays.pricing import ModelPrice, Usage, cost
 
@@ -58,6 +60,13 @@ def quote_for(ask: Ask, catalogue: Catalogue) -> Quote:
     """The quote for a request. Raises Refusal 400 or 404."""
     model = catalogue.get(ask.model)
     _check_media(ask, model)
+    try:
+        return _quoted(ask, model)
+    except MoneyError as error:
+        raise _bad("this request could cost more than all bitcoin: ask for less with 'max_tokens'") from error
+
+
+def _quoted(ask: Ask, model: Model) -> Quote:
     prompt_tokens = likely_prompt_tokens(ask.fields, ask.endpoint)
     sources = [source for source in model.sources if not _lacks_price(ask.endpoint, source.price)]
     if not sources:
@@ -83,7 +92,7 @@ def price_at(endpoint: Endpoint, price: ModelPrice) -> ModelPrice:
 def known_of(ask: Ask, source: Source) -> Known:
     """What the request says of its own usage. What has a price of its own is not also estimated in tokens."""
     price, sound = source.price, ask.endpoint in (TRANSCRIPTIONS, TRANSLATIONS)
-    count = partial(count_prompt, ask.fields, ask.endpoint)
+    count: Callable[[], int] = cache(partial(count_prompt, ask.fields, ask.endpoint))
     if sound:
         tokens = 0 if price.audio_msat_per_hour else ceil_div(ask.audio_ms * TOKENS_PER_SECOND, 1000)
         count = partial(int, tokens)

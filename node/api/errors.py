@@ -12,6 +12,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from node.api.reply import ID_HEADERS
 from node.errors import Refusal, not_found
 from relays import payment
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, Endpoint
@@ -67,7 +68,7 @@ def _respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         error_body(refusal, request_id),
         status_code=refusal.status,
         media_type="application/json",
-        headers={payment.REQUEST_ID_HEADER: request_id, **refusal.headers},
+        headers={**dict.fromkeys(ID_HEADERS, request_id), **refusal.headers},
     )
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 LAST_WRITE_S: Final = 30.0
 """A caller that stopped reading does not keep its connection for longer."""
 
-_ID_HEADERS: Final = (payment.REQUEST_ID_HEADER, payment.ROUTSTR_ID_HEADER, "x-request-id")
+ID_HEADERS: Final = (payment.REQUEST_ID_HEADER, payment.ROUTSTR_ID_HEADER, "x-request-id")
 """`x-request-id` is what OpenAI's SDKs show."""
 
 Headers = list[tuple[bytes, bytes]]
@@ -91,7 +91,7 @@ class Reply:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True
-        ids = [(name.encode(), self.request_id.encode()) for name in _ID_HEADERS]
+        ids = [(name.encode(), self.request_id.encode()) for name in ID_HEADERS]
         told = [*headers, *_encoded(self._told.items()), *ids]
         await self._send({"type": "http.response.start", "status": status, "headers": told})
 

@@ -24,7 +24,7 @@ MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An event longer than this is passed on in pieces, and counted instead of read."""
 MAX_KEPT_BYTES: Final = 256 * 1024
 """Events are kept for counting up to here, then counted and let go."""
-MAX_COUNTED_CHARS: Final = 64 * 1024
+MAX_COUNTED_CHARS: Final = 4096
 """Text is counted in pieces that do not depend on how the stream was cut."""
 _WATCHED: Final = (b'"usage"', b"[DONE]", b'"error"', b'.completed"')
 _LAST: Final = (

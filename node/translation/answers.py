@@ -68,6 +68,8 @@ class EventTranslation:
     def feed(self, chunk: bytes) -> bytes:
         """The caller's events for what has come so far. Raises UpstreamUnreachable."""
         self._raise_broken()
+        if self._over:
+            return b""
         written: list[bytes] = []
         try:
             for event in self._reader.feed(chunk):

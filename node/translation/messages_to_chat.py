@@ -231,7 +231,7 @@ def _tool_use(call: Json, number: int, chat: Json, *, cut: bool) -> Json:
 
 
 def _input(arguments: object, *, cut: bool) -> Json:
-    """A call's arguments. Those of an answer that was cut off for its length are left out, as Anthropic's servers do."""
+    """A call's arguments. Half of them, in an answer that was cut off, are left out: its stop reason tells of it."""
     if isinstance(arguments, dict):
         return arguments
     if not isinstance(arguments, str) or not arguments.strip():

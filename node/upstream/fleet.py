@@ -39,16 +39,17 @@ class Fleet:
     def __init__(self, upstreams: Sequence[Upstream], clock: Callable[[], float] = time.monotonic) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
         self._clock = clock
+        self._lists: dict[str, list[Mapping[str, Any]]] = {}
+        """The last list of models of each."""
         self._down: dict[str, Breaker] = {}
         """Of servers that cannot be reached."""
         self._failing: dict[tuple[str, str], Breaker] = {}
         """Of models that are answered with errors."""
 
     async def models(self) -> Mapping[str, list[Mapping[str, Any]]]:
-        """The lists of all that give one. Raises UpstreamError when none does."""
+        """The list of each, the last one of those that give none now. Raises UpstreamError when none ever did."""
         names = list(self._upstreams)
         lists = await asyncio.gather(*(self._upstreams[name].models() for name in names), return_exceptions=True)
-        found: dict[str, list[Mapping[str, Any]]] = {}
         failures: list[UpstreamError] = []
         for name, listed in zip(names, lists, strict=True):
             if isinstance(listed, UpstreamError):
@@ -57,10 +58,10 @@ class Fleet:
             elif isinstance(listed, BaseException):
                 raise listed
             else:
-                found[name] = listed
-        if failures and not found:
+                self._lists[name] = listed
+        if failures and not self._lists:
             raise failures[0]
-        return found
+        return dict(self._lists)
 
     async def serve(self, sources: Sequence[Source], attempt: Attempt[T]) -> T:
         """What `attempt` returns for the first source, in their order, that serves. Raises UpstreamError or Refusal."""

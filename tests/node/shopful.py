@@ -38,11 +38,15 @@ class Shopful:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
         self.fails: list[int] = []
+        self.listless = False
+        """Whether it gives no list of its models."""
         self.usage = True
         """Whether it reports any."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
+        if path == "/models" and self.listless:
+            return web.Response(status=503)
         if path == "/models":
             return web.json_response(
                 {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}

@@ -327,3 +327,11 @@ async def test_a_model_without_a_price_for_images_makes_none(
             reply = await http.post(f"{node.url}/v1/{path}", json={"model": MODEL, **body}, headers=bearer(text))
             assert (reply.status_code, "no price" in reply.text) == (400, True)
         assert shop[0].asked == []
+
+
+async def test_every_answer_has_a_request_id(node: Running, http: httpx.AsyncClient) -> None:
+    for method, path in (("GET", "/v1/info"), ("GET", "/v1/models"), ("GET", "/nothing"), ("POST", "/v1/embeddings")):
+        reply = await http.request(method, node.url + path)
+        ids = {reply.headers[name] for name in ("x-request-id", "x-satroute-request-id", "x-routstr-request-id")}
+        assert len(ids) == 1
+        assert ids.pop().startswith("req_")

@@ -165,6 +165,19 @@ async def test_a_server_that_is_not_there_costs_no_time_after_a_while(
         assert node.node.fleet._down["gone"].state(node.node.fleet._clock()) == "open"
 
 
+async def test_a_server_that_gives_no_list_for_a_while_keeps_its_models(
+    node: Running, two: tuple[Shopful, Shopful, str, str]
+) -> None:
+    two[0].models = []
+    await node.node.refresh_models()
+    assert len(node.node.catalogue.get(MODEL).sources) == 1, "what it no longer lists it no longer sells"
+    two[0].models = [MODEL]
+    await node.node.refresh_models()
+    two[0].listless = True
+    await node.node.refresh_models()
+    assert len(node.node.catalogue.get(MODEL).sources) == 2
+
+
 LIMITS = ModelLimits(100, 100)
 
 

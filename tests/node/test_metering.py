@@ -12,7 +12,7 @@ from node.metering.measure import Known, Measured
 from node.metering.stream import MAX_HELD_BYTES, MAX_KEPT_BYTES, StreamMeter
 from node.metering.tokens import count
 from node.metering.whole import measured
-from relays.endpoints import CHAT
+from relays.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
 
 
@@ -178,3 +178,44 @@ def answer(**fields: Any) -> bytes:
 def test_whole_answers(body: bytes, expected: Usage, by: str) -> None:
     measured = usage_of_body(body, prompt_tokens=11)
     assert (measured.usage, measured.by) == (expected, by)
+
+
+RESPONSES_STREAM = [
+    {"type": "response.created", "response": {"usage": None}},
+    {"type": "response.output_text.delta", "delta": "Hel"},
+    {"type": "response.output_text.delta", "delta": "lo ⚡"},
+    {"type": "response.completed", "response": {"usage": {"input_tokens": 31, "output_tokens": 5}}},
+]
+MESSAGES_STREAM = [
+    {
+        "type": "message_start",
+        "message": {"usage": {"input_tokens": 20, "cache_read_input_tokens": 11, "output_tokens": 1}},
+    },
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello ⚡"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+    {"type": "message_stop"},
+]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "events", "used", "written"),
+    [
+        (CHAT, STREAM, Usage(31, 5), "Hello wörld ⚡"),
+        (RESPONSES, RESPONSES_STREAM, Usage(31, 5), "Hello ⚡"),
+        (MESSAGES, MESSAGES_STREAM, Usage(31, 5, cached_tokens=11), "Hello ⚡"),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+@given(cuts=st.lists(st.integers(0, 700), max_size=12), end=st.sampled_from(["\n\n", "\r\n\r\n"]))
+def test_any_cut_of_a_stream_in_any_language_meters_the_same(
+    endpoint: Endpoint, events: list[Any], used: Usage, written: str, cuts: list[int], end: str
+) -> None:
+    """With the usage that is reported, and with our own count where the report is left out."""
+    for told in (True, False):
+        kept = events if told else [e for e in events if isinstance(e, str) or not json.dumps(e).count('"usage": {')]
+        whole = sse(*kept, end=end)
+        places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+        meter = StreamMeter(endpoint, Known(lambda: 11), hide_usage=False)
+        passed = b"".join(meter.feed(whole[a:b]) for a, b in itertools.pairwise(places)) + meter.finish()
+        assert passed + b"".join(meter.kept_back) == whole.replace(f"data: [DONE]{end}".encode(), b"")
+        assert meter.measured().usage == (used if told else Usage(11, count(written)))

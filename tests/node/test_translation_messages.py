@@ -174,9 +174,9 @@ def test_calls_and_results_keep_their_order_and_thoughts_stay_behind() -> None:
 def test_an_image_in_a_result_comes_in_the_message_after_it() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": [image]}
-    found = conversation({"role": "user", "content": [result]})
+    found = conversation({"role": "user", "content": [{"type": "text", "text": "Here"}, result]})
     assert found[0] == {"role": "tool", "tool_call_id": "t1", "content": "The result is in the next message."}
-    assert [part["type"] for part in found[1]["content"]] == ["text", "image_url"]
+    assert [part["type"] for part in found[1]["content"]] == ["text", "text", "image_url"]
 
 
 @pytest.mark.parametrize(

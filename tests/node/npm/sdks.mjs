@@ -5,8 +5,8 @@ import fs from "node:fs";
 import { File as NodeFile } from "node:buffer";
 
 globalThis.File ??= NodeFile; // before Node 20 it is no global, and uploads need it
-const { default: OpenAI, toFile } = await import("openai");
-const { default: Anthropic } = await import("@anthropic-ai/sdk");
+const exported = [await import("openai"), await import("@anthropic-ai/sdk")];
+const [{ OpenAI, toFile }, { Anthropic }] = exported;
 
 const [url, key, model, sound] = process.argv.slice(2);
 const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
@@ -94,8 +94,8 @@ for (const [name, call] of Object.entries(calls)) {
   try {
     results[name] = await call();
   } catch (error) {
-    const [sdk] = [OpenAI, Anthropic].filter((each) => error instanceof each.APIError);
-    const kind = Object.keys(sdk ?? {}).find((name) => error.constructor === sdk[name]);
+    const sdk = exported.find((each) => error instanceof each.APIError) ?? {};
+    const kind = Object.keys(sdk).find((each) => error.constructor === sdk[each]);
     results[name] = { error: kind ?? String(error), status: error.status };
   }
 }

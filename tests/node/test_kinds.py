@@ -1,0 +1,230 @@
+"""Each kind of upstream is called as its documentation says, with its own credential, and nothing is fetched by the node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from node.errors import BadSettings
+from node.upstream.spec import UpstreamSpec, checked, read_specs
+from relays import receipt as receipts
+from relays.event import parse_event
+from relays.pricing import Usage
+from relays.receipt import Receipt
+from tests.conftest import DEAD_MINT
+from tests.node.harness import PRICES, Running, bearer, granted_key, running_node
+from tests.node.shopful import CHAT_USAGE, running_shopful
+
+GRANT_MSAT = 1_000_000
+ASK = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "What is two and two?"}]}
+GEMINI_USAGE = {
+    "promptTokenCount": 20,
+    "candidatesTokenCount": 4,
+    "thoughtsTokenCount": 2,
+    "totalTokenCount": 26,
+    "cachedContentTokenCount": 8,
+}
+GEMINI = {
+    "candidates": [{"content": {"role": "model", "parts": [{"text": "Four."}]}, "finishReason": "STOP", "index": 0}],
+    "usageMetadata": GEMINI_USAGE,
+    "modelVersion": "m",
+    "responseId": "r1",
+}
+
+
+class Recorder:
+    """Answers by path, and keeps how it was asked."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, dict[str, str], Any]] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json() if request.can_read_body else None
+        self.asked.append((request.path_qs, dict(request.headers), body))
+        answer = next((made for path, made in self.answers.items() if request.path_qs.startswith(path)), None)
+        if answer is None:
+            return web.json_response({"error": {"message": "unknown path"}}, status=404)
+        if isinstance(answer, bytes):
+            return web.Response(body=answer, content_type="text/event-stream")
+        return web.json_response(answer)
+
+
+@asynccontextmanager
+async def recording(answers: dict[str, Any]) -> AsyncIterator[tuple[Recorder, str]]:
+    server = Recorder(answers)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def node_of(folder: Path, spec: str) -> AsyncIterator[Running]:
+    (folder / "upstreams.toml").write_text(f'[[upstream]]\nname = "one"\n{spec}\n')
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstreams_path=folder / "upstreams.toml", **PRICES) as node:
+        yield node
+
+
+async def ask(
+    node: Running, http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> tuple[httpx.Response, Receipt]:
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    reply = await http.post(f"{node.url}/v1{path}", json=body, headers=bearer(text))
+    assert reply.status_code == 200, reply.text
+    lines = [line for line in reply.text.splitlines() if line.startswith(receipts.SSE_PREFIX)]
+    event = (
+        parse_event(lines[0].removeprefix(receipts.SSE_PREFIX))
+        if lines
+        else receipts.from_header(reply.headers["x-satroute-receipt"])
+    )
+    receipt = receipts.decode(event)
+    assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT - receipt.cost_msat
+    return reply, receipt
+
+
+CHAT = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Four."}, "finish_reason": "stop"}],
+    "usage": CHAT_USAGE,
+}
+
+
+async def test_azure_by_deployment(folder: Path, http: httpx.AsyncClient) -> None:
+    path = "/openai/deployments/m/chat/completions?api-version=2024-10-21"
+    async with recording({path: CHAT}) as (server, url):
+        spec = f'kind = "azure"\nbase_url = "{url}"\napi_key = "secret"\napi_version = "2024-10-21"\nmodels = ["m"]'
+        async with node_of(folder, spec) as node:
+            await ask(node, http, "/chat/completions", ASK)
+    (asked,) = server.asked
+    assert asked[0] == path
+    assert asked[1]["api-key"] == "secret"
+    assert "Authorization" not in asked[1]
+
+
+async def test_azure_in_openais_form(folder: Path, http: httpx.AsyncClient) -> None:
+    async with recording({"/openai/v1/chat/completions": CHAT}) as (server, url):
+        spec = f'kind = "azure"\nbase_url = "{url}/openai/v1"\napi_key = "secret"\nmodels = ["m"]'
+        async with node_of(folder, spec) as node:
+            await ask(node, http, "/chat/completions", ASK)
+    assert server.asked[0][1]["api-key"] == "secret"
+
+
+MODELS = {"models": [{"name": "models/m", "inputTokenLimit": 4096, "outputTokenLimit": 512, "displayName": "M"}]}
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages"])
+async def test_gemini(folder: Path, http: httpx.AsyncClient, path: str) -> None:
+    """Chat is translated, Anthropic's messages by way of chat; thoughts and what was cached are charged as such."""
+    events = b"data: " + json.dumps(GEMINI).encode() + b"\r\n\r\n"
+    answers = {
+        "/v1beta/models?": MODELS,
+        "/v1beta/models/m:generateContent": GEMINI,
+        "/v1beta/models/m:streamGenerateContent?alt=sse": events,
+    }
+    async with recording(answers) as (server, url):
+        async with node_of(folder, f'kind = "gemini"\nbase_url = "{url}/v1beta"\napi_key = "secret"') as node:
+            assert node.node.catalogue.get("m").limits.context_length == 4096
+            for stream in (False, True):
+                reply, receipt = await ask(node, http, path, {**ASK, "stream": stream})
+                assert receipt.usage == Usage(20, 6, cached_tokens=8, reasoning_tokens=2)
+                assert (receipt.metered, receipt.outcome) == ("upstream", "complete")
+                assert "Four." in reply.text
+        assert [asked[0].partition(":")[2] for asked in server.asked[-2:]] == [
+            "generateContent",
+            "streamGenerateContent?alt=sse",
+        ]
+        assert all(asked[1]["x-goog-api-key"] == "secret" for asked in server.asked)
+        assert server.asked[-1][2]["contents"] == [{"role": "user", "parts": [{"text": "What is two and two?"}]}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_anthropic_natively_and_from_chat(folder: Path, http: httpx.AsyncClient, stream: bool) -> None:
+    async with running_shopful("m") as (server, url):
+        async with node_of(folder, f'kind = "anthropic"\nbase_url = "{url}"\napi_key = "secret"') as node:
+            for path in ("/messages", "/chat/completions"):
+                reply, receipt = await ask(node, http, path, {**ASK, "stream": stream})
+                assert receipt.usage == Usage(20, 6, cached_tokens=5, cache_write_tokens=3)
+                assert (receipt.metered, receipt.outcome) == ("upstream", "complete")
+                assert "four" in reply.text
+        assert [path for path, _ in server.asked] == ["/messages", "/messages"]
+        assert all(headers["x-api-key"] == "secret" for headers in server.headers)
+        assert all(headers["anthropic-version"] == "2023-06-01" for headers in server.headers)
+        assert server.asked[1][1]["max_tokens"] == 50
+
+
+async def test_an_endpoint_that_a_kind_has_not_is_400_and_free(folder: Path, http: httpx.AsyncClient) -> None:
+    async with running_shopful("m") as (server, url):
+        async with node_of(folder, f'kind = "anthropic"\nbase_url = "{url}"\napi_key = "secret"') as node:
+            key, text = await granted_key(node.node, GRANT_MSAT)
+            body = {"model": "m", "input": "two"}
+            reply = await http.post(f"{node.url}/v1/embeddings", json=body, headers=bearer(text))
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
+            assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT
+        assert server.asked == []
+
+
+async def test_an_images_url_is_passed_on_and_never_fetched(folder: Path, http: httpx.AsyncClient) -> None:
+    """Elsewhere, the node fetches it, from inside the operator's network."""
+    models = {"data": [{"id": "m", "architecture": {"input_modalities": ["text", "image"]}}]}
+    answers = {"/v1/models": models, "/v1/chat/completions": CHAT}
+    async with recording({"/": {}}) as (trap, trap_url), recording(answers) as (server, url):
+        async with node_of(folder, f'base_url = "{url}/v1"') as node:
+            image = {"type": "image_url", "image_url": {"url": f"{trap_url}/secret.png", "detail": "high"}}
+            messages = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}]
+            extras = {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+                **{"logprobs": True, "top_logprobs": 3, "n": 2, "seed": 7, "tool_choice": "auto"},
+            }
+            body = {**ASK, "messages": messages, **extras}
+            await ask(node, http, "/chat/completions", body)
+        assert server.asked[-1][2] == body
+        assert trap.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "upstream"),
+        ("[[upstream]]", "name"),
+        ('[[upstream]]\nname = "a"', None),
+        ('[[upstream]]\nname = "a"\nkind = "other"', "kind"),
+        ('[[upstream]]\nname = "a"\nbase_url = "localhost:80"', "base_url"),
+        ('[[upstream]]\nname = "a"\nkind = "azure"', "base_url"),
+        ('[[upstream]]\nname = "a"\napi_key_env = "SURELY_NOT_SET_ANYWHERE"', "SURELY_NOT_SET_ANYWHERE"),
+        ('[[upstream]]\nname = "a"\napikey = "x"', "apikey"),
+        ('[[upstream]]\nname = "a"\nmarkup = 0', "markup"),
+        ('[[upstream]]\nname = "a"\n[[upstream]]\nname = "a"', "twice"),
+        ("[[upstream", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said(folder: Path, text: str, problem: str | None) -> None:
+    path = folder / "upstreams.toml"
+    path.write_text(text)
+    if problem is None:
+        assert read_specs(path)[0].base_url == "https://api.openai.com/v1"
+        return
+    with pytest.raises(BadSettings, match=problem):
+        read_specs(path)
+
+
+def test_a_key_is_not_shown() -> None:
+    (spec,) = checked((UpstreamSpec(name="a", api_key="sk-secret"),))
+    assert "sk-secret" not in f"{spec!r} {spec}"
+    assert spec.api_key == "sk-secret"
