@@ -71,6 +71,8 @@ FIELDS: Final[Mapping[str, Collection[str]]] = MappingProxyType(
         "translations": {"model", "prompt", "response_format", "temperature"},
     }
 )
+_AS_ALWAYS: Final = (("service_tier", "auto"), ("service_tier", "default"), ("service_tier", "standard_only"))
+"""What asks for nothing but the usual is left out."""
 _CLIENT_TOOLS: Final = ("bash_", "text_editor_", "computer_", "memory_")
 """Anthropic's tools that the caller runs; all others with a type of their own run, and cost, at the server."""
 
@@ -113,6 +115,7 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
         fields = _json(raw)
     if endpoint is endpoints.MODERATIONS and "model" not in fields:
         fields = {**fields, "model": DEFAULT_MODERATION_MODEL}
+    fields = {name: value for name, value in fields.items() if (name, value) not in _AS_ALWAYS}
     _check_common(fields, {*FIELDS[endpoint.name], *extra_fields})
     _CHECKS[endpoint.name](fields)
     if form is None:

@@ -46,6 +46,13 @@ class Credentials:
         return key
 
 
+def authorization_in(authorization: str | None, api_key: str | None) -> str:
+    """What the `Authorization` header says; or as if it said what Anthropic's clients send as `x-api-key`."""
+    if not authorization and api_key:
+        return f"Bearer {api_key}"
+    return authorization or ""
+
+
 def bearer(authorization: str | None) -> str:
     """The credential itself. Raises Refusal 401 when there is none."""
     scheme, _, credential = (authorization or "").strip().partition(" ")

@@ -108,6 +108,14 @@ class Refusal(NodeFault):
             return "rate_limit_error"
         return "invalid_request_error" if self.status < 500 else "server_error"
 
+    @property
+    def anthropic_type(self) -> str:
+        """Anthropic's classes of errors."""
+        types = {402: "billing_error", 404: "not_found_error", 413: "request_too_large", 504: "timeout_error"}
+        if self.status in types:
+            return types[self.status]
+        return "api_error" if self.status >= 500 else self.type
+
 
 def not_found(what: str) -> Refusal:
     """404 for a thing or path that is not here."""

@@ -111,6 +111,7 @@ def sse_error(refusal: Refusal, request_id: str, endpoint: Endpoint) -> bytes:
     """An error inside a stream that has begun, in the form that the SDKs of its language raise from."""
     error = {"message": refusal.message, "type": refusal.type, "code": refusal.code, "param": None}
     if endpoint is MESSAGES:
+        error["type"] = refusal.anthropic_type
         return sse.write({"type": "error", "error": error, "request_id": request_id}, "error")
     if endpoint is RESPONSES:
         return sse.write({**error, "type": "error", "request_id": request_id}, "error")

@@ -10,6 +10,7 @@ from litestar import Request, Router, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromQuery, JSONBody
 
+from node.api.errors import authorization_of
 from node.deposits import new_key
 from node.errors import Refusal
 from node.ledger.model import Key
@@ -45,7 +46,7 @@ def balance_routes(node: Node) -> list[Router]:
     """The handlers for one node, under both names."""
 
     async def key_of(request: Request[Any, Any, Any]) -> Key:
-        return await node.credentials.key(request.headers.get("authorization"))
+        return await node.credentials.key(authorization_of(request))
 
     @get("/create", cache=False)
     async def create_from_query(initial_balance_token: FromQuery[str] = "") -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _refund_handlers(node: Node) -> list[HTTPRouteHandler]:
         """The bearer's unused money, as a token or to a Lightning address. Asked again, it answers the same; `earlier` has
         tokens of before that were neither spent nor said to be `received`."""
         wish = data or RefundWish()
-        key = await node.credentials.owner(request.headers.get("authorization"))
+        key = await node.credentials.owner(authorization_of(request))
         id_ = key.account
         recipient = wish.recipient or (await node.ledger.account(id_)).refund_address
         answer = await node.refunds.refund(key, recipient, wish.received or "")
@@ -130,7 +131,7 @@ def _refund_handlers(node: Node) -> list[HTTPRouteHandler]:
         """The Lightning address that refunds go to from now on; an empty one makes them tokens again."""
         if data.address and not looks_like_address(data.address):
             raise Refusal(400, payment.INVALID_REQUEST, "'address' is a Lightning address, name@domain, or empty")
-        key = await node.credentials.owner(request.headers.get("authorization"))
+        key = await node.credentials.owner(authorization_of(request))
         await node.ledger.set_refund_address(key.account, data.address.strip().lower())
         return {"refund_address": data.address.strip().lower()}
 

@@ -13,12 +13,18 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from node.api.reply import ID_HEADERS
+from node.credentials import authorization_in
 from node.errors import Refusal, not_found
 from relays import payment
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, Endpoint
 from router_client.errors import StorageError
 
 log = logging.getLogger(__name__)
+
+
+def authorization_of(request: Request[Any, Any, Any]) -> str:
+    """The caller's credential, however it was sent."""
+    return authorization_in(request.headers.get("authorization"), request.headers.get("x-api-key"))
 
 
 def new_request_id() -> str:
@@ -50,16 +56,16 @@ def as_refusal(error: Exception) -> Refusal:
 
 
 def error_body(refusal: Refusal, request_id: str, endpoint: Endpoint = CHAT) -> bytes:
-    """The error in OpenAI's shape, which is Anthropic's too with a type beside it."""
+    """The error in OpenAI's shape; at Anthropic's endpoints with its types, and a type beside it."""
+    anthropic = endpoint in (MESSAGES, COUNT_TOKENS)
     error = {
         "message": refusal.message,
-        "type": refusal.type,
+        "type": refusal.anthropic_type if anthropic else refusal.type,
         "code": refusal.code,
         "param": None,
         **refusal.details,
     }
-    outer = {"type": "error"} if endpoint in (MESSAGES, COUNT_TOKENS) else {}
-    return msgspec.json.encode({**outer, "error": error, "request_id": request_id})
+    return msgspec.json.encode({**({"type": "error"} if anthropic else {}), "error": error, "request_id": request_id})
 
 
 def _respond(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -8,6 +8,7 @@ from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from node.api.errors import authorization_of
 from node.catalogue import model_object
 from node.errors import not_found
 from node.node import Node
@@ -47,7 +48,7 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
     @get("/v1/receipts/{request_id:str}")
     async def request_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> dict[str, Any]:
         """The signed receipt of a request, for whoever paid it."""
-        key = await node.credentials.key(request.headers.get("authorization"))
+        key = await node.credentials.key(authorization_of(request))
         posted = await node.ledger.receipt(request_id, key.account)
         if posted is None:
             raise not_found("there is no receipt of that id for this key; a request that was not charged has none")

@@ -9,6 +9,7 @@ from litestar import Request, Response, Router, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 
+from node.api.errors import authorization_of
 from node.deposits import new_key
 from node.errors import Refusal, not_found
 from node.ledger.model import Key, Limits
@@ -46,7 +47,7 @@ def _change_routes(node: Node) -> list[BaseRouteHandler]:
     @get("/v1/change/{request_id:str}")
     async def change(request: Request[Any, Any, Any], request_id: FromPath[str]) -> Response[dict[str, Any]]:
         """What is left of the token that paid for a request, for whoever has that token; the same until it is spent."""
-        authorization = request.headers.get("authorization", "")
+        authorization = authorization_of(request)
         token = request.headers.get(payment.CASHU_HEADER) or authorization.partition(" ")[2].strip()
         refund = await node.cash.fetch_change(request_id, token)
         body = {
@@ -69,7 +70,7 @@ def _invoice_routes(node: Node) -> list[BaseRouteHandler]:
             raise Refusal(400, payment.INVALID_REQUEST, "'purpose' is 'create' or 'topup'")
         account = None
         if data.purpose == "topup":
-            account = (await node.credentials.key(request.headers.get("authorization"))).account
+            account = (await node.credentials.key(authorization_of(request))).account
         offered = await node.invoices.offer(data.amount_sats, account)
         return {
             "invoice_id": offered.id,
@@ -91,7 +92,7 @@ def _invoice_routes(node: Node) -> list[BaseRouteHandler]:
 
 def _key_routes(node: Node) -> list[BaseRouteHandler]:
     async def owner(request: Request[Any, Any, Any]) -> Key:
-        return await node.credentials.owner(request.headers.get("authorization"))
+        return await node.credentials.owner(authorization_of(request))
 
     @post("/", status_code=200)
     async def create(request: Request[Any, Any, Any], data: JSONBody[KeyWish]) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _key_routes(node: Node) -> list[BaseRouteHandler]:
     @post("/rotate", status_code=200)
     async def rotate(request: Request[Any, Any, Any]) -> dict[str, Any]:
         """A new key in the place of the bearer's own, which is good until the new one is first used."""
-        key = await node.credentials.key(request.headers.get("authorization"))
+        key = await node.credentials.key(authorization_of(request))
         return await _rotated(node, key.id)
 
     @post("/{key_id:int}/rotate", status_code=200)

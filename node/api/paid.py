@@ -14,7 +14,7 @@ from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
 from node.asks import read_ask
 from node.completions import Answer
-from node.credentials import bearer
+from node.credentials import authorization_in, bearer
 from node.errors import Refusal
 from node.ledger.model import Key, Refund
 from node.metering.told import cost_of
@@ -91,9 +91,7 @@ def _quote(node: Node, endpoint: Endpoint, body: bytes, content_type: str) -> Qu
 async def _serve(node: Node, reply: Reply, call: _Call) -> None:
     """Find out who pays, hold, serve; a repeated request is answered as at first."""
     token = call.header(payment.CASHU_HEADER)
-    authorization = call.header("authorization")
-    if not authorization and (key_alone := call.header("x-api-key")):  # as Anthropic's clients send it
-        authorization = f"Bearer {key_alone}"
+    authorization = authorization_in(call.header("authorization"), call.header("x-api-key"))
     if not token and not authorization:
         raise _payment_required(call.quote)
     if token:

@@ -17,8 +17,8 @@ T = TypeVar("T")
 LAST_WRITE_S: Final = 30.0
 """A caller that stopped reading does not keep its connection for longer."""
 
-ID_HEADERS: Final = (payment.REQUEST_ID_HEADER, payment.ROUTSTR_ID_HEADER, "x-request-id")
-"""`x-request-id` is what OpenAI's SDKs show."""
+ID_HEADERS: Final = (payment.REQUEST_ID_HEADER, payment.ROUTSTR_ID_HEADER, "x-request-id", "request-id")
+"""The last two are what OpenAI's and Anthropic's SDKs show."""
 
 Headers = list[tuple[bytes, bytes]]
 

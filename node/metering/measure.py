@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from relays.pricing import Usage
+from relays.usage import MAX_TOKENS
 
 Metered = Literal["upstream", "counted"]
 
@@ -34,21 +35,21 @@ class Known(msgspec.Struct, frozen=True):
 
 
 def measure(reported: Usage | None, known: Known, written: Callable[[], int], images: int = 0) -> Measured:
-    """The usage as reported, if that can be true; else counted. A report of no tokens beside text is none."""
-    tokens, by = Usage(0, 0), "upstream"
-    has_tokens = reported is not None and bool(reported.prompt_tokens or reported.completion_tokens)
-    if reported is not None and has_tokens and (reported.completion_tokens or not known.writes or not written()):
-        tokens = reported
+    """The usage as reported, as far as that can be true; the rest counted. Nothing written, beside text, is no report."""
+    read = reported if reported is not None and (reported.prompt_tokens or reported.completion_tokens) else None
+    if read is not None and (read.completion_tokens or not known.writes or not written()):
+        tokens, by = read, True
     else:
-        by, tokens = "counted", _counted(known, written)
+        tokens, by = _counted(read, known, written() if known.writes else 0), False
     heard_ms = reported.audio_ms if reported is not None and reported.audio_ms else known.audio_ms
     usage = msgspec.structs.replace(tokens, images=images, audio_ms=heard_ms, characters=known.characters)
-    return Measured(usage, "upstream" if by == "upstream" else "counted")
+    return Measured(usage, "upstream" if by else "counted")
 
 
-def _counted(known: Known, written: Callable[[], int]) -> Usage:
-    read_tokens, written_tokens = known.count_prompt(), written() if known.writes else 0
-    if known.most is not None:
-        read_tokens = min(read_tokens, known.most.prompt_tokens)
-        written_tokens = min(written_tokens, known.most.completion_tokens)
-    return Usage(read_tokens, written_tokens)
+def _counted(read: Usage | None, known: Known, written_tokens: int) -> Usage:
+    """What was written, as counted; and the prompt as reported, with what of it was cached, or as counted too."""
+    most = known.most or Usage(MAX_TOKENS, MAX_TOKENS)
+    written_tokens = min(written_tokens, most.completion_tokens)
+    if read is not None:
+        return msgspec.structs.replace(read, completion_tokens=written_tokens)
+    return Usage(min(known.count_prompt(), most.prompt_tokens), written_tokens)

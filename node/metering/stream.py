@@ -123,7 +123,7 @@ class StreamMeter:
             self.broken = True
         if head.type in _IMAGE_MADE:
             self._images += 1
-        self._take_report(data)
+        self._take_report(data, head.type)
         only_usage = self._plain and not head.choices and bytes(head.usage) != b"null"
         if only_usage and self._hide_usage:
             return False
@@ -136,9 +136,11 @@ class StreamMeter:
         self.kept_back.append(event)
         return False
 
-    def _take_report(self, data: bytes) -> None:
+    def _take_report(self, data: bytes, kind: str | None) -> None:
         report = reports.report_in(data) if b'"usage"' in data else None
         if report is not None:
+            if kind == "message_start":  # it tells of the first token written, whatever comes after
+                report = msgspec.structs.replace(report, output_tokens=None)
             together = reports.merged(self._report, report)
             if reports.usage_of(together) is not None:
                 self._report = together

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -25,6 +25,9 @@ class OpenAIUpstream:
         self.name = spec.name
         self._spec = spec
         self._pool = HttpPool(_credential(spec), timeouts)
+        # OpenAI's reasoning models take the newer name alone; other servers may know none but the older.
+        newer = spec.kind == "azure" or urlsplit(spec.base_url).hostname == "api.openai.com"
+        self._max_tokens_field = "max_completion_tokens" if newer else "max_tokens"
 
     async def models(self) -> list[Mapping[str, Any]]:
         if self._spec.kind == "azure":  # its list names base models, not what is deployed
@@ -39,7 +42,7 @@ class OpenAIUpstream:
         if endpoint in (MESSAGES, COUNT_TOKENS) and "messages" not in self._spec.native:
             if endpoint is COUNT_TOKENS:
                 return counted(request)
-            translation = MessagesToChat()
+            translation = MessagesToChat(self._max_tokens_field)
             body = msgspec.json.encode(translation.request(request.fields))
             reply = await self._pool.post(self._url(CHAT, request), body, request)
             return TranslatedReply(reply, translation)

@@ -211,10 +211,16 @@ async def test_counting_tokens_costs_the_requests_fee_alone(
 
 
 async def test_a_key_is_taken_from_either_header(node: Running, key: str) -> None:
-    credentials: list[Any] = [{"api_key": key}, {"auth_token": key}]
-    for credential in credentials:
-        async with anthropic.AsyncAnthropic(base_url=node.url, max_retries=0, **credential) as sdk:
-            assert (await sdk.messages.create(model=MODEL, max_tokens=50, messages=ASK)).stop_reason == "end_turn"
+    """As the SDK sends it today, and as its earlier releases and other clients of Anthropic's do."""
+    headers: list[dict[str, Any]] = [{}, {"X-Api-Key": key, "Authorization": anthropic.Omit()}]
+    async with anthropic.AsyncAnthropic(base_url=node.url, auth_token=key, max_retries=0) as sdk:
+        for more in headers:
+            message = await sdk.messages.create(model=MODEL, max_tokens=50, messages=ASK, extra_headers=more)
+            assert message.stop_reason == "end_turn"
+        with pytest.raises(anthropic.PaymentRequiredError):
+            await sdk.messages.create(
+                model=MODEL, max_tokens=50, messages=ASK, extra_headers={"Authorization": anthropic.Omit()}
+            )
 
 
 async def test_the_beta_resource_is_served_the_same(sdk: anthropic.AsyncAnthropic, used: Usage) -> None:

@@ -169,7 +169,7 @@ def answer(**fields: Any) -> bytes:
         (answer(), Usage(11, 5), "counted"),
         (answer(usage=None), Usage(11, 5), "counted"),
         (answer(usage={}), Usage(11, 5), "counted"),
-        (answer(usage={"prompt_tokens": 7, "completion_tokens": 0}), Usage(11, 5), "counted"),
+        (answer(usage={"prompt_tokens": 7, "completion_tokens": 0}), Usage(7, 5), "counted"),
         (answer(usage={"prompt_tokens": -7, "completion_tokens": 3}), Usage(11, 5), "counted"),
         (b'{"choices":[]}', Usage(11, 0), "counted"),
         (b"\xff", Usage(11, 1), "counted"),
@@ -219,3 +219,14 @@ def test_any_cut_of_a_stream_in_any_language_meters_the_same(
         passed = b"".join(meter.feed(whole[a:b]) for a, b in itertools.pairwise(places)) + meter.finish()
         assert passed + b"".join(meter.kept_back) == whole.replace(f"data: [DONE]{end}".encode(), b"")
         assert meter.measured().usage == (used if told else Usage(11, count(written)))
+
+
+def test_an_anthropic_stream_that_ends_early_is_charged_by_what_it_wrote() -> None:
+    """What its beginning says of tokens written is of the first alone; the prompt is as it says."""
+    meter = StreamMeter(MESSAGES, Known(lambda: 11), hide_usage=False)
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " wave"}}
+    meter.feed(sse(MESSAGES_STREAM[0], *[text] * 300))
+    measured = meter.measured()
+    assert measured.by == "counted"
+    assert measured.usage == Usage(31, count(" wave" * 300), cached_tokens=11)
+    assert measured.usage.completion_tokens > 200
