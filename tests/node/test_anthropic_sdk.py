@@ -256,8 +256,9 @@ async def test_errors_are_its_exception_classes(
 
 
 async def test_a_stream_that_breaks_off_raises_where_it_broke(
-    sdk: anthropic.AsyncAnthropic, shop: tuple[Toolful, str]
+    sdk: anthropic.AsyncAnthropic, shop: tuple[Toolful, str], node: Running, key: str, http: httpx.AsyncClient
 ) -> None:
+    """And is charged for what it wrote, not for what its beginning said."""
     shop[0].breaks = True
     texts = []
     async with sdk.messages.stream(model=MODEL, max_tokens=50, messages=ASK) as stream:
@@ -266,6 +267,9 @@ async def test_a_stream_that_breaks_off_raises_where_it_broke(
                 texts.append(text)
     assert 0 < len(texts) < len(WORDS)
     assert texts == WORDS[: len(texts)]
+    receipt = await receipt_later(node, key, http, stream.response)
+    assert receipt.usage.completion_tokens >= len(texts)
+    assert (receipt.metered, receipt.outcome) == ("counted", "interrupted")
 
 
 def told_in_chat(usage: Any) -> None:
