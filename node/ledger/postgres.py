@@ -22,8 +22,8 @@ import msgspec
 from node.errors import LedgerConflict
 from node.ledger.model import Insufficient, KeyClosed, LimitReached
 from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page
-from node.ledger.schema import LOCK, prepare_postgres
-from node.ledger.sql import Work, columns
+from node.ledger.schema import prepare_postgres
+from node.ledger.sql import LOCK, Work, columns
 from router_client.errors import StorageError
 
 log = logging.getLogger(__name__)

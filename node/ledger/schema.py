@@ -10,11 +10,10 @@ from pathlib import Path
 
 import asyncpg
 
+from node.ledger.sql import CONNECT_S
+
 CURRENT = "0003"
 """The last revision in `migrations/`."""
-LOCK = 4_801_620_177
-"""PostgreSQL's advisory lock of whoever lays tables, or books a batch."""
-CONNECT_S = 10
 _VERSION = "SELECT version_num FROM alembic_version"
 
 

@@ -6,7 +6,7 @@ Parameters are written `?1`, `?2` …; a query may name one twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,6 +14,10 @@ from node.errors import LedgerError
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
+
+LOCK: Final = 4_801_620_177
+"""PostgreSQL's advisory lock of whoever lays tables, or books a batch."""
+CONNECT_S: Final = 10
 
 Row = Sequence[Any]
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from node.errors import LedgerError
-from node.ledger.schema import CONNECT_S, LOCK
+from node.ledger.sql import CONNECT_S, LOCK
 from router_client.errors import StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"

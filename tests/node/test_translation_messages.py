@@ -246,6 +246,19 @@ def test_what_cannot_be_said_is_refused_by_its_name(fields: dict[str, Any], name
 @pytest.mark.parametrize(
     "source",
     [
+        {"type": "base64", "media_type": "text/csv", "data": "eA=="},
+        {"type": "url", "url": "https://a.example/b.pdf"},
+        {"type": "file", "file_id": "f"},
+        {"type": "content", "content": [{"type": "document", "source": {}}]},
+    ],
+)
+def test_a_document_of_another_kind_is_refused(source: Any) -> None:
+    assert "source" in refused(messages=[{"role": "user", "content": [{"type": "document", "source": source}]}])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
         {"type": "file", "file_id": "f"},
         {"type": "url", "url": "file:///etc/passwd"},
         {"type": "base64", "media_type": "image/png"},

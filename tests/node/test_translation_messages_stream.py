@@ -146,7 +146,7 @@ def test_text_and_calls_go_out_as_they_come() -> None:
     assert b"message_start" in stream.feed(sse(GOLDEN[0]))
     assert b'"text":"a"' in stream.feed(sse(chunk(content="a")))
     assert b'"partial_json":"{"' in stream.feed(sse(chunk(tool_calls=[call(0, "{", "f", "t1")])))
-    assert b'"partial_json":"}"' in stream.feed(sse(chunk(tool_calls=[call(0, "}")])))
+    assert b'"partial_json":"' in stream.feed(sse(chunk(tool_calls=[call(0, '"\\"": 1}')])))
     second = stream.feed(sse(chunk(tool_calls=[call(1, "{", "g", "t2")])))
     assert second.index(b"content_block_stop") < second.index(b"content_block_start")
     assert b'"partial_json":"{"' in second
@@ -181,6 +181,8 @@ def test_a_call_is_not_complete_before_its_last_brace() -> None:
         "[DONE]",
     )
     assert blocks_of(found) == [used("t1", "f", {"a": '"}\\'}), used("t2", "g", {})]
+    never = streamed(chunk(tool_calls=[call(0, "", "f", "t1"), call(1, "", "g", "t2")]), "[DONE]")
+    assert blocks_of(never) == [used("t1", "f", {}), used("t2", "g", {})]
 
 
 def test_calls_without_numbers_or_all_with_the_same_are_told_apart_by_their_ids() -> None:
@@ -221,8 +223,8 @@ def test_a_call_is_told_though_the_server_says_stop() -> None:
 
 
 def test_a_refusal_is_text_that_ends_with_refusal() -> None:
-    found = streamed(chunk(refusal="I will not"), chunk("stop"), "[DONE]")
-    assert blocks_of(found) == [text("I will not")]
+    found = streamed(chunk(content="No: ", refusal="I will not"), chunk("stop"), "[DONE]")
+    assert blocks_of(found) == [text("No: I will not")]
     assert found[-2]["delta"]["stop_reason"] == "refusal"
     assert answer({"content": None, "refusal": "No"})["stop_reason"] == "refusal"
 
