@@ -33,6 +33,8 @@ class Details(msgspec.Struct):
     cache_write_tokens: Count = None
     """OpenRouter's."""
     reasoning_tokens: Count = None
+    thinking_tokens: Count = None
+    """Anthropic's word for them."""
 
 
 class Report(msgspec.Struct):
@@ -126,9 +128,9 @@ def usage_of(report: Report) -> Usage | None:
     inside, outside = _details(report)
     write = _first(report.cache_creation_input_tokens, inside.cache_write_tokens) or 0
     cached = _first(report.cache_read_input_tokens, inside.cached_tokens, report.prompt_cache_hit_tokens) or 0
-    if report.cache_read_input_tokens is not None or report.cache_creation_input_tokens is not None:
+    if report.prompt_tokens is None and report.input_tokens is not None:  # Anthropic's stand beside what was read
         read += (report.cache_read_input_tokens or 0) + (report.cache_creation_input_tokens or 0)
-    reasoning = outside.reasoning_tokens or 0
+    reasoning = _first(outside.reasoning_tokens, outside.thinking_tokens) or 0
     if reasoning and report.total_tokens == read + written + reasoning:
         written += reasoning  # xAI counts them beside the others
     if cached + write > read:

@@ -230,9 +230,8 @@ def test_a_refusal_is_text_that_ends_with_refusal() -> None:
 
 
 def test_the_last_of_several_usages_holds() -> None:
-    first, last = {**chunk(content="a"), **usage(9, 1)}, usage(9, 3)
-    first["choices"] = chunk(content="a")["choices"]
-    found = streamed(first, chunk("stop"), last, "[DONE]")
+    first = usage(9, 1) | chunk(content="a")
+    found = streamed(first, chunk("stop"), usage(9, 3), "[DONE]")
     assert found[0]["message"]["usage"]["input_tokens"] == 9
     assert found[-2]["usage"]["output_tokens"] == 3
 
