@@ -7,6 +7,7 @@ what the operator keeps there for others (`previous_response_id`, `file_id`, sto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,9 +18,10 @@ from node.durations import audio_ms, most_audio_ms
 from node.errors import Refusal
 from node.forms import Form, read_form
 from relays import endpoints, payment
+from relays.bounds import MAX_CONTEXT
 from relays.endpoints import Endpoint
 from relays.errors import InvalidJson
-from relays.jsontext import from_json
+from relays.jsontext import MAX_DEPTH, from_json, too_deep
 
 MAX_CHOICES: Final = 128
 MAX_IMAGES: Final = 10
@@ -71,6 +73,7 @@ FIELDS: Final[Mapping[str, Collection[str]]] = MappingProxyType(
         "translations": {"model", "prompt", "response_format", "temperature"},
     }
 )
+_OUTPUTS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _AS_ALWAYS: Final = (("service_tier", "auto"), ("service_tier", "default"), ("service_tier", "standard_only"))
 """What asks for nothing but the usual is left out."""
 _CLIENT_TOOLS: Final = ("bash_", "text_editor_", "computer_", "memory_")
@@ -141,13 +144,15 @@ def _json(raw: bytes) -> dict[str, Any]:
         raise _bad(f"the request body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise _bad("the request body is not a JSON object")
+    if too_deep(body):
+        raise _bad(f"the request nests deeper than {MAX_DEPTH} levels: make it flatter")
     return body
 
 
 def _typed(texts: Mapping[str, str | list[str]]) -> dict[str, Any]:
     """A form's fields, with numbers and truth values where we look at them."""
     fields: dict[str, Any] = dict(texts)
-    if isinstance(number := fields.get("n"), str) and number.isascii() and number.isdecimal():
+    if isinstance(number := fields.get("n"), str) and re.fullmatch(r"[0-9]{1,4}", number):
         fields["n"] = int(number)
     if fields.get("stream") in ("true", "false"):
         fields["stream"] = fields["stream"] == "true"
@@ -159,10 +164,12 @@ def _check_common(fields: Mapping[str, Any], known: Collection[str]) -> None:
         raise _bad(f"unknown field {strange[0]!r}: a field that is not known here could cost more than was agreed")
     if not isinstance(fields.get("model"), str) or not fields["model"]:
         raise _bad("'model' is missing: name one of GET /v1/models")
-    for field in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n"):
+    for field in (*_OUTPUTS, "n"):
         value = fields.get(field)
-        if value is not None and (type(value) is not int or value < 1):
+        if value is not None and (type(value) is not int or not 1 <= value <= MAX_CONTEXT):
             raise _bad(f"'{field}' is a whole number from 1")
+    if len({fields[field] for field in _OUTPUTS if fields.get(field)}) > 1:
+        raise _bad("'max_tokens' and 'max_completion_tokens' say different things: send one of them")
     if (fields.get("n") or 1) > MAX_CHOICES:
         raise _bad(f"'n' is at most {MAX_CHOICES}")
     if not isinstance(fields.get("stream"), bool | None):

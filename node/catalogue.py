@@ -118,7 +118,13 @@ def _offered(
     alone: bool,
 ) -> dict[str, dict[str, Any]]:
     """What of an upstream's list is to be sold, by our names; `upstream_id` has the upstream's own."""
-    there = {str(raw["id"]): dict(raw) for raw in listed or () if raw.get("id") and spec.sells(str(raw["id"]))}
+    # A price in msat is the operator's own word, or that of a node that sells for msat.
+    left_out = () if spec.kind == "satroute" else ("msat_pricing",)
+    there = {
+        str(raw["id"]): {name: part for name, part in raw.items() if name not in left_out}
+        for raw in listed or ()
+        if raw.get("id") and spec.sells(str(raw["id"]))
+    }
     ours = {spec.prefix + id_: {**raw, "upstream_id": id_} for id_, raw in there.items()}
     ours |= {name: {**there.get(id_, {}), "upstream_id": id_} for name, id_ in spec.aliases.items()}
     if chosen is None:
@@ -148,12 +154,14 @@ def _joined(first: Model, second: Model) -> Model:
 
 def model_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: Settings) -> Model:
     """A model from an entry of the upstream's list or of the models file. Raises ValueError when it has no price."""
-    context = _context_length(raw) or settings.default_context_length
+    told = _context_length(raw)
+    context = told or settings.default_context_length
     top = raw.get("top_provider") or {}
     longest = int(top.get("max_completion_tokens") or raw.get("max_output_tokens") or context)
     architecture = raw.get("architecture") or {}
     limits = ModelLimits(context, min(longest, context))
     price = price_from(raw, settings, spec.markup or settings.markup)
+    cost(Usage(context, context), price)  # what is beyond all bitcoin is not sold
     return Model(
         id=id_,
         name=str(raw.get("name") or id_),
@@ -162,7 +170,7 @@ def model_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
         limits=limits,
         price=price,
         input_modalities=tuple(str(kind) for kind in architecture.get("input_modalities") or ("text",)),
-        sources=(Source(spec.name, str(raw.get("upstream_id") or id_), limits, price),),
+        sources=(Source(spec.name, str(raw.get("upstream_id") or id_), limits, price, told is not None),),
     )
 
 

@@ -35,9 +35,10 @@ from node.tasks import Tasks
 from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
 from relays import payment
+from relays.bounds import likely_prompt_tokens
 from relays.endpoints import COUNT_TOKENS, Endpoint
 from relays.event import Event, Signer
-from relays.pricing import cost
+from relays.pricing import Usage, cost
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
@@ -219,15 +220,12 @@ class Completions:
     async def _finish(self, request_id: str, running: _Running, outcome: Outcome) -> tuple[Receipt, Event]:
         """Charge and sign, whatever happens to the caller meanwhile."""
         self._streams.pop(request_id, None)
-        draft = _draft(request_id, running.quote, running.source, running.meter.measured(), outcome)
+        draft = _running_draft(request_id, running, outcome)
         return await asyncio.shield(self._tasks.start(self._post(draft), "post"))
 
     async def note_streams(self) -> int:
         """Note what running streams have come to, for the sweep after a crash; returns how many run."""
-        drafts = [
-            _draft(request_id, running.quote, running.source, running.meter.measured(), "interrupted")
-            for request_id, running in self._streams.items()
-        ]
+        drafts = [_running_draft(request_id, running, "interrupted") for request_id, running in self._streams.items()]
         if drafts or self._noted:
             await self._ledger.note_progress(drafts)
         self._noted = bool(drafts)
@@ -260,6 +258,16 @@ class Completions:
                 log.warning("the end of request %s is booked again in %g s: %s", request_id, pause_s, error)
                 await asyncio.sleep(pause_s)
         return await end()
+
+
+def _running_draft(request_id: str, running: _Running, outcome: Outcome) -> Receipt:
+    """The receipt of a stream if it ended now. Whatever its bytes do to the meter, the stream is charged: what is likely."""
+    try:
+        used = running.meter.measured()
+    except Exception:
+        log.exception("what %s used cannot be measured", request_id)
+        used = Measured(Usage(likely_prompt_tokens(running.quote.ask.fields, running.quote.ask.endpoint), 0), "counted")
+    return _draft(request_id, running.quote, running.source, used, outcome)
 
 
 def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcome: Outcome) -> Receipt:

@@ -64,7 +64,7 @@ class PaidStream:
                 await begin()
                 async with asyncio.timeout_at(self._deadline):
                     await self._relay(write)
-                outcome = "interrupted" if self._meter.broken else "complete"
+                outcome = "complete" if self._meter.ended and not self._meter.broken else "interrupted"
             except (UpstreamError, TimeoutError) as error:
                 outcome, failure = "interrupted", refusal_for(error)
         finally:

@@ -18,7 +18,7 @@ from node.metering.measure import Known
 from node.metering.tokens import count_prompt
 from node.upstream.base import Source, UpstreamRequest
 from relays import payment
-from relays.bounds import largest_usage, likely_prompt_tokens, media_types, most_usage
+from relays.bounds import choices, largest_usage, likely_prompt_tokens, media_types, most_usage, prompt_bound
 from relays.endpoints import (
     CHAT,
     COMPLETIONS,
@@ -71,7 +71,11 @@ def _quoted(ask: Ask, model: Model) -> Quote:
     sources = [source for source in model.sources if not _lacks_price(ask.endpoint, source.price)]
     if not sources:
         raise _bad(f"{model.id} has no price for this endpoint: choose another model")
-    roomy = [source for source in sources if prompt_tokens < source.limits.context_length] or sources
+    roomy = [source for source in sources if prompt_tokens < source.limits.context_length]
+    if not roomy:  # whoever knows the window will refuse it, or read less; elsewhere it could be read and not be paid
+        roomy = [source for source in sources if source.known_context or media_types(ask.fields, ask.endpoint)]
+    if not roomy:
+        raise _bad(f"this request is longer than the context of {model.id}, {model.limits.context_length} tokens")
     likely = Usage(prompt_tokens, LIKELY_OUTPUT if ask.endpoint.writes else 0)
     ordered = sorted(roomy, key=lambda source: cost(likely, price_at(ask.endpoint, source.price)))
     asked = next((ask.fields[field] for field in ask.endpoint.output_fields if ask.fields.get(field)), None)
@@ -80,7 +84,9 @@ def _quoted(ask: Ask, model: Model) -> Quote:
         model,
         tuple(ordered),
         hold_msat=max(_most(ask, source) for source in ordered),
-        likely_tokens=prompt_tokens + (likely.completion_tokens if asked is None else asked),
+        likely_tokens=prompt_tokens
+        + choices(ask.fields, ask.endpoint)
+        * min(likely.completion_tokens if asked is None else asked, model.limits.max_output_tokens),
     )
 
 
@@ -110,20 +116,29 @@ def upstream_request(quote: Quote, source: Source) -> UpstreamRequest:
     """The request as that upstream gets it: the caller's, asking for no more tokens than are held, and for a stream of
     chat the wish to be told the usage."""
     ask = quote.ask
-    fields = {**ask.fields, "model": source.model}
-    for field in ask.endpoint.output_fields:
-        if (fields.get(field) or 0) > source.limits.max_output_tokens:
-            fields[field] = source.limits.max_output_tokens
+    fields = {**ask.fields, "model": source.model, **_output_limit(ask, source)}
     if ask.endpoint is RESPONSES:
         fields["store"] = False
     if ask.stream and ask.endpoint in (CHAT, COMPLETIONS):
-        fields["stream_options"] = {**(ask.fields.get("stream_options") or {}), "include_usage": True}
+        # Nothing else passes: usage that is told piece by piece is of one choice alone at some servers.
+        fields["stream_options"] = {"include_usage": True}
     if ask.form is None:
         return UpstreamRequest(ask.endpoint, fields, msgspec.json.encode(fields), "application/json", ask.stream)
     boundary = secrets.token_hex(16)
     body = write_form(ask.form, {"model": source.model}, boundary)
     kind = f"multipart/form-data; boundary={boundary}"
     return UpstreamRequest(ask.endpoint, fields, body, kind, ask.stream, ask.most_audio_ms)
+
+
+def _output_limit(ask: Ask, source: Source) -> dict[str, int]:
+    """How many tokens may be written, in the field that the caller used: what is held and no more. A caller who did not say
+    gets the model's own limit, where that leaves room for the prompt."""
+    longest = source.limits.max_output_tokens
+    named = {field: min(ask.fields[field], longest) for field in ask.endpoint.output_fields if ask.fields.get(field)}
+    if named or not ask.endpoint.output_fields or longest >= source.limits.context_length:
+        return named
+    room = source.limits.context_length - prompt_bound(ask.fields, ask.endpoint)
+    return {ask.endpoint.output_fields[-1]: min(longest, room)} if room > 0 else {}
 
 
 def _most(ask: Ask, source: Source) -> Msat:

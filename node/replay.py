@@ -38,6 +38,12 @@ class Kept(msgspec.Struct, frozen=True):
     is_stream: bool
 
 
+def check_name(name: str) -> None:
+    """Raise Refusal 400 for a name that cannot be one."""
+    if len(name) > MAX_NAME_CHARS:
+        raise Refusal(400, payment.INVALID_REQUEST, f"'Idempotency-Key' has at most {MAX_NAME_CHARS} characters")
+
+
 class NamedRequest(msgspec.Struct, frozen=True):
     """A request with its caller's name for it."""
 
@@ -48,8 +54,7 @@ class NamedRequest(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, key: Key, credential: str, name: str, body: bytes) -> NamedRequest:
         """Raises Refusal 400 for a name that cannot be one."""
-        if not 0 < len(name) <= MAX_NAME_CHARS:
-            raise Refusal(400, payment.INVALID_REQUEST, f"'Idempotency-Key' has 1 to {MAX_NAME_CHARS} characters")
+        check_name(name)
         base_id = hashlib.sha256(f"{key.account}\n{name}".encode()).hexdigest()[:24]
         secret = HKDF(SHA256(), 32, salt=None, info=b"satroute answer").derive(f"{credential}\n{name}".encode())
         return cls(f"req_{base_id}", hashlib.sha256(body).hexdigest(), secret)

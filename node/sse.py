@@ -8,6 +8,8 @@ from typing import Any, Final
 import msgspec
 
 BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+MOST_EDGE: Final = 3
+"""A boundary is at most four bytes: so many may have come in the chunk before."""
 DONE: Final = b"data: [DONE]\n\n"
 
 
@@ -18,34 +20,69 @@ class Event(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Cutter:
+    """Complete events out of chunks that are cut anywhere; an event of more than `longest` bytes comes in pieces."""
+
+    def __init__(self, longest: int | None = None) -> None:
+        self._longest = longest
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._edge = b""
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes of an unfinished event are kept."""
+        return self._size
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events that are complete now; each byte is looked at once, however small the chunks are."""
+        probe = self._edge + chunk
+        end = 0
+        for boundary in BOUNDARY.finditer(probe):
+            end = boundary.end()
+        if not end and self._longest is not None and self._size + len(chunk) > self._longest:
+            end = len(probe)
+        if not end:
+            self._pieces.append(chunk)
+            self._size += len(chunk)
+            self._edge = probe[-MOST_EDGE:]
+            return b""
+        cut_at = end - len(self._edge)  # what lies in the edge alone was no boundary before
+        whole = b"".join((*self._pieces, chunk[:cut_at]))
+        self._keep(chunk[cut_at:])
+        return whole
+
+    def rest(self) -> bytes:
+        """What was left without a boundary at the end of the stream."""
+        left = b"".join(self._pieces)
+        self._keep(b"")
+        return left
+
+    def _keep(self, left: bytes) -> None:
+        self._pieces = [left] if left else []
+        self._size = len(left)
+        self._edge = left[-MOST_EDGE:]
+
+
 class EventReader:
     """Events out of chunks that are cut anywhere. Comments and events without data are left out."""
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._cutter = Cutter()
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that are complete now."""
-        whole, self._tail = cut(self._tail + chunk)
-        return [event for event in map(read, split(whole)) if event is not None]
+        return [event for event in map(read, split(self._cutter.feed(chunk))) if event is not None]
 
     def finish(self) -> list[Event]:
         """What was left without a boundary at the end of the stream."""
-        last, self._tail = read(self._tail), b""
+        last = read(self._cutter.rest())
         return [] if last is None else [last]
 
     @property
     def waiting(self) -> int:
         """How many bytes of an unfinished event are kept."""
-        return len(self._tail)
-
-
-def cut(data: bytes) -> tuple[bytes, bytes]:
-    """The complete events, and what is left."""
-    end = 0
-    for boundary in BOUNDARY.finditer(data):
-        end = boundary.end()
-    return data[:end], data[end:]
+        return self._cutter.waiting
 
 
 def split(events: bytes) -> list[bytes]:

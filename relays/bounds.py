@@ -15,9 +15,11 @@ import msgspec
 from relays.endpoints import (
     CHAT,
     COMPLETIONS,
+    COUNT_TOKENS,
     EMBEDDINGS,
     IMAGE_EDITS,
     IMAGES,
+    MESSAGES,
     MODERATIONS,
     RERANK,
     SPEECH,
@@ -43,6 +45,10 @@ TEXT_TYPES = frozenset(
     }
 )
 """Types of the parts of a message that hold text or further parts; all others are media."""
+
+
+_PLAIN = frozenset({"text", "id", "title"})
+"""Fields of a document that is all text."""
 
 
 class ModelLimits(msgspec.Struct, frozen=True):
@@ -81,25 +87,51 @@ def choices(body: Mapping[str, Any], endpoint: Endpoint) -> int:
     )
 
 
+MEDIA_FIELDS = frozenset(
+    {
+        *(
+            "image_url",
+            "image",
+            "input_image",
+            "audio_url",
+            "input_audio",
+            "audio",
+            "video_url",
+            "video",
+            "file",
+            "file_data",
+        ),
+        *("image_embeds", "audio_embeds", "prompt_embeds", "pixel_values", "uuid"),
+    }
+)
+"""Fields that make a part more than text at some server, whatever its type says."""
+
+
 def media_types(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> set[str]:
     """The types of the parts that are no text, such as `image_url`; `file` for a form's files."""
     if endpoint.multipart:
         return {"file"}
-    field = "input" if endpoint.name in ("responses", "moderations", "embeddings") else "messages"
-    return {kind for kind in _types(body.get(field)) if kind not in TEXT_TYPES}
+    field = {RERANK.name: "documents", COMPLETIONS.name: "prompt", CHAT.name: "messages", MESSAGES.name: "messages"}
+    places = [body.get(field.get(endpoint.name, "input")), body.get("query"), body.get("system")]
+    if endpoint is COUNT_TOKENS:
+        places.append(body.get("messages"))
+    return {kind for kind in _types(places) if kind not in TEXT_TYPES}
 
 
-def _types(value: Any) -> Iterator[str]:
-    """The types of all parts of messages, however they are nested."""
-    todo = [value]
+def _types(places: list[Any]) -> Iterator[str]:
+    """The types of all parts of messages, however they are nested. Only a message itself may be without one."""
+    todo = [(place, 0) for place in places]
     while todo:
-        part = todo.pop()
+        part, depth = todo.pop()
         if isinstance(part, list):
-            todo.extend(part)
+            todo.extend((inner, depth + 1) for inner in part)
         elif isinstance(part, Mapping):
-            if "type" in part or "role" not in part:
-                yield str(part.get("type"))
-            todo.extend(part[field] for field in ("content", "output") if field in part)
+            yield from (str(name) for name in part if name in MEDIA_FIELDS)
+            if "type" in part:
+                yield str(part["type"])
+            elif not (("role" in part and depth == 1) or part.keys() <= _PLAIN):
+                yield "None"
+            todo.extend((part[field], depth + 1) for field in ("content", "output") if field in part)
 
 
 def completion_bound(body: Mapping[str, Any], limits: ModelLimits, endpoint: Endpoint = CHAT) -> int:

@@ -14,6 +14,8 @@ from relays.errors import InvalidJson
 
 T = TypeVar("T")
 
+MAX_DEPTH = 200
+"""What nests deeper is nobody's honest request."""
 _BROKEN = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 
@@ -35,6 +37,19 @@ def shaped(value: object, kind: type[T]) -> T:
         return msgspec.convert(value, type=kind)
     except _BROKEN as error:
         raise InvalidJson(_words(error)) from error
+
+
+def too_deep(value: object) -> bool:
+    """Whether a decoded value nests deeper than `MAX_DEPTH`; without recursion of its own."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        children = (
+            item.values() if isinstance(item, dict) else item if isinstance(item, list) else () for item in level
+        )
+        level = [child for group in children for child in group if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _words(error: BaseException) -> str:

@@ -34,9 +34,11 @@ from router_client.payments import Paid, Payments
 log = logging.getLogger(__name__)
 
 LOOK_DEADLINE_S: Final = 20.0
+CONNECT_S: Final = 10.0
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_CHANGES: Final = 8
-_COMMENTS: Final = (CHANGE_SSE_PREFIX.encode(), receipts.SSE_PREFIX.encode(), b": x-satroute-")
+_COMMENTS: Final = (CHANGE_SSE_PREFIX.encode(), receipts.SSE_PREFIX.encode(), b": x-satroute-", b": change at ")
 """Lines that are for us, not for those whom we pass the answer on to."""
 
 
@@ -71,7 +73,7 @@ class _Top(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     context_length: int
     msat_pricing: ModelPrice
     top_provider: _Top | None = None
@@ -90,7 +92,7 @@ async def look(http: httpx.AsyncClient, url: str) -> Shop:
         raise NodeUnavailable(f"{base} does not describe itself: {error}") from error
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     offers = {offer.id: offer for offer in map(_offer, entries) if offer is not None}
-    return Shop(base, pubkey, info.mints, info.lock, offers, tuple(e for e in entries if e.get("id") in offers))
+    return Shop(base, pubkey, info.mints, info.lock, offers, tuple(e for e in entries if _offer(e) is not None))
 
 
 def _offer(entry: Mapping[str, Any]) -> Offer | None:
@@ -125,7 +127,11 @@ async def buy(
     bought = Bought(payments, paid, shop, offer, price, hold_msat, (endpoint, fields, audio_ms))
     headers = plain({**with_money(paid.token), "Content-Type": content_type})
     request = http.build_request(
-        "POST", f"{shop.url}/v1{endpoint.path}", content=body, headers=headers, timeout=silence_s
+        "POST",
+        f"{shop.url}/v1{endpoint.path}",
+        content=body,
+        headers=headers,
+        timeout=httpx.Timeout(silence_s, connect=CONNECT_S),
     )
     try:
         await bought.begin(await http.send(request, stream=True))
@@ -190,17 +196,24 @@ class Bought:
         """The answer as it comes, without what the node says to us alone. Raises NodeError when it breaks off."""
         assert self._response is not None
         streams = self.content_type == "text/event-stream"
-        tail = b""
+        tail: list[bytes] = []
+        waiting = 0
         try:
             async for chunk in self._response.aiter_raw():
                 if not streams:
                     yield chunk
-                    continue
-                *lines, tail = (tail + chunk).split(b"\n")
-                if passed := b"".join(line + b"\n" for line in lines if not self._is_ours(line)):
-                    yield passed
-            if tail and not self._is_ours(tail):
-                yield tail
+                elif b"\n" not in chunk:
+                    tail.append(chunk)
+                    waiting += len(chunk)
+                    if waiting > MAX_LINE_BYTES:
+                        raise NodeError("the stream has a line without end")
+                else:
+                    *lines, rest = b"".join((*tail, chunk)).split(b"\n")
+                    tail, waiting = ([rest], len(rest)) if rest else ([], 0)
+                    if passed := b"".join(line + b"\n" for line in lines if not self._is_ours(line)):
+                        yield passed
+            if (last := b"".join(tail)) and not self._is_ours(last):
+                yield last
         except httpx.HTTPError as error:
             raise NodeError(f"{self._shop.url} broke off") from error
 

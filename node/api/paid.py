@@ -20,7 +20,7 @@ from node.ledger.model import Key, Refund
 from node.metering.told import cost_of
 from node.node import Node
 from node.quote import Quote, quote_for
-from node.replay import MAX_ATTEMPTS, Kept, NamedRequest
+from node.replay import MAX_ATTEMPTS, Kept, NamedRequest, check_name
 from relays import payment, receipt
 from relays.endpoints import ENDPOINTS, Endpoint
 from relays.money import MSAT_PER_BTC
@@ -94,6 +94,7 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
     authorization = authorization_in(call.header("authorization"), call.header("x-api-key"))
     if not token and not authorization:
         raise _payment_required(call.quote)
+    check_name(call.header(payment.IDEMPOTENCY_HEADER))  # before money moves
     if token:
         key = await node.cash.payer(token, call.quote, repeated=bool(call.header(payment.IDEMPOTENCY_HEADER)))
     else:

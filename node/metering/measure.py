@@ -39,6 +39,8 @@ def measure(reported: Usage | None, known: Known, written: Callable[[], int], im
     read = reported if reported is not None and (reported.prompt_tokens or reported.completion_tokens) else None
     if read is not None and (read.completion_tokens or not known.writes or not written()):
         tokens, by = read, True
+        if not read.prompt_tokens:  # nothing is written without something read
+            tokens, by = msgspec.structs.replace(read, prompt_tokens=_read(known)), False
     else:
         tokens, by = _counted(read, known, written() if known.writes else 0), False
     heard_ms = reported.audio_ms if reported is not None and reported.audio_ms else known.audio_ms
@@ -52,4 +54,9 @@ def _counted(read: Usage | None, known: Known, written_tokens: int) -> Usage:
     written_tokens = min(written_tokens, most.completion_tokens)
     if read is not None:
         return msgspec.structs.replace(read, completion_tokens=written_tokens)
-    return Usage(min(known.count_prompt(), most.prompt_tokens), written_tokens)
+    return Usage(_read(known), written_tokens)
+
+
+def _read(known: Known) -> int:
+    """The prompt, as counted."""
+    return min(known.count_prompt(), (known.most or Usage(MAX_TOKENS, MAX_TOKENS)).prompt_tokens)

@@ -12,21 +12,18 @@ from typing import Final
 import msgspec
 
 from node.metering.measure import Known, Measured, measure
-from node.metering.texts import texts_of
-from node.metering.tokens import count
-from node.sse import BOUNDARY, data_of, split
+from node.metering.written import Written
+from node.sse import Cutter, data_of, split
 from relays import usage as reports
 from relays.endpoints import CHAT, COMPLETIONS, Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
+from relays.pricing import Usage
 
 MAX_HELD_BYTES: Final = 8 * 1024 * 1024
-"""An event longer than this is passed on in pieces, and counted instead of read."""
-MAX_KEPT_BYTES: Final = 256 * 1024
-"""Events are kept for counting up to here, then counted and let go."""
-MAX_COUNTED_CHARS: Final = 4096
-"""Text is counted in pieces that do not depend on how the stream was cut."""
-_WATCHED: Final = (b'"usage"', b"[DONE]", b'"error"', b'.completed"')
+"""An event longer than this is passed on in pieces, and counted instead of read; no more is kept back."""
+_WATCHED: Final = (b'"usage"', b"[DONE]", b'"error"', b'image"', b'.completed"')
+_FINISHED: Final = (b'"finish_reason":"', b'"finish_reason": "')
 _LAST: Final = (
     "message_delta",
     "response.completed",
@@ -35,6 +32,7 @@ _LAST: Final = (
     "speech.audio.done",
 )
 _IMAGE_MADE: Final = ("image_generation.completed", "image_edit.completed")
+_IMAGE_BEGUN: Final = ("image_generation.partial_image", "image_edit.partial_image")
 _FAILED: Final = ("error", "response.failed")
 _SILENT: Final = ("ping", "message_start", "response.created", "response.queued", "response.in_progress")
 """Events before an answer begins."""
@@ -67,107 +65,91 @@ class StreamMeter:
         """Its chunks have choices, and a usage event of their own."""
         self._known = known
         self._hide_usage = hide_usage
-        self._tail = b""
+        self._cutter = Cutter(MAX_HELD_BYTES)
         self._report: reports.Report | None = None
-        self._images = 0
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        self._text: list[str] = []
-        self._text_chars = 0
-        self._counted_tokens = 0
+        self._so_far: reports.Report | None = None
+        """Told beside a piece of the answer: of one choice of several it may be, and of what came before it."""
+        self._images_made = 0
+        self._images_begun = False
+        self.written = Written()
         self.kept_back: list[bytes] = []
         """Events that come when the request is charged."""
+        self._kept_back_bytes = 0
         self.broken = False
         """The upstream said in its stream that it failed."""
         self.done = False
         """The upstream said `[DONE]`."""
+        self.ended = False
+        """Something said that the answer is whole."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The complete events so far, less what is kept back."""
-        data = self._tail + chunk if self._tail else chunk
-        end = 0
-        for boundary in BOUNDARY.finditer(data):
-            end = boundary.end()
-        if end == 0 and len(data) > MAX_HELD_BYTES:
-            end = len(data)
-        self._tail = data[end:]
-        return self._pass(data[:end]) if end else b""
+        events = self._cutter.feed(chunk)
+        return self._pass(events) if events else b""
 
     def finish(self) -> bytes:
         """What was left without a boundary at the end of the stream."""
-        tail, self._tail = self._tail, b""
+        tail = self._cutter.rest()
         return self._pass(tail) if tail.strip() else b""
 
     def measured(self) -> Measured:
         """The usage as reported, if that can be true; else counted from what was streamed."""
         reported = None if self._report is None else reports.usage_of(self._report)
-        return measure(reported, self._known, self._written, self._images)
+        if reported is None and self._so_far is not None and (so_far := reports.usage_of(self._so_far)) is not None:
+            reported = self._at_least_written(so_far)
+        images = self._images_made or int(self._images_begun)
+        return measure(reported, self._known, self.written.tokens, images)
+
+    def _at_least_written(self, so_far: Usage) -> Usage:
+        more = max(so_far.completion_tokens, self.written.tokens())
+        return msgspec.structs.replace(so_far, completion_tokens=more)
 
     def _pass(self, events: bytes) -> bytes:
         """Look at complete events: the plain case costs a few searches and no parsing."""
+        if self._plain and not self.ended and any(word in events for word in _FINISHED):
+            self.ended = True
         if not self.kept_back and not any(word in events for word in _WATCHED):
-            self._keep(events)
+            self.written.keep(events)
             return events
-        return b"".join([event for event in split(events) if self._passes(event)])
+        return b"".join([self._look(event) for event in split(events)])
 
-    def _passes(self, event: bytes) -> bool:
+    def _look(self, event: bytes) -> bytes:
+        """What is passed on of an event, and of those kept back before it."""
         data = data_of(event)
         if data.strip() == b"[DONE]":
-            self.done = True
-            return False
-        head = _head(data)
-        if head is None:
-            self._keep(event)
-            return not self.kept_back or self._keeps_back(event)
+            self.done = self.ended = True
+            return b""
+        head = _head(data) or _Head()
         if head.type in _FAILED or bytes(head.error) != b"null":
             self.broken = True
-        if head.type in _IMAGE_MADE:
-            self._images += 1
-        self._take_report(data, head.type)
-        only_usage = self._plain and not head.choices and bytes(head.usage) != b"null"
-        if only_usage and self._hide_usage:
-            return False
-        self._keep(event)
-        if only_usage or head.type in _LAST or self.kept_back:
-            return self._keeps_back(event)
-        return True
+        self._images_made += head.type in _IMAGE_MADE
+        self._images_begun |= head.type in _IMAGE_BEGUN
+        self._take_report(data, head)
+        last = head.type in _LAST or (self._plain and not head.choices and bytes(head.usage) != b"null")
+        self.ended |= last or head.type in _IMAGE_MADE
+        if last and self._plain and self._hide_usage:
+            return b""
+        self.written.keep(event)
+        if last or (self.kept_back and not head.choices and self._kept_back_bytes < MAX_HELD_BYTES):
+            self.kept_back.append(event)
+            self._kept_back_bytes += len(event)
+            return b""
+        released = b"".join(self.kept_back)  # it was not the last after all
+        self.kept_back, self._kept_back_bytes = [], 0
+        return released + event
 
-    def _keeps_back(self, event: bytes) -> bool:
-        self.kept_back.append(event)
-        return False
-
-    def _take_report(self, data: bytes, kind: str | None) -> None:
+    def _take_report(self, data: bytes, head: _Head) -> None:
         report = reports.report_in(data) if b'"usage"' in data else None
-        if report is not None:
-            if kind == "message_start":  # it tells of the first token written, whatever comes after
-                report = msgspec.structs.replace(report, output_tokens=None)
-            together = reports.merged(self._report, report)
-            if reports.usage_of(together) is not None:
-                self._report = together
-
-    def _keep(self, events: bytes) -> None:
-        self._kept.append(events)
-        self._kept_bytes += len(events)
-        if self._kept_bytes > MAX_KEPT_BYTES:
-            self._count()
-
-    def _count(self) -> None:
-        for events in self._kept:
-            for event in split(events):
-                for text in texts_of(data_of(event)):
-                    self._text.append(text)
-                    self._text_chars += len(text)
-                    if self._text_chars > MAX_COUNTED_CHARS:
-                        self._count_text()
-        self._kept, self._kept_bytes = [], 0
-
-    def _count_text(self) -> None:
-        self._counted_tokens += count("".join(self._text))
-        self._text, self._text_chars = [], 0
-
-    def _written(self) -> int:
-        self._count()
-        return self._counted_tokens + (count("".join(self._text)) if self._text else 0)
+        if report is None:
+            return
+        if self._plain and head.choices:
+            self._so_far = report
+            return
+        if head.type == "message_start":  # it tells of the first token written, whatever comes after
+            report = msgspec.structs.replace(report, output_tokens=None)
+        together = reports.merged(self._report, report)
+        if reports.usage_of(together) is not None:
+            self._report = together
 
 
 def _head(data: bytes) -> _Head | None:

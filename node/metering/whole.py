@@ -28,6 +28,7 @@ from relays.endpoints import (
 )
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
+from relays.pricing import Usage
 
 _HOLDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -55,8 +56,8 @@ _MAY_BE_EMPTY: Final = (RESPONSES, MESSAGES)
 def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
     """Whether a 200 holds what was asked for: an error in disguise is not charged."""
     fields = _HOLDS.get(endpoint.name)
-    if fields is None and content_type != "application/json":
-        return bool(body.strip()) and content_type != "text/html"
+    if fields is None and content_type != "application/json":  # a transcript of silence is empty
+        return content_type != "text/html" and (bool(body) or endpoint is not SPEECH)
     try:
         answer = from_json(body, dict[str, msgspec.Raw])
     except InvalidJson:
@@ -70,6 +71,8 @@ def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
 def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
     """What an answer used."""
 
+    if endpoint is COUNT_TOKENS:  # it costs the request's fee
+        return Measured(Usage(0, 0), "counted")
     images = _images_in(body) if endpoint in (IMAGES, IMAGE_EDITS) else 0
 
     def written() -> int:

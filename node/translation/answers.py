@@ -6,9 +6,8 @@ from typing import Any, Final
 
 from node.errors import UpstreamUnreachable
 from node.sse import DONE, EventReader, data_of
-from node.translation.reading import too_deep
 from relays.errors import InvalidJson
-from relays.jsontext import from_json
+from relays.jsontext import from_json, too_deep
 
 MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 """An event that is longer is none."""

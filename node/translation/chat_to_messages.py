@@ -27,10 +27,9 @@ from node.translation.reading import (
     shown,
     stops,
     text,
-    too_deep,
 )
 from relays.errors import InvalidJson
-from relays.jsontext import from_json
+from relays.jsontext import from_json, too_deep
 
 _TRANSLATED: Final = frozenset(
     {

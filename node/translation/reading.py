@@ -10,9 +10,7 @@ import msgspec
 
 from node.errors import Refusal
 from relays import payment
-
-MAX_DEPTH: Final = 200
-"""No request or answer nests deeper. What is not deeper than this can always be written again."""
+from relays.jsontext import MAX_DEPTH, too_deep
 
 _NOTHING: Final[Mapping[str, tuple[object, ...]]] = MappingProxyType({})
 
@@ -25,19 +23,6 @@ def bad(message: str) -> Refusal:
 def shown(value: object) -> str:
     """A stranger's value for a message: short, and never a whole nest."""
     return repr(value[:40]) if isinstance(value, str) else type(value).__name__
-
-
-def too_deep(value: object) -> bool:
-    """Whether JSON nests deeper than is read here; without recursion of its own."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        children = (
-            item.values() if isinstance(item, dict) else item if isinstance(item, list) else () for item in level
-        )
-        level = [child for group in children for child in group if isinstance(child, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 def check_fields(

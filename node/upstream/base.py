@@ -19,6 +19,8 @@ class Source(msgspec.Struct, frozen=True):
     model: str
     limits: ModelLimits
     price: ModelPrice
+    known_context: bool = True
+    """Whether the context window was told, by the upstream or by the operator."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):

@@ -52,9 +52,9 @@ class Fleet:
         lists = await asyncio.gather(*(self._upstreams[name].models() for name in names), return_exceptions=True)
         failures: list[UpstreamError] = []
         for name, listed in zip(names, lists, strict=True):
-            if isinstance(listed, UpstreamError):
-                log.warning("no list of models of %s: %s", name, listed)
-                failures.append(listed)
+            if isinstance(listed, Exception):  # whatever one server's list does, the others' are read
+                log.warning("no list of models of %s: %r", name, listed)
+                failures.append(listed if isinstance(listed, UpstreamError) else UpstreamUnreachable(str(listed)))
             elif isinstance(listed, BaseException):
                 raise listed
             else:

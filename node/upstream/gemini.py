@@ -37,7 +37,7 @@ class GeminiUpstream:
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         if request.endpoint is COUNT_TOKENS:
-            return counted(request)
+            return await counted(request)
         if request.endpoint is EMBEDDINGS:
             url = f"{self._base_url}/openai{EMBEDDINGS.path}"
             return await self._openai_pool.post(url, request.body, request)

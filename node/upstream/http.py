@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -19,12 +20,19 @@ LIST_TIMEOUT_S: Final = 20.0
 MAX_CONNECTIONS: Final = 1000
 
 
+_OF_THE_ACCOUNT: Final = re.compile(
+    r"api[ _-]?key|credit balance|billing|insufficient (quota|funds|balance)|exceeded your current quota|permission denied",
+    re.IGNORECASE,
+)
+
+
 class HttpReply:
     """A reply of status 200, its body still on the wire."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self.content_type: str = response.content_type
+        kind = response.content_type
+        self.content_type = kind if kind.isascii() and kind.isprintable() else "application/octet-stream"
 
     async def read(self, limit: int) -> bytes:
         body = bytearray()
@@ -87,11 +95,10 @@ class HttpPool:
             if response.status == 200:
                 return HttpReply(response)
             async with response:
-                raise UpstreamRefused(
-                    response.status,
-                    message_of(await response.content.read(MAX_ERROR_BYTES)),
-                    response.headers.get("Retry-After"),
-                )
+                message = message_of(await response.content.read(MAX_ERROR_BYTES))
+                # Some say with 400 that the key or the credit is no good: that is the operator's, and not of the request.
+                status = 401 if response.status == 400 and _OF_THE_ACCOUNT.search(message) else response.status
+                raise UpstreamRefused(status, message, response.headers.get("Retry-After"))
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise UpstreamDown("the upstream cannot be reached") from error
         except TimeoutError as error:

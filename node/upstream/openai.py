@@ -41,12 +41,23 @@ class OpenAIUpstream:
         endpoint = request.endpoint
         if endpoint in (MESSAGES, COUNT_TOKENS) and "messages" not in self._spec.native:
             if endpoint is COUNT_TOKENS:
-                return counted(request)
+                return await counted(request)
             translation = MessagesToChat(self._max_tokens_field)
             body = msgspec.json.encode(translation.request(request.fields))
             reply = await self._pool.post(self._url(CHAT, request), body, request)
             return TranslatedReply(reply, translation)
-        return await self._pool.post(self._url(endpoint, request), request.body, request)
+        body = request.body
+        if endpoint is CHAT and (
+            limit := request.fields.get("max_tokens") or request.fields.get("max_completion_tokens")
+        ):
+            body = self._with_limit(request.fields, limit)
+        return await self._pool.post(self._url(endpoint, request), body, request)
+
+    def _with_limit(self, fields: Mapping[str, Any], limit: int) -> bytes:
+        """The request with its output limit in the one field that the server is sure to know: what another field says is not
+        written, and not paid."""
+        others = {name: value for name, value in fields.items() if name not in ("max_tokens", "max_completion_tokens")}
+        return msgspec.json.encode({**others, self._max_tokens_field: limit})
 
     async def close(self) -> None:
         await self._pool.close()

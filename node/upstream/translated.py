@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from node.metering.tokens import count_prompt
 from node.translation.base import StreamTranslation, Translation
 from node.upstream.base import UpstreamReply, UpstreamRequest
+
+LONG_BODY_BYTES: Final = 64 * 1024
 
 
 class TranslatedReply:
@@ -53,9 +56,13 @@ class GivenReply:
         """Nothing is held."""
 
 
-def counted(request: UpstreamRequest) -> GivenReply:
-    """The answer to `count_tokens` where the upstream cannot count."""
-    return GivenReply({"input_tokens": count_prompt(request.fields, request.endpoint)})
+async def counted(request: UpstreamRequest) -> GivenReply:
+    """The answer to `count_tokens` where the upstream cannot count; a long text is counted beside the loop."""
+    if len(request.body) <= LONG_BODY_BYTES:
+        tokens = count_prompt(request.fields, request.endpoint, exact=True)
+    else:
+        tokens = await asyncio.to_thread(count_prompt, request.fields, request.endpoint, exact=True)
+    return GivenReply({"input_tokens": tokens})
 
 
 class Chained:

@@ -80,7 +80,14 @@ async def node(folder: Path, shop: tuple[Shopful, str]) -> AsyncIterator[Running
 JSON_CALLS: dict[str, tuple[str, dict[str, Any], Usage]] = {
     "chat": (
         "/chat/completions",
-        {"messages": ASK, "seed": 3, "n": 2, "logprobs": True, "response_format": {"type": "json_object"}},
+        {
+            "messages": ASK,
+            "seed": 3,
+            "n": 2,
+            "max_tokens": 50,
+            "logprobs": True,
+            "response_format": {"type": "json_object"},
+        },
         Usage(20, 6, cached_tokens=8, reasoning_tokens=2),
     ),
     "completions": (

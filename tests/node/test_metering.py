@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.metering.measure import Known, Measured
-from node.metering.stream import MAX_HELD_BYTES, MAX_KEPT_BYTES, StreamMeter
+from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import count
 from node.metering.whole import measured
+from node.metering.written import MAX_KEPT_BYTES
 from relays.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
 
@@ -132,7 +133,7 @@ def test_a_long_stream_is_counted_in_bounded_memory() -> None:
     n = 4 * MAX_KEPT_BYTES // len(event)
     for _ in range(n):
         meter.feed(event)
-    assert meter._kept_bytes <= MAX_KEPT_BYTES + len(event)
+    assert meter.written.kept_bytes <= MAX_KEPT_BYTES + len(event)
     counted = meter.measured().usage.completion_tokens
     assert counted == pytest.approx(n, abs=8), "text is counted in pieces, which cost a token more each"
 
