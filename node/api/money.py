@@ -115,7 +115,7 @@ def _key_routes(node: Node) -> list[BaseRouteHandler]:
     async def revoke(request: Request[Any, Any, Any], key_id: FromPath[int]) -> dict[str, Any]:
         """Close a key for good. What it has on hold is still charged."""
         parent = await owner(request)
-        if key_id > MAX_ID or not await node.ledger.revoke_key(key_id, parent=parent.id):
+        if not 0 < key_id <= MAX_ID or not await node.ledger.revoke_key(key_id, parent=parent.id):
             raise not_found("this key did not make a key of that id")
         return {"id": key_id, "revoked": True}
 

@@ -71,7 +71,7 @@ def test_no_request_makes_the_node_fail(served: tuple[str, str], document: dict[
     assert len(operations) > len(ENDPOINTS)
     for operation in operations:
 
-        @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(), st.booleans())
         def answered(case: Any, ours: bool) -> None:
             check(case, served[1], ours=ours)

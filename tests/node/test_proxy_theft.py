@@ -64,11 +64,11 @@ def refused(body: dict[str, Any], endpoint: Endpoint = CHAT) -> str:
 
 @pytest.mark.parametrize("depth", [250, 970, 980])
 def test_a_request_that_nests_too_deeply_to_be_measured_is_refused(depth: int) -> None:
-    nest: Any = "x"
-    for _ in range(depth):
-        nest = {"a": nest}
-    tool = {"type": "function", "function": {"name": "f", "parameters": nest}}
-    assert "nest" in refused({**HELLO, "tools": [tool]})
+    nest = '{"a":' * depth + '"x"' + "}" * depth
+    tool = '{"type":"function","function":{"name":"f","parameters":' + nest + "}}"
+    body = json.dumps({**HELLO, "tools": ["HERE"]}).replace('"HERE"', tool)
+    with pytest.raises(Refusal, match="nest"):
+        read_ask(CHAT, body.encode(), "application/json")
 
 
 def test_two_output_limits_that_differ_are_refused() -> None:
