@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node.durations import audio_ms, most_audio_ms
+from node.durations import audio_ms, least_audio_ms, most_audio_ms
 from node.errors import Refusal
 from node.forms import Form, read_form
 from relays import endpoints, payment
@@ -128,6 +128,8 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
         return Ask(endpoint=endpoint, fields=fields, form=form)
     sound = next(part.data for part in form.files)
     told_ms = audio_ms(sound)
+    if told_ms is not None:
+        told_ms = max(told_ms, least_audio_ms(sound))
     return Ask(
         endpoint=endpoint,
         fields=fields,
@@ -178,8 +180,23 @@ def _check_common(fields: Mapping[str, Any], known: Collection[str]) -> None:
         raise _bad("'stream_options' is an object")
 
 
+def _check_caches(value: Any) -> None:
+    """Refuse caches that are kept longer than usual, which cost more than usual."""
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list):
+            todo.extend(part)
+        elif isinstance(part, dict):
+            cache = part.get("cache_control")
+            if isinstance(cache, dict) and cache.get("ttl") not in (None, "5m"):
+                raise _bad("a cache is kept for 5 minutes here: leave 'ttl' out")
+            todo.extend(part.values())
+
+
 def _check_chat(fields: Mapping[str, Any]) -> None:
     _check_messages(fields)
+    _check_caches(dict(fields))
     _check_tools(fields, lambda tool: tool.get("type") in ("function", "custom"))
     _check_stored(fields["messages"])
 
@@ -201,6 +218,7 @@ def _check_responses(fields: Mapping[str, Any]) -> None:
 
 def _check_anthropic(fields: Mapping[str, Any]) -> None:
     _check_messages(fields)
+    _check_caches(dict(fields))
     _check_tools(fields, _runs_at_the_caller)
     _check_stored(fields["messages"])
 

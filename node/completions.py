@@ -36,7 +36,7 @@ from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
 from relays import payment
 from relays.bounds import likely_prompt_tokens
-from relays.endpoints import COUNT_TOKENS, Endpoint
+from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from relays.event import Event, Signer
 from relays.pricing import Usage, cost
 from relays.receipt import Receipt, encode
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
 """Of a stream before its first word: an image may come in one event."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAY_NOT_STREAM: Final = (TRANSCRIPTIONS, TRANSLATIONS, IMAGES, IMAGE_EDITS)
 OURS: Final = ":"
 """Ends the fingerprint of a named request; what follows tells one attempt from another."""
 AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
@@ -149,16 +150,20 @@ class Completions:
         ending = self._tasks.start(self._end_whole(request_id, served, keep), "post")
         return await asyncio.shield(ending)
 
-    async def open_stream(self, request_id: str, quote: Quote) -> PaidStream:
-        """Send a held streaming request and wait for its first bytes; until then a failure is free. Raises Refusal."""
+    async def open_stream(self, request_id: str, quote: Quote, keep: Keep | None = None) -> PaidStream | Answer:
+        """Send a held streaming request and wait for its first bytes; until then a failure is free. A whole answer is one
+        where the server knows no streams. Raises Refusal."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with self._free_unless_served(request_id):
-            source, begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
+            begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
+        if isinstance(begun, _Served):
+            return await asyncio.shield(self._tasks.start(self._end_whole(request_id, begun, keep), "post"))
+        source, opened = begun
         meter = StreamMeter(quote.ask.endpoint, known_of(quote.ask, source), hide_usage=not quote.ask.wants_usage)
         running = _Running(quote, source, meter)
         self._streams[request_id] = running
         finish = partial(self._finish, request_id, running)
-        return PaidStream(request_id, begun, meter, finish, deadline, quote.ask.endpoint)
+        return PaidStream(request_id, opened, meter, finish, deadline, quote.ask.endpoint)
 
     async def _ask(self, quote: Quote, upstream: Upstream, source: Source) -> _Served:
         """A whole answer of one upstream. Raises UpstreamError, also for a 200 that is no answer."""
@@ -171,14 +176,14 @@ class Completions:
             raise UpstreamUnreachable("the upstream's answer is none")
         return _Served(quote, source, body, reply.content_type)
 
-    async def _begin(self, quote: Quote, upstream: Upstream, source: Source) -> tuple[Source, Begun]:
+    async def _begin(self, quote: Quote, upstream: Upstream, source: Source) -> tuple[Source, Begun] | _Served:
         """A stream of one upstream that has begun to say something. Raises UpstreamError."""
         reply: UpstreamReply | None = None
         try:
             async with asyncio.timeout(self._first_token_s):
                 reply = await upstream.send(upstream_request(quote, source))
                 if reply.content_type != "text/event-stream":
-                    raise UpstreamUnreachable("the upstream did not stream")
+                    return await self._not_streamed(quote, source, reply)
                 chunks = reply.chunks()
                 return source, Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
         except BaseException as error:
@@ -187,6 +192,16 @@ class Completions:
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("the upstream did not begin its stream in time") from error
             raise
+
+    async def _not_streamed(self, quote: Quote, source: Source, reply: UpstreamReply) -> _Served:
+        """The whole answer of a server that passes over the wish for a stream, as OpenAI's does for some models."""
+        if quote.ask.endpoint not in MAY_NOT_STREAM:
+            raise UpstreamUnreachable("the upstream did not stream")
+        body = await reply.read(MAX_ANSWER_BYTES)
+        reply.close()
+        if not is_answer(body, reply.content_type, quote.ask.endpoint):
+            raise UpstreamUnreachable("the upstream's answer is none")
+        return _Served(quote, source, body, reply.content_type)
 
     @asynccontextmanager
     async def _free_unless_served(self, request_id: str) -> AsyncIterator[None]:

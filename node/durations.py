@@ -33,6 +33,10 @@ _OGG: Final = {
 """By the first bytes of the first packet, which stand behind Ogg's own 28."""
 
 
+MOST_BYTES_PER_S: Final = {"plain": 400_000, "coded": 64_000}
+"""Of sound that is not compressed for the ear (48 kHz, 32 bits, two channels), and of sound that is (512 kbit/s)."""
+
+
 def audio_ms(data: bytes) -> int | None:
     """How long a wav, mp3, flac, ogg, m4a or mp4 file says it is, in milliseconds rounded up; None where it does not tell.
 
@@ -130,3 +134,10 @@ def _mp4_seconds(file: io.BytesIO) -> float:
 def _mp3_seconds(file: io.BytesIO) -> float:
     info = _mutagen("mutagen.mp3:MPEGInfo")(file)
     return 0.0 if info.sketchy else float(info.length)
+
+
+def least_audio_ms(data: bytes) -> int:
+    """At least how long a sound of so many bytes is: who claims less in its header would have more bytes a second than any
+    server takes."""
+    most = MOST_BYTES_PER_S["plain" if data[:4] in (b"RIFF", b"fLaC", b"FORM") else "coded"]
+    return len(data) * 1000 // most

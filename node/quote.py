@@ -148,15 +148,16 @@ def _most(ask: Ask, source: Source) -> Msat:
 
 def _lacks_price(endpoint: Endpoint, price: ModelPrice) -> bool:
     """Whether a model that costs something would be given away at this endpoint."""
-    if price == ModelPrice(0, 0) or price.request_msat or price.completion_msat_per_mtok:
+    if price == ModelPrice(0, 0) or price.request_msat or endpoint is COUNT_TOKENS:
         return False
+    tokens = price.completion_msat_per_mtok if endpoint.writes else price.prompt_msat_per_mtok
     if endpoint in (IMAGES, IMAGE_EDITS):
-        return not price.image_msat
+        return not (tokens or price.image_msat)
     if endpoint is SPEECH:
-        return not price.characters_msat_per_mchar
+        return not (tokens or price.characters_msat_per_mchar)
     if endpoint in (TRANSCRIPTIONS, TRANSLATIONS):
-        return not (price.audio_msat_per_hour or price.prompt_msat_per_mtok)
-    return False
+        return not (tokens or price.audio_msat_per_hour or price.prompt_msat_per_mtok)
+    return not (tokens or price.prompt_msat_per_mtok)
 
 
 def _check_media(ask: Ask, model: Model) -> None:

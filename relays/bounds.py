@@ -33,6 +33,9 @@ MAX_CONTEXT = 1_000_000_000
 TEMPLATE_TOKENS = 64
 """Room for what a chat template adds by itself, such as a default system prompt."""
 
+TOOLS_TOKENS = 1024
+"""Room for what is told to a model that has tools."""
+
 BYTES_PER_TOKEN = 4
 """What a token of ordinary text has, on average."""
 
@@ -66,6 +69,10 @@ def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
     """At most this many tokens are read: bytes of everything the model sees, plus what a template adds."""
     seen = {field: body[field] for field in endpoint.prompt_fields if field in body}
     most = len(msgspec.json.encode(seen)) + TEMPLATE_TOKENS
+    if tools := body.get("tools") or body.get(
+        "functions"
+    ):  # templates write them out at length, and tell how to use them
+        most += len(msgspec.json.encode(tools)) + TOOLS_TOKENS
     if endpoint is RERANK:  # every document is read together with the query
         most += (inputs(body, endpoint) - 1) * (len(msgspec.json.encode(body.get("query"))) + TEMPLATE_TOKENS)
     return most
@@ -109,28 +116,34 @@ MEDIA_FIELDS = frozenset(
 
 def media_types(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> set[str]:
     """The types of the parts that are no text, such as `image_url`; `file` for a form's files."""
+    return set().union(*media_parts(body, endpoint))
+
+
+def media_parts(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> list[set[str]]:
+    """The parts that are no text, each as the types that it is of."""
     if endpoint.multipart:
-        return {"file"}
+        return [{"file"}]
     field = {RERANK.name: "documents", COMPLETIONS.name: "prompt", CHAT.name: "messages", MESSAGES.name: "messages"}
     places = [body.get(field.get(endpoint.name, "input")), body.get("query"), body.get("system")]
     if endpoint is COUNT_TOKENS:
         places.append(body.get("messages"))
-    return {kind for kind in _types(places) if kind not in TEXT_TYPES}
+    return [kinds - TEXT_TYPES for kinds in _kinds(places) if kinds - TEXT_TYPES]
 
 
-def _types(places: list[Any]) -> Iterator[str]:
-    """The types of all parts of messages, however they are nested. Only a message itself may be without one."""
+def _kinds(places: list[Any]) -> Iterator[set[str]]:
+    """What each part of the messages is, however they are nested. Only a message itself may be without a type."""
     todo = [(place, 0) for place in places]
     while todo:
         part, depth = todo.pop()
         if isinstance(part, list):
             todo.extend((inner, depth + 1) for inner in part)
         elif isinstance(part, Mapping):
-            yield from (str(name) for name in part if name in MEDIA_FIELDS)
+            kinds = {str(name) for name in part if name in MEDIA_FIELDS}
             if "type" in part:
-                yield str(part["type"])
+                kinds.add(str(part["type"]))
             elif not (("role" in part and depth == 1) or part.keys() <= _PLAIN):
-                yield "None"
+                kinds.add("None")
+            yield kinds
             todo.extend((part[field], depth + 1) for field in ("content", "output") if field in part)
 
 

@@ -13,7 +13,7 @@ from litestar.types import Receive, Scope, Send
 from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
 from node.asks import read_ask
-from node.completions import Answer
+from node.completions import Answer, Keep
 from node.credentials import authorization_in, bearer
 from node.errors import Refusal
 from node.ledger.model import Key, Refund
@@ -134,13 +134,23 @@ async def _hold(node: Node, reply: Reply, key: Key, quote: Quote, named: NamedRe
 
 
 async def _serve_whole(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
+    answer = await node.completions.answer(reply.request_id, quote, _keeper(node, reply, named))
+    await _give(node, reply, answer, payer)
+
+
+def _keeper(node: Node, reply: Reply, named: NamedRequest | None) -> Keep:
+    """Keeps an answer for whoever asks again by its name."""
+
     async def keep(answer: Answer) -> None:
         if named is not None:
             headers = {**_paid_headers(node, answer), "content-type": answer.content_type}
             kept = Kept(list(headers.items()), answer.body, is_stream=False)
             await node.replays.keep(named, reply.request_id, kept)
 
-    answer = await node.completions.answer(reply.request_id, quote, keep)
+    return keep
+
+
+async def _give(node: Node, reply: Reply, answer: Answer, payer: Key | None) -> None:
     headers = _paid_headers(node, answer)
     if payer is not None:
         headers |= _change_headers(await node.cash.change(payer))
@@ -158,7 +168,10 @@ async def _serve_stream(node: Node, reply: Reply, quote: Quote, named: NamedRequ
         fee = f": {payment.CHANGE_FEE_HEADER} {made.fee_msat}\n\n"
         return f"{fee}{payment.CHANGE_SSE_PREFIX}{made.token}\n\n".encode()
 
-    stream = await node.completions.open_stream(reply.request_id, quote)
+    stream = await node.completions.open_stream(reply.request_id, quote, _keeper(node, reply, named))
+    if isinstance(stream, Answer):
+        await _give(node, reply, stream, payer)
+        return
     if named is not None:
         reply.record()
     await stream.run(reply.begin_stream, reply.write, change)

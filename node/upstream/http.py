@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
@@ -18,6 +19,7 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_LIST_BYTES: Final = 32 * 1024 * 1024
 LIST_TIMEOUT_S: Final = 20.0
 MAX_CONNECTIONS: Final = 1000
+LONG_BODY_BYTES: Final = 512 * 1024
 
 
 _OF_THE_ACCOUNT: Final = re.compile(
@@ -90,7 +92,7 @@ class HttpPool:
     ) -> HttpReply:
         try:
             response = await self._session.request(
-                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                method, url, data=_readable(body), headers=headers, timeout=timeout, allow_redirects=False
             )
             if response.status == 200:
                 return HttpReply(response)
@@ -105,6 +107,11 @@ class HttpPool:
             raise UpstreamTimeout("the upstream did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamUnreachable("the upstream cannot be reached") from error
+
+
+def _readable(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A long body is written piece by piece, so that others are served meanwhile."""
+    return io.BytesIO(body) if body is not None and len(body) > LONG_BODY_BYTES else body
 
 
 def message_of(body: bytes) -> str:

@@ -40,6 +40,8 @@ class Shopful:
         self.fails: list[int] = []
         self.listless = False
         """Whether it gives no list of its models."""
+        self.streamless = False
+        """Whether it passes over the wish for a stream of a transcript."""
         self.usage = True
         """Whether it reports any."""
 
@@ -180,7 +182,7 @@ class Shopful:
     def audio_transcriptions(self, body: dict[str, Any]) -> Any:
         if body.get("response_format") == "text":
             return "".join(WORDS)
-        if body.get("stream") == "true":
+        if body.get("stream") == "true" and not self.streamless:
             events: list[Any] = [{"type": "transcript.text.delta", "delta": word} for word in WORDS]
             usage = {"type": "tokens", "input_tokens": 30, "output_tokens": 6, "total_tokens": 36}
             return [*events, {"type": "transcript.text.done", "text": "".join(WORDS), "usage": usage}, "[DONE]"]

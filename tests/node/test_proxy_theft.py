@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from node.config import Settings, load_settings
 from node.errors import Refusal
 from node.metering.measure import Known
 from node.metering.stream import MAX_HELD_BYTES, StreamMeter
-from node.metering.tokens import count
+from node.metering.tokens import MEDIA_TOKENS, count, count_prompt
 from node.metering.whole import measured
 from node.quote import Quote, quote_for, upstream_request
 from node.sse import BOUNDARY, Cutter
@@ -28,7 +29,7 @@ from node.upstream.fleet import Fleet
 from node.upstream.http import HttpPool
 from node.upstream.openai import OpenAIUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
-from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, RERANK, Endpoint
+from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, IMAGES, MESSAGES, RERANK, Endpoint
 from relays.pricing import ModelPrice, Usage
 from router_client import bought
 from router_client.errors import NodeError
@@ -38,6 +39,7 @@ from tests.node.harness import bearer, granted_key, running_node
 from tests.node.hostile import Hostile
 from tests.node.shopful import running_shopful
 from tests.node.test_config import GOOD
+from tests.node.test_endpoints import sound
 
 SETTINGS = load_settings(Settings, None, **GOOD)
 SHOP = Catalogue(SETTINGS, SETTINGS.upstreams())
@@ -285,3 +287,87 @@ async def test_a_servers_strange_content_type_is_no_header_of_ours() -> None:
             assert (await pool.get_json(f"{url}/models"))["data"]
         finally:
             await pool.close()
+
+
+def test_a_picture_that_nobody_reports_is_not_free() -> None:
+    images = [{"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}] * 3
+    body = {"model": "sees", "messages": [{"role": "user", "content": images}]}
+    assert 3 * MEDIA_TOKENS <= count_prompt(body, CHAT) < 3 * MEDIA_TOKENS + 50
+
+
+def test_a_partial_picture_is_a_picture_begun() -> None:
+    meter = StreamMeter(IMAGES, Known(lambda: 1), hide_usage=False)
+    meter.feed(b'data: {"type": "image_generation.partial_image", "b64_json": "eA=="}\n\n')
+    assert meter.measured().usage.images == 1
+
+
+def test_a_cache_that_is_kept_for_longer_than_it_is_paid_for_is_refused() -> None:
+    block = {"type": "text", "text": "long", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    for endpoint in (CHAT, MESSAGES):
+        body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [block]}]}
+        assert "5 minutes" in refused(body, endpoint)
+    tool = {"name": "t", "input_schema": {}, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    assert "5 minutes" in refused({**HELLO, "max_tokens": 5, "tools": [tool]}, MESSAGES)
+    fine = {**block, "cache_control": {"type": "ephemeral"}}
+    assert quoted({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [fine]}]}, MESSAGES)
+
+
+def test_tools_are_held_at_more_than_their_bytes() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    alone = quoted({"model": "sees", "max_tokens": 1, "messages": HELLO["messages"]}).hold_msat
+    with_tool = quoted({"model": "sees", "max_tokens": 1, "messages": HELLO["messages"], "tools": [tool]}).hold_msat
+    assert with_tool > alone + 2 * len(json.dumps(tool, separators=(",", ":"))) * 500_000 // 10**6
+
+
+@pytest.mark.parametrize(
+    ("price", "endpoint", "body"),
+    [
+        (ModelPrice(0, 0, image_msat=5), CHAT, HELLO),
+        (ModelPrice(0, 7), EMBEDDINGS, {"model": "m", "input": "a"}),
+        (ModelPrice(0, 0, characters_msat_per_mchar=5), IMAGES, {"model": "m", "prompt": "a"}),
+    ],
+)
+def test_nothing_is_given_away_where_nothing_that_is_used_has_a_price(
+    folder: Path, price: ModelPrice, endpoint: Endpoint, body: dict[str, Any]
+) -> None:
+    entry = {"id": "m", "context_length": 100, "msat_pricing": msgspec.to_builtins(price)}
+    (folder / "models.json").write_text(json.dumps([entry]))
+    settings = load_settings(Settings, None, **{**GOOD, "models_path": folder / "models.json"})
+    shop = Catalogue(settings, settings.upstreams())
+    shop.update({})
+    with pytest.raises(Refusal, match="no price"):
+        quote_for(read_ask(endpoint, json.dumps(body).encode(), ""), shop)
+
+
+async def test_a_sound_that_lies_about_its_length_is_charged_by_its_size(folder: Path, http: httpx.AsyncClient) -> None:
+    """And a server that passes over the wish for a stream is paid all the same, also for silence."""
+    price = ModelPrice(0, 0, audio_msat_per_hour=3_600_000)
+    liar = bytearray(sound(100))
+    liar[40:44] = (44).to_bytes(4, "little")  # the length of its data
+    async with running_shopful("m") as (server, url):
+        server.usage = False
+        entry = {"id": "m", "context_length": 100, "msat_pricing": msgspec.to_builtins(price)}
+        (folder / "models.json").write_text(json.dumps([entry]))
+        async with running_node(
+            folder, cashu_mints=DEAD_MINT, upstream_base_url=url, models_path=folder / "models.json"
+        ) as node:
+            key, text = await granted_key(node.node, 10**9)
+            for fields in ({}, {"response_format": "text"}):
+                reply = await http.post(
+                    f"{node.url}/v1/audio/transcriptions",
+                    data={"model": "m", **fields},
+                    files={"file": ("a.wav", bytes(liar), "audio/wav")},
+                    headers=bearer(text),
+                )
+                assert reply.status_code == 200
+                assert int(reply.headers["x-satroute-cost-msat"]) >= len(liar) * 1000 // 400_000
+            server.streamless = True
+            reply = await http.post(
+                f"{node.url}/v1/audio/transcriptions",
+                data={"model": "m", "stream": "true"},
+                files={"file": ("a.wav", sound(2), "audio/wav")},
+                headers=bearer(text),
+            )
+            assert (reply.status_code, reply.json()["text"]) == (200, "Two and two is four.")
+            assert int(reply.headers["x-satroute-cost-msat"]) == 2000
+            assert (await node.node.ledger.account(key.account)).held_msat == 0
