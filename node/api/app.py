@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Litestar, Response
-from litestar.openapi import OpenAPIConfig
 
 from node.api.balance import balance_routes
 from node.api.errors import EXCEPTION_HANDLERS, new_request_id
 from node.api.info import info_routes
 from node.api.money import money_routes
-from node.api.openapi import SECURITY, paid_paths
+from node.api.openapi import SECURITY, WithPaidPaths
 from node.api.paid import paid_routes
 from node.api.reply import ID_HEADERS
 from node.node import Node
@@ -20,16 +19,14 @@ from node.version import VERSION
 
 def create_app(node: Node) -> Litestar:
     """The ASGI application that serves `node`, which must be open."""
-    app = Litestar(
+    return Litestar(
         route_handlers=[*paid_routes(node), *balance_routes(node), *info_routes(node), *money_routes(node)],
         exception_handlers=EXCEPTION_HANDLERS,
         after_request=_named,
         request_max_body_size=node.settings.max_body_bytes,
-        openapi_config=OpenAPIConfig(title=node.settings.name, version=VERSION, components=SECURITY),
+        openapi_config=WithPaidPaths(title=node.settings.name, version=VERSION, components=SECURITY),
         logging_config=None,
     )
-    (app.openapi_schema.paths or {}).update(paid_paths())
-    return app
 
 
 def _named(response: Response[Any]) -> Response[Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import fields
+from typing import Any, Final
 
+from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import (
     Components,
+    OpenAPI,
     OpenAPIMediaType,
     OpenAPIResponse,
     OpenAPIType,
@@ -81,6 +84,21 @@ SECURITY: Final = Components(
         ),
     }
 )
+
+
+class _Document(OpenAPI):
+    """Where Litestar puts the paths that it knows of, ours join them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, {**value, **paid_paths()} if name == "paths" and value is not None else value)
+
+
+class WithPaidPaths(OpenAPIConfig):
+    """The document is made when somebody asks for it, which a node's start does not."""
+
+    def to_openapi_schema(self) -> OpenAPI:
+        made = super().to_openapi_schema()
+        return _Document(**{field.name: getattr(made, field.name) for field in fields(made)})
 
 
 def paid_paths() -> dict[str, PathItem]:
