@@ -128,7 +128,8 @@ async def test_a_crash_in_the_midst_of_a_stream_does_not_make_it_free(
     """What was streamed is noted every few seconds; the next start charges that much, never the whole hold."""
     key, text = await granted_key(node.node, GRANT_MSAT)
     hostile[0].answer = (200, {"content-type": "text/event-stream"}, [TEXT] * 100)
-    asked = asyncio.create_task(http.post(f"{node.url}/v1/chat/completions", json=STREAM, headers=bearer(text)))
+    long = {**STREAM, "max_tokens": 500}
+    asked = asyncio.create_task(http.post(f"{node.url}/v1/chat/completions", json=long, headers=bearer(text)))
     while not await node.node.completions.note_streams():
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)

@@ -223,7 +223,7 @@ class Caller:
                 cost = (
                     reported_msat(script, hold)
                     if script.reports
-                    else counted_msat(body["messages"], script.pieces, hold)
+                    else _counted(script, body["messages"], script.pieces, hold)
                 )
                 faulty = machine.dead or len(machine.struck) > struck
                 balance.may_be_held |= faulty
@@ -239,7 +239,7 @@ class Caller:
         name = f"{self.purse.name} {self._count}"
         self.world.upstream.scripts[name] = script
         messages: list[Mapping[str, str]] = [{"role": "user", "content": name}]
-        max_tokens = self._chance.choice([1, 8, 40])
+        max_tokens = script.asked_for = self._chance.choice([1, 8, 40])
         body = {"model": MODEL, "max_tokens": max_tokens, "messages": messages, "stream": stream}
         return name, body, hold_msat(messages, max_tokens)
 
@@ -322,6 +322,11 @@ class Caller:
         return f"rotate {balance.name}"
 
 
+def _counted(script: Script, messages: list[Mapping[str, str]], pieces: int, hold: int) -> int:
+    """The price of so many pieces that nobody reports: no more are counted than were asked for."""
+    return counted_msat(messages, min(pieces, script.asked_for), hold)
+
+
 def _costs(
     script: Script,
     answer: Answer,
@@ -337,15 +342,15 @@ def _costs(
     if not stream:
         if script.act != "serve":
             return FREE
-        served = reported_msat(script, hold) if script.reports else counted_msat(messages, script.pieces, hold)
+        served = reported_msat(script, hold) if script.reports else _counted(script, messages, script.pieces, hold)
         return frozenset({served}) if answer.whole else frozenset({served, 0})
-    whole = reported_msat(script, hold) if script.reports else counted_msat(messages, script.pieces, hold)
+    whole = reported_msat(script, hold) if script.reports else _counted(script, messages, script.pieces, hold)
     if answer.whole and not left:
         if script.act == "serve":
             return frozenset({whole})
-        return frozenset({counted_msat(messages, script.written, hold)}) if script.written else FREE
+        return frozenset({_counted(script, messages, script.written, hold)}) if script.written else FREE
     heard = answer.body.count(PIECE.encode())
-    costs = {counted_msat(messages, pieces, hold) for pieces in range(max(1, heard), script.written + 1)}
+    costs = {_counted(script, messages, pieces, hold) for pieces in range(max(1, heard), script.written + 1)}
     if script.written == script.pieces and script.act == "serve":
         costs.add(whole)
     return frozenset(costs) if heard else frozenset(costs | {0})

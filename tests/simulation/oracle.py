@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 import msgspec
 
+from node.metering.tokens import count
 from relays.money import ceil_div
 from router_client.ecash.token import Token, decode
 from tests.simulation.mint import MSAT_PER_UNIT, Mint
-from tests.simulation.upstream import PIECE, Script
+from tests.simulation.upstream import Script
 from tests.simulation.world import COMPLETION_MSAT, PROMPT_MSAT
 
 TEMPLATE_TOKENS, BYTES_PER_TOKEN = 64, 4
@@ -127,9 +128,9 @@ def reported_msat(script: Script, hold: int) -> int:
 
 
 def counted_msat(messages: list[Mapping[str, str]], pieces: int, hold: int) -> int:
-    """The price of what was written, where nobody reports usage: a token is four bytes."""
-    read = ceil_div(len(msgspec.json.encode([messages])), BYTES_PER_TOKEN)
-    written = pieces * ceil_div(len(PIECE), BYTES_PER_TOKEN)
+    """The price of what was written, where nobody reports usage: a piece is a token, and a message four beside its own."""
+    read = count("\n".join(message["content"] for message in messages)) + 4 * len(messages)
+    written = pieces
     return min(hold, read * PROMPT_MSAT + written * COMPLETION_MSAT)
 
 

@@ -10,10 +10,12 @@ from typing import Any, Literal
 import msgspec
 
 from node.errors import UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
+from node.upstream.base import UpstreamRequest
 
 MODEL = "m"
 CONTEXT = 4096
-PIECE = "word"
+PIECE = " word"
+"""One token, as often as it comes."""
 """Four bytes: counted as one token where nobody reports usage."""
 SILENCE_S = 120.0
 
@@ -36,10 +38,14 @@ class Script(msgspec.Struct):
     """Whether the request arrived."""
     written: int = 0
     """Pieces that left the server."""
+    asked_for: int = 1_000_000
+    """Tokens that its caller wanted at most: no more are counted where none are reported."""
 
 
 class ScriptedUpstream:
     """Follows `scripts`, each named by the text of the request's last message."""
+
+    name = "upstream"
 
     def __init__(self) -> None:
         self.scripts: dict[str, Script] = {}
@@ -47,8 +53,8 @@ class ScriptedUpstream:
     async def models(self) -> list[Mapping[str, Any]]:
         return [{"id": MODEL, "context_length": CONTEXT}]
 
-    async def chat(self, body: bytes) -> _Reply:
-        asked = json.loads(body)
+    async def send(self, request: UpstreamRequest) -> _Reply:
+        asked = request.fields
         script = self.scripts[asked["messages"][-1]["content"]]
         script.reached = True
         await asyncio.sleep(script.pause_s)

@@ -29,6 +29,7 @@ from node.config import Settings, load_settings
 from node.ledger.ledger import Ledger
 from node.ledger.upgrade import migrate_sqlite
 from node.node import Node
+from node.upstream.base import Upstream
 from router_client.ecash.wallet import Wallet
 from tests.simulation.machine import Disk, Fault, Machine
 from tests.simulation.mint import MSAT_PER_UNIT, Mint
@@ -143,11 +144,14 @@ class World:
 
             return SimpleNamespace(open=opened)
 
+        async def scripted(*_: Any) -> Upstream:
+            return self.upstream
+
         with ExitStack() as patches:
             patches.enter_context(machine.booting())
             for place, new in (
                 ("node.app.httpx", SimpleNamespace(AsyncClient=client)),
-                ("node.app.OpenAIUpstream", lambda *_, **__: self.upstream),
+                ("node.app.open_upstream", scripted),
                 ("node.app.Ledger", opening(Ledger, clock=now)),
                 ("node.app.Wallet", opening(Wallet, clock=now, stock=STOCK)),
                 ("node.jobs.AsyncIOScheduler", lambda **_: _Scheduler(jobs)),
