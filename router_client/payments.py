@@ -274,7 +274,20 @@ class Payments:
         refund = _refund_of(answer, node_url)
         if not refund.tokens():
             return await self._nothing_left(payment_id)
-        return await self._take_in(payment_id, refund.tokens(), refund.fee_msats, still_held=bool(refund.reserved))
+        tokens, fee_msats = refund.tokens(), refund.fee_msats
+        if refund.balance and not refund.reserved:  # a request ended while the refund was made: there is more
+            more = await self._more(node_url, token)
+            tokens, fee_msats = [*tokens, *more.tokens()], fee_msats + more.fee_msats
+        return await self._take_in(payment_id, tokens, fee_msats, still_held=bool(refund.reserved))
+
+    async def _more(self, node_url: str, token: str) -> _Refund:
+        """A second refund, if what is left is worth one."""
+        try:
+            return _refund_of(
+                await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {}), node_url
+            )
+        except NodeRefused:
+            return _Refund()
 
     async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:
@@ -366,6 +379,8 @@ class _Refund(msgspec.Struct):
     token: str = ""
     fee_msats: Annotated[int, msgspec.Meta(ge=0, le=MAX_MSAT)] = 0
     reserved: Annotated[int, msgspec.Meta(ge=0)] = 0
+    balance: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What is left, too little for a refund or freed since."""
     earlier: Annotated[list[_Earlier], msgspec.Meta(max_length=MAX_EARLIER)] = []
 
     def tokens(self) -> list[str]:

@@ -25,6 +25,11 @@ DEAD_MINT = "http://127.0.0.1:9"
 """Port 9 is nobody's here: a connection is refused at once."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for disks, mints and clocks a third of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="simulate a million steps instead of ten thousand")
     parser.addoption("--seed", default=None, help="play this seed of the simulation again, and no other")
