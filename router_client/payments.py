@@ -283,11 +283,10 @@ class Payments:
     async def _more(self, node_url: str, token: str) -> _Refund:
         """A second refund, if what is left is worth one."""
         try:
-            return _refund_of(
-                await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {}), node_url
-            )
+            answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {})
         except NodeRefused:
             return _Refund()
+        return _refund_of(answer, node_url)
 
     async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:
