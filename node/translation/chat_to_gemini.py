@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from node.errors import Refusal
+from node.translation import reading
 from node.translation.gemini_stream import GeminiStream, whole_answer
-from relays import payment
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 
@@ -25,8 +24,6 @@ THINKING_BUDGETS: Final = {"none": 0, "minimal": 512, "low": 1024, "medium": 819
 """Tokens of thought per `reasoning_effort`."""
 AUDIO_FORMATS: Final = ("wav", "mp3", "aiff", "aac", "ogg", "flac")
 """What Gemini reads, as the last part of its MIME types."""
-MAX_DEPTH: Final = 100
-"""Deeper than any schema or argument in use; beyond it an encoder could run out of stack."""
 MAX_INT: Final = 2**31 - 1
 """Gemini's numbers are of 32 bits."""
 
@@ -78,9 +75,9 @@ class ChatToGemini:
         talk = _Conversation()
         for place, message in enumerate(_list(body.get("messages"), "messages")):
             where = f"messages[{place}]"
-            talk.add(_object(message, where), where)
+            talk.add(reading.mapping(message, where), where)
         if not talk.contents:
-            raise _bad("'messages' holds nothing to answer: send a message of the user")
+            raise reading.bad("'messages' holds nothing to answer: send a message of the user")
         said: Json = {"contents": talk.contents}
         if talk.system:
             said["systemInstruction"] = {"parts": talk.system}
@@ -115,14 +112,14 @@ class _Conversation:
                     self.system.append({"text": text})
             case "user":
                 if content is None:
-                    raise _bad(f"'{where}.content' is missing: a text or a list of parts")
+                    raise reading.bad(f"'{where}.content' is missing: a text or a list of parts")
                 self._say("user", _parts(content, f"{where}.content"))
             case "assistant":
                 self._say("model", self._assistant(message, where))
             case "tool":
                 self._say("user", [self._result(message, where)])
             case _:
-                raise _bad(f"'{where}.role' is not known here: say system, developer, user, assistant or tool")
+                raise reading.bad(f"'{where}.role' is not known here: say system, developer, user, assistant or tool")
 
     def _say(self, role: str, parts: list[Json]) -> None:
         if not parts:
@@ -134,36 +131,36 @@ class _Conversation:
 
     def _assistant(self, message: Json, where: str) -> list[Json]:
         if message.get("function_call") is not None:
-            raise _bad(f"'{where}.function_call' is not read: send it in 'tool_calls'")
+            raise reading.bad(f"'{where}.function_call' is not read: send it in 'tool_calls'")
         if message.get("audio") is not None:
-            raise _bad(f"'{where}.audio' cannot be read by this model: send its transcript as 'content'")
+            raise reading.bad(f"'{where}.audio' cannot be read by this model: send its transcript as 'content'")
         parts = _parts(message.get("content"), f"{where}.content")
         if message.get("refusal") is not None and not parts:
-            parts = [{"text": _text(message["refusal"], f"{where}.refusal")}]
+            parts = [{"text": reading.name(message["refusal"], f"{where}.refusal")}]
         for place, call in enumerate(_list(message.get("tool_calls") or [], f"{where}.tool_calls")):
             spot = f"{where}.tool_calls[{place}]"
-            parts.append(self._call(_object(call, spot), spot))
+            parts.append(self._call(reading.mapping(call, spot), spot))
         return parts
 
     def _call(self, call: Json, where: str) -> Json:
         if call.get("type", "function") != "function":
-            raise _bad(f"'{where}.type' cannot be said to this model: only calls of type 'function' can")
-        function = _object(call.get("function"), f"{where}.function")
-        name = _text(function.get("name"), f"{where}.function.name")
-        written = _text(function.get("arguments"), f"{where}.function.arguments", least=0)
+            raise reading.bad(f"'{where}.type' cannot be said to this model: only calls of type 'function' can")
+        function = reading.mapping(call.get("function"), f"{where}.function")
+        name = reading.name(function.get("name"), f"{where}.function.name")
+        written = reading.text(function.get("arguments"), f"{where}.function.arguments")
         try:
             args = from_json(written or "{}")
         except InvalidJson as error:
-            raise _bad(f"'{where}.function.arguments' is not JSON: {error}") from error
-        args = _shallow(_object(args, f"{where}.function.arguments"), f"{where}.function.arguments")
-        call_id = _text(call.get("id"), f"{where}.id")
+            raise reading.bad(f"'{where}.function.arguments' is not JSON: {error}") from error
+        args = reading.shallow(args, f"{where}.function.arguments")
+        call_id = reading.name(call.get("id"), f"{where}.id")
         self._called[call_id] = name
         return {"functionCall": {"id": call_id, "name": name, "args": args}} | _signature(call, where)
 
     def _result(self, message: Json, where: str) -> Json:
-        call_id = _text(message.get("tool_call_id"), f"{where}.tool_call_id")
+        call_id = reading.name(message.get("tool_call_id"), f"{where}.tool_call_id")
         if call_id not in self._called:
-            raise _bad(f"'{where}.tool_call_id' names no tool call of an assistant message before it")
+            raise reading.bad(f"'{where}.tool_call_id' names no tool call of an assistant message before it")
         written = _text_only(message.get("content"), f"{where}.content")
         try:
             result = from_json(written)
@@ -171,7 +168,7 @@ class _Conversation:
             result = None
         if not isinstance(result, dict):
             result = {"result": written}
-        result = _shallow(result, f"{where}.content")
+        result = reading.shallow(result, f"{where}.content")
         return {"functionResponse": {"id": call_id, "name": self._called[call_id], "response": result}}
 
 
@@ -182,7 +179,7 @@ def _signature(call: Json, where: str) -> Json:
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     if signature is None:
         return {}
-    return {"thoughtSignature": _text(signature, f"{where}.extra_content.google.thought_signature")}
+    return {"thoughtSignature": reading.name(signature, f"{where}.extra_content.google.thought_signature")}
 
 
 def _parts(content: Any, where: str) -> list[Json]:
@@ -191,28 +188,32 @@ def _parts(content: Any, where: str) -> list[Json]:
         return []
     if isinstance(content, str):
         return [{"text": content}] if content else []
-    parts = [_part(_object(part, f"{where}[{i}]"), f"{where}[{i}]") for i, part in enumerate(_list(content, where))]
+    parts = [
+        _part(reading.mapping(part, f"{where}[{i}]"), f"{where}[{i}]") for i, part in enumerate(_list(content, where))
+    ]
     return [part for part in parts if part != {"text": ""}]
 
 
 def _part(part: Json, where: str) -> Json:
     match part.get("type"):
         case "text" | "refusal" as kind:
-            return {"text": _text(part.get(kind), f"{where}.{kind}", least=0)}
+            return {"text": reading.text(part.get(kind), f"{where}.{kind}")}
         case "image_url":
-            return _inline(_object(part.get("image_url"), f"{where}.image_url").get("url"), f"{where}.image_url.url")
+            return _inline(
+                reading.mapping(part.get("image_url"), f"{where}.image_url").get("url"), f"{where}.image_url.url"
+            )
         case "file":
-            file = _object(part.get("file"), f"{where}.file")
+            file = reading.mapping(part.get("file"), f"{where}.file")
             return _inline(file.get("file_data"), f"{where}.file.file_data")
         case "input_audio":
-            audio = _object(part.get("input_audio"), f"{where}.input_audio")
+            audio = reading.mapping(part.get("input_audio"), f"{where}.input_audio")
             form = audio.get("format")
             if form not in AUDIO_FORMATS:
-                raise _bad(f"'{where}.input_audio.format' is one of {', '.join(AUDIO_FORMATS)}")
+                raise reading.bad(f"'{where}.input_audio.format' is one of {', '.join(AUDIO_FORMATS)}")
             data = _base64(audio.get("data"), f"{where}.input_audio.data")
             return {"inlineData": {"mimeType": f"audio/{form}", "data": data}}
         case _:
-            raise _bad(f"'{where}.type' cannot be read by this model: send text, image_url, input_audio or file")
+            raise reading.bad(f"'{where}.type' cannot be read by this model: send text, image_url, input_audio or file")
 
 
 def _inline(url: Any, where: str) -> Json:
@@ -220,16 +221,18 @@ def _inline(url: Any, where: str) -> Json:
     head, _, data = (url if isinstance(url, str) else "").partition(",")
     mime = head[5:].split(";")[0].lower()
     if not (head[:5].lower() == "data:" and head.lower().endswith(";base64") and _MIME.fullmatch(mime)):
-        raise _bad(f"'{where}' cannot be fetched: send it as a data: URL, such as 'data:image/png;base64,…'")
+        raise reading.bad(f"'{where}' cannot be fetched: send it as a data: URL, such as 'data:image/png;base64,…'")
     return {"inlineData": {"mimeType": mime, "data": _base64(data, where)}}
 
 
 def _base64(data: Any, where: str) -> str:
-    text = _text(data, where)
+    text = reading.name(data, where)
     try:
         base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise _bad(f"'{where}' is not base64: encode the bytes with the standard alphabet and padding") from error
+        raise reading.bad(
+            f"'{where}' is not base64: encode the bytes with the standard alphabet and padding"
+        ) from error
     return text
 
 
@@ -237,14 +240,14 @@ def _text_only(content: Any, where: str) -> str:
     """The text of content that can be nothing else."""
     parts = _parts(content, where)
     if not all("text" in part for part in parts):
-        raise _bad(f"'{where}' holds more than text: only messages of the user can")
+        raise reading.bad(f"'{where}' holds more than text: only messages of the user can")
     return "".join(part["text"] for part in parts)
 
 
 def _tools(body: Mapping[str, Any]) -> Json:
     """Function declarations and which of them are to be called."""
     tools = _list(body.get("tools") or [], "tools")
-    declared = [_declaration(_object(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
+    declared = [_declaration(reading.mapping(tool, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
     config = _tool_choice(body.get("tool_choice"), {declaration["name"] for declaration in declared})
     if not declared:
         return {}
@@ -254,14 +257,14 @@ def _tools(body: Mapping[str, Any]) -> Json:
 
 def _declaration(tool: Json, where: str) -> Json:
     if tool.get("type") != "function":
-        raise _bad(f"'{where}.type' cannot be said to this model: only tools of type 'function' can")
-    function = _object(tool.get("function"), f"{where}.function")
-    said: Json = {"name": _text(function.get("name"), f"{where}.function.name")}
+        raise reading.bad(f"'{where}.type' cannot be said to this model: only tools of type 'function' can")
+    function = reading.mapping(tool.get("function"), f"{where}.function")
+    said: Json = {"name": reading.name(function.get("name"), f"{where}.function.name")}
     if function.get("description") is not None:
-        said["description"] = _text(function["description"], f"{where}.function.description", least=0)
+        said["description"] = reading.text(function["description"], f"{where}.function.description")
     if function.get("parameters") is not None:
         spot = f"{where}.function.parameters"
-        said["parametersJsonSchema"] = _shallow(_object(function["parameters"], spot), spot)
+        said["parametersJsonSchema"] = reading.shallow(function["parameters"], spot)
     return said
 
 
@@ -278,15 +281,15 @@ def _tool_choice(choice: Any, declared: set[str]) -> Json | None:
         case {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [_, *_] as tools}}:
             names = [_chosen(tool) for tool in tools]
         case _:
-            raise _bad("'tool_choice' cannot be said to this model: say auto, none, required or name a function")
+            raise reading.bad("'tool_choice' cannot be said to this model: say auto, none, required or name a function")
     if not declared or not declared.issuperset(names):
-        raise _bad("'tool_choice' asks for a function that 'tools' does not hold: declare it there")
+        raise reading.bad("'tool_choice' asks for a function that 'tools' does not hold: declare it there")
     return {"mode": "ANY"} | ({"allowedFunctionNames": names} if names else {})
 
 
 def _chosen(choice: Any) -> str:
-    function = _object(_object(choice, "tool_choice").get("function"), "tool_choice.function")
-    return _text(function.get("name"), "tool_choice.function.name")
+    function = reading.mapping(reading.mapping(choice, "tool_choice").get("function"), "tool_choice.function")
+    return reading.name(function.get("name"), "tool_choice.function.name")
 
 
 def _generation_config(body: Mapping[str, Any]) -> Json:
@@ -294,7 +297,7 @@ def _generation_config(body: Mapping[str, Any]) -> Json:
     for field, name in _NUMBERS.items():
         if (number := body.get(field)) is not None:
             if isinstance(number, bool) or not isinstance(number, int | float):
-                raise _bad(f"'{field}' is a number")
+                raise reading.bad(f"'{field}' is a number")
             config[name] = number
     for field, (name, least) in _INTEGERS.items():
         if body.get(field) is not None:
@@ -304,10 +307,10 @@ def _generation_config(body: Mapping[str, Any]) -> Json:
         config["maxOutputTokens"] = _integer(body[field], field, 1)
     if stop := body.get("stop"):
         stops = _list([stop] if isinstance(stop, str) else stop, "stop")
-        config["stopSequences"] = [_text(text, f"stop[{i}]") for i, text in enumerate(stops)]
+        config["stopSequences"] = [reading.name(text, f"stop[{i}]") for i, text in enumerate(stops)]
     if (effort := body.get("reasoning_effort")) is not None:
         if not isinstance(effort, str) or effort not in THINKING_BUDGETS:
-            raise _bad(f"'reasoning_effort' is one of {', '.join(THINKING_BUDGETS)}")
+            raise reading.bad(f"'reasoning_effort' is one of {', '.join(THINKING_BUDGETS)}")
         config["thinkingConfig"] = {"thinkingBudget": THINKING_BUDGETS[effort], "includeThoughts": False}
     return config | _response_format(body.get("response_format")) | _logprobs(body)
 
@@ -320,21 +323,23 @@ def _response_format(wanted: Any) -> Json:
             return {"responseMimeType": "application/json"}
         case {"type": "json_schema"}:
             said: Json = {"responseMimeType": "application/json"}
-            schema = _object(wanted.get("json_schema"), "response_format.json_schema").get("schema")
+            schema = reading.mapping(wanted.get("json_schema"), "response_format.json_schema").get("schema")
             if schema is not None:
                 spot = "response_format.json_schema.schema"
-                said["responseJsonSchema"] = _shallow(_object(schema, spot), spot)
+                said["responseJsonSchema"] = reading.shallow(schema, spot)
             return said
         case _:
-            raise _bad("'response_format' cannot be said to this model: its type is text, json_object or json_schema")
+            raise reading.bad(
+                "'response_format' cannot be said to this model: its type is text, json_object or json_schema"
+            )
 
 
 def _logprobs(body: Mapping[str, Any]) -> Json:
     wanted, top = body.get("logprobs"), body.get("top_logprobs")
     if wanted not in (None, False, True):
-        raise _bad("'logprobs' is true or false")
+        raise reading.bad("'logprobs' is true or false")
     if top is not None and _integer(top, "top_logprobs", 0) and not wanted:
-        raise _bad("'top_logprobs' needs 'logprobs': true")
+        raise reading.bad("'top_logprobs' needs 'logprobs': true")
     if not wanted:
         return {}
     return {"responseLogprobs": True} | ({"logprobs": top} if top else {})
@@ -345,47 +350,17 @@ def _refuse_unsayable(body: Mapping[str, Any]) -> None:
         if field in _SAID or field in _DROPPED or value is None or value in _SAYS_NOTHING.get(field, ()):
             continue
         if field in ("functions", "function_call"):
-            raise _bad(f"'{field}' is not read: send 'tools' and 'tool_choice'")
-        raise _bad(f"{str(field)[:40]!r} with this value cannot be said to this model: leave it out")
-
-
-def _shallow(value: Json, where: str) -> Json:
-    """Refuses what is nested too deeply to be written again."""
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-        ]
-        if not level:
-            return value
-    raise _bad(f"'{where}' is nested too deeply: at most {MAX_DEPTH} levels")
-
-
-def _object(value: Any, where: str) -> Json:
-    if not isinstance(value, dict):
-        raise _bad(f"'{where}' is an object")
-    return value
+            raise reading.bad(f"'{field}' is not read: send 'tools' and 'tool_choice'")
+        raise reading.bad(f"{str(field)[:40]!r} with this value cannot be said to this model: leave it out")
 
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise _bad(f"'{where}' is a list")
-    return value
-
-
-def _text(value: Any, where: str, least: int = 1) -> str:
-    if not isinstance(value, str) or len(value) < least:
-        raise _bad(f"'{where}' is a text" + (" that is not empty" if least else ""))
+        raise reading.bad(f"'{where}' is a list")
     return value
 
 
 def _integer(value: Any, field: str, least: int) -> int:
     if type(value) is not int or not least <= value <= MAX_INT:
-        raise _bad(f"'{field}' is a whole number from {least} to {MAX_INT}")
+        raise reading.bad(f"'{field}' is a whole number from {least} to {MAX_INT}")
     return value
-
-
-def _bad(message: str) -> Refusal:
-    return Refusal(400, payment.INVALID_REQUEST, message)

@@ -24,12 +24,13 @@ from node.translation.reading import (
     name,
     objects,
     sampling,
+    shallow,
     shown,
     stops,
     text,
 )
 from relays.errors import InvalidJson
-from relays.jsontext import from_json, too_deep
+from relays.jsontext import from_json
 
 _TRANSLATED: Final = frozenset(
     {
@@ -201,9 +202,7 @@ def _input(arguments: str, where: str) -> Json:
         found = from_json(arguments) if arguments.strip() else {}
     except InvalidJson as error:
         raise bad(f"'{where}' is not JSON: {error}") from error
-    if not isinstance(found, dict) or too_deep(found):
-        raise bad(f"'{where}' is not a JSON object that can be passed on")
-    return found
+    return shallow(found, where)
 
 
 def _tool_result(message: Json, where: str) -> Json:

@@ -57,6 +57,13 @@ def mapping(value: object, where: str) -> dict[str, Any]:
     return value
 
 
+def shallow(value: object, where: str) -> dict[str, Any]:
+    """An object that can be written again, however it came."""
+    if too_deep(mapping(value, where)):
+        raise bad(f"'{where}' nests deeper than {MAX_DEPTH} levels: make it flatter")
+    return mapping(value, where)
+
+
 def objects(value: object, where: str) -> list[dict[str, Any]]:
     """A list of objects; nothing is an empty one."""
     if value is None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import Refusal
-from node.translation.chat_to_gemini import MAX_DEPTH
 from relays import payment
+from relays.jsontext import MAX_DEPTH
 from tests.node.test_translation_gemini_stream import GEMINI, JSON, answer, call, response, spoiled
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n").decode()
@@ -318,7 +318,7 @@ def test_what_is_nested_too_deeply_to_be_written_again_is_refused(depth: int) ->
     for _ in range(depth):
         deep = {"a": deep}
     tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
-    assert "nested too deeply" in refused(tools=[tool])
+    assert "nests deeper" in refused(tools=[tool])
     assert "response_format" in refused(response_format={"type": "json_schema", "json_schema": {"schema": deep}})
 
 
