@@ -35,10 +35,9 @@ from node.tasks import Tasks
 from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
 from relays import payment
-from relays.bounds import likely_prompt_tokens
 from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from relays.event import Event, Signer
-from relays.pricing import Usage, cost
+from relays.pricing import cost
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
@@ -83,6 +82,7 @@ class _Running(msgspec.Struct, frozen=True):
 
     quote: Quote
     source: Source
+    reply: UpstreamReply
     meter: StreamMeter
 
 
@@ -160,7 +160,7 @@ class Completions:
             return await asyncio.shield(self._tasks.start(self._end_whole(request_id, begun, keep), "post"))
         source, opened = begun
         meter = StreamMeter(quote.ask.endpoint, known_of(quote.ask, source), hide_usage=not quote.ask.wants_usage)
-        running = _Running(quote, source, meter)
+        running = _Running(quote, source, opened.reply, meter)
         self._streams[request_id] = running
         finish = partial(self._finish, request_id, running)
         return PaidStream(request_id, opened, meter, finish, deadline, quote.ask.endpoint)
@@ -276,12 +276,8 @@ class Completions:
 
 
 def _running_draft(request_id: str, running: _Running, outcome: Outcome) -> Receipt:
-    """The receipt of a stream if it ended now. Whatever its bytes do to the meter, the stream is charged: what is likely."""
-    try:
-        used = running.meter.measured()
-    except Exception:
-        log.exception("what %s used cannot be measured", request_id)
-        used = Measured(Usage(likely_prompt_tokens(running.quote.ask.fields, running.quote.ask.endpoint), 0), "counted")
+    """The receipt of a stream if it ended now."""
+    used = running.meter.measured(running.reply.usage)
     return _draft(request_id, running.quote, running.source, used, outcome)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from node import sse
-from node.errors import Refusal, Unsupported, UpstreamError, UpstreamRefused, UpstreamTimeout
+from node.errors import Refusal, Unsupported, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from node.metering.stream import StreamMeter
 from node.metering.told import told_in_events
 from node.sse import DONE
@@ -64,7 +64,9 @@ class PaidStream:
                 await begin()
                 async with asyncio.timeout_at(self._deadline):
                     await self._relay(write)
-                outcome = "complete" if self._meter.ended and not self._meter.broken else "interrupted"
+                if self._meter.broken:
+                    raise UpstreamUnreachable("the upstream broke off its stream with an error")
+                outcome = "complete" if self._meter.ended else "interrupted"
             except (UpstreamError, TimeoutError) as error:
                 outcome, failure = "interrupted", refusal_for(error)
         finally:

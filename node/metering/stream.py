@@ -1,8 +1,8 @@
 """Streams: events go on untouched at their boundaries, but for those kept back until the request is charged.
 
 Kept back are `[DONE]`, so that the receipt can come before it; the usage event of a caller who did not ask for it, for
-good; and the event with the last report and what follows it, so that it can tell the cost. When nobody reports usage,
-what was streamed is counted.
+good; an error, whose words may tell of the operator's account; and the event with the last report and what follows it, so
+that it can tell the cost. When nobody reports usage, what was streamed is counted.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class StreamMeter:
         """Events that come when the request is charged."""
         self._kept_back_bytes = 0
         self.broken = False
-        """The upstream said in its stream that it failed."""
+        """The upstream said in its stream that it failed: the caller is told so in our words."""
         self.done = False
         """The upstream said `[DONE]`."""
         self.ended = False
@@ -92,10 +92,12 @@ class StreamMeter:
         tail = self._cutter.rest()
         return self._pass(tail) if tail.strip() else b""
 
-    def measured(self) -> Measured:
-        """The usage as reported, if that can be true; else counted from what was streamed."""
+    def measured(self, beside: Usage | None = None) -> Measured:
+        """The usage as reported, if that can be true; else counted from what was streamed. `beside` was reported outside of
+        the stream, as far as it has come."""
         reported = None if self._report is None else reports.usage_of(self._report)
-        if reported is None and self._so_far is not None and (so_far := reports.usage_of(self._so_far)) is not None:
+        so_far = beside if self._so_far is None else reports.usage_of(self._so_far)
+        if reported is None and so_far is not None:
             reported = self._at_least_written(so_far)
         images = self._images_made or int(self._images_begun)
         return measure(reported, self._known, self.written.tokens, images)
@@ -122,6 +124,8 @@ class StreamMeter:
         head = _head(data) or _Head()
         if head.type in _FAILED or bytes(head.error) != b"null":
             self.broken = True
+            self._take_report(data, head)
+            return b""
         self._images_made += head.type in _IMAGE_MADE
         self._images_begun |= head.type in _IMAGE_BEGUN
         self._take_report(data, head)

@@ -60,13 +60,13 @@ def count_prompt(body: Mapping[str, Any], endpoint: Endpoint, *, exact: bool = F
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """All text inside a value, in its order."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            if name not in _SILENT:
-                yield from strings_in(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from strings_in(part)
+    """All text inside a value, in its order; however deep it nests."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            waiting.extend(inner for name, inner in reversed(part.items()) if name not in _SILENT)
+        elif isinstance(part, list | tuple):
+            waiting.extend(reversed(part))

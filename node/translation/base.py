@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from relays.pricing import Usage
+
 
 class StreamTranslation(Protocol):
     """One stream on its way back to the caller, cut into chunks anywhere."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the upstream has reported so far."""
+        ...
 
     def feed(self, chunk: bytes) -> bytes:
         """The caller's events for what has come so far; may be empty. Raises UpstreamUnreachable for what is no stream."""

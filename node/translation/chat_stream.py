@@ -10,6 +10,7 @@ from node import sse
 from node.errors import UpstreamUnreachable
 from node.translation import endings, tokens
 from node.translation.answers import EventTranslation, fields, word
+from relays.pricing import Usage
 
 _IN_A_MESSAGE: Final = (
     "content_block_start",
@@ -42,13 +43,17 @@ class ChatStream(EventTranslation):
         self._stop: object = None
         self._usage: dict[str, Any] = {}
 
+    @property
+    def usage(self) -> Usage | None:
+        return tokens.from_messages({"output_tokens": 0, **self._usage})
+
     def _take(self, event: dict[str, Any] | None) -> bytes:
         kind = "" if event is None else event.get("type")
         if event is None:
             return b""  # not a word of this language
         if kind == "error" or event.get("error"):
             self._over = True
-            return sse.write(endings.chat_error(event.get("error")))
+            return sse.write(endings.CHAT_ERROR)
         if kind == "message_start":
             return self._start(fields(event.get("message")))
         if kind in _IN_A_MESSAGE and not self._started:

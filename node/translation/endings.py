@@ -1,10 +1,8 @@
-"""Why an answer ended, and how it failed on its way, between the two languages. Pure."""
+"""Why an answer ended, and that it broke off on its way, in the two languages. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from node.translation.answers import fields, said, word
+from typing import Final
 
 _STOP_REASONS: Final = {"length": "max_tokens", "content_filter": "refusal"}
 _FINISH_REASONS: Final = {
@@ -12,9 +10,12 @@ _FINISH_REASONS: Final = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-# Others would tell the caller of the node's own account, such as a key that is wrong.
-_TOLD_ERRORS: Final = ("invalid_request_error", "rate_limit_error", "overloaded_error")
-_MAX_MESSAGE: Final = 500
+_FAILED: Final = "the model's server failed while it answered"
+"""Its own words stay here: they may tell of the operator's account."""
+CHAT_ERROR: Final = {"error": {"message": _FAILED, "type": "server_error", "param": None, "code": None}}
+"""How a stream of OpenAI's breaks off."""
+MESSAGES_ERROR: Final = {"type": "error", "error": {"type": "api_error", "message": _FAILED}}
+"""How one of Anthropic's does."""
 
 
 def stop_reason(finish: object, *, called: bool, refused: bool) -> str:
@@ -31,22 +32,3 @@ def finish_reason(stop: object, *, called: bool) -> str:
     if isinstance(stop, str) and stop in _FINISH_REASONS:
         return _FINISH_REASONS[stop]
     return "tool_calls" if called else "stop"
-
-
-def messages_error(error: object) -> dict[str, Any]:
-    """An upstream's error as Anthropic tells it."""
-    kind = fields(error).get("type")
-    return {"type": "error", "error": {"type": kind if kind in _TOLD_ERRORS else "api_error", "message": _told(error)}}
-
-
-def chat_error(error: object) -> dict[str, Any]:
-    """An upstream's error as OpenAI tells it."""
-    kind = fields(error).get("type")
-    known = kind in ("invalid_request_error", "rate_limit_error")
-    code = kind if kind in _TOLD_ERRORS else None
-    return {"error": {"message": _told(error), "type": kind if known else "server_error", "param": None, "code": code}}
-
-
-def _told(error: object) -> str:
-    message = said(fields(error).get("message")) or word(error)
-    return message[:_MAX_MESSAGE] or "the model's server failed while it answered"

@@ -16,9 +16,11 @@ import msgspec
 
 from node import sse
 from node.errors import UpstreamUnreachable
-from relays import payment
+from node.translation import endings
+from node.translation.tokens import from_chat
 from relays.errors import InvalidJson
 from relays.jsontext import from_json, shaped
+from relays.pricing import Usage
 from relays.usage import MAX_TOKENS
 
 Json = dict[str, Any]
@@ -146,6 +148,11 @@ class GeminiStream:
         self._usage: Any = None
         self._broken = False
 
+    @property
+    def usage(self) -> Usage | None:
+        counted = usage_of(self._usage, written=any(choice.words for choice in self._choices.values()))
+        return None if counted is None else from_chat(counted)
+
     def feed(self, chunk: bytes) -> bytes:
         """The caller's events so far; nothing more after an error. Raises UpstreamUnreachable for what is no stream."""
         if self._broken:
@@ -181,7 +188,7 @@ class GeminiStream:
             said = _read(data)
             if said.error is not None:
                 self._broken = True
-                return sse.write({"error": _error(said.error)})
+                return sse.write(endings.CHAT_ERROR)
             return self._chunks(said, data)
         except UpstreamUnreachable:
             self._broken = True
@@ -351,12 +358,8 @@ def _token(token: _Token) -> Json:
     }
 
 
-def _error(error: Any) -> Json:
-    """An error for the caller. Google's own words may speak of the operator's account and stay here."""
-    return {"message": _words(error), "type": "server_error", "code": payment.UPSTREAM_UNAVAILABLE, "param": None}
-
-
 def _words(error: Any) -> str:
+    """What is told of an error: Google's own words may speak of the operator's account."""
     status = error.get("status") if isinstance(error, dict) else None
     known = isinstance(status, str) and re.fullmatch(r"[A-Z_]{1,40}", status)
     return "the model's server broke off with an error" + (f": {status}" if known else "")

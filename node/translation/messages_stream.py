@@ -27,7 +27,7 @@ class MessagesStream(EventTranslation):
         self._called = 0
         self._refused = False
         self._finish: str | None = None
-        self._usage: Usage | None = None
+        self.usage: Usage | None = None
 
     def _take(self, event: dict[str, Any] | None) -> bytes:
         if event is None:
@@ -36,12 +36,12 @@ class MessagesStream(EventTranslation):
             return self._close()
         choice = next((each for each in items(event.get("choices")) if each.get("index") in (None, 0)), {})
         if event.get("error") or event.get("object") == "error":
-            return self._fail(event.get("error") or event)
+            return self._fail()
         if event.get("usage") is not None:
-            self._usage = tokens.from_chat(event["usage"])
+            self.usage = tokens.from_chat(event["usage"])
         finish = choice.get("finish_reason")
         if finish == "error":
-            return self._fail(None)
+            return self._fail()
         if isinstance(finish, str) and finish:
             self._finish = finish
         return self._start(event) + self._delta(fields(choice.get("delta")))
@@ -52,7 +52,7 @@ class MessagesStream(EventTranslation):
             return b""
         self._started = True
         self._id = word(event.get("id"))
-        usage = {"input_tokens": 0, "output_tokens": 0} if self._usage is None else tokens.for_messages(self._usage)
+        usage = {"input_tokens": 0, "output_tokens": 0} if self.usage is None else tokens.for_messages(self.usage)
         message: dict[str, Any] = {
             "id": "msg_" + self._id,
             "type": "message",
@@ -105,9 +105,9 @@ class MessagesStream(EventTranslation):
         self._called += 1
         return Block({"type": "tool_use", "id": call_id, "name": name, "input": {}})
 
-    def _fail(self, error: object) -> bytes:
+    def _fail(self) -> bytes:
         self._over = True
-        return sse.write(endings.messages_error(error), "error")
+        return sse.write(endings.MESSAGES_ERROR, "error")
 
     def _end(self) -> bytes:
         return b"" if self._finish is None else self._close()
@@ -116,7 +116,7 @@ class MessagesStream(EventTranslation):
         self._over = True
         reason = endings.stop_reason(self._finish, called=self._called > 0, refused=self._refused)
         # Anthropic's SDK breaks on a missing usage; an empty one says as little.
-        usage = {} if self._usage is None else tokens.for_messages(self._usage)
+        usage = {} if self.usage is None else tokens.for_messages(self.usage)
         last = {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage}
         stop = sse.write({"type": "message_stop"}, "message_stop")
         return self._blocks.end() + sse.write(last, "message_delta") + stop

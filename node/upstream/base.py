@@ -9,7 +9,7 @@ import msgspec
 
 from relays.bounds import ModelLimits
 from relays.endpoints import Endpoint
-from relays.pricing import ModelPrice
+from relays.pricing import ModelPrice, Usage
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -39,6 +39,11 @@ class UpstreamReply(Protocol):
     """A reply whose head has come with status 200. Close it in every case."""
 
     content_type: str
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was reported beside a stream, as far as it has come; None where all reports are in the stream."""
+        ...
 
     async def read(self, limit: int) -> bytes:
         """The whole body, up to `limit` bytes. Raises UpstreamError."""

@@ -31,6 +31,8 @@ _OF_THE_ACCOUNT: Final = re.compile(
 class HttpReply:
     """A reply of status 200, its body still on the wire."""
 
+    usage = None
+
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         kind = response.content_type

@@ -99,6 +99,8 @@ class SatrouteUpstream:
 class _BoughtReply:
     """A bought answer; its payment is settled when it is closed, beside whatever comes next."""
 
+    usage = None
+
     def __init__(self, bought: Bought, tasks: Tasks) -> None:
         self._bought = bought
         self._tasks = tasks

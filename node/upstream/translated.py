@@ -11,6 +11,7 @@ import msgspec
 from node.metering.tokens import count_prompt
 from node.translation.base import StreamTranslation, Translation
 from node.upstream.base import UpstreamReply, UpstreamRequest
+from relays.pricing import Usage
 
 LONG_BODY_BYTES: Final = 64 * 1024
 
@@ -21,13 +22,18 @@ class TranslatedReply:
     def __init__(self, reply: UpstreamReply, translation: Translation) -> None:
         self._reply = reply
         self._translation = translation
+        self._stream = translation.stream()
         self.content_type = reply.content_type
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._stream.usage
 
     async def read(self, limit: int) -> bytes:
         return self._translation.answer(await self._reply.read(limit))
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        stream = self._translation.stream()
+        stream = self._stream
         async for chunk in self._reply.chunks():
             if passed := stream.feed(chunk):
                 yield passed
@@ -42,6 +48,7 @@ class GivenReply:
     """An answer that no upstream was asked for."""
 
     content_type = "application/json"
+    usage = None
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._body = msgspec.json.encode(answer)
@@ -86,6 +93,10 @@ class _ChainedStream:
     def __init__(self, first: StreamTranslation, second: StreamTranslation) -> None:
         self._first = first
         self._second = second
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._second.usage
 
     def feed(self, chunk: bytes) -> bytes:
         return self._first.feed(self._second.feed(chunk))

@@ -136,6 +136,32 @@ async def test_a_200_with_an_error_in_it(node: Running, http: httpx.AsyncClient,
         assert "credits" not in told.text
 
 
+async def test_an_error_in_the_midst_of_a_stream(node: Running, http: httpx.AsyncClient, hostile: Server) -> None:
+    """Its words may tell of the operator's account: the caller hears that it broke off, and pays for what came."""
+    error = b'data: {"error":{"message":"project 1234: no credits left","code":402}}\n\n'
+    for chunks in ((TEXT, error), (TEXT, error, DONE), (TEXT, error + usage(), DONE)):
+        told = await stream(node, http, hostile, *chunks)
+        assert told.receipt is not None
+        assert told.receipt.outcome == "interrupted"
+        assert 0 < told.charged_msat < told.receipt.hold_msat
+        assert "1234" not in told.text
+        assert told.text.count("upstream_unavailable") == 1
+        assert "[DONE]" not in told.text
+
+
+@pytest.mark.parametrize("depth", [150, 400, 900, 2_000])
+async def test_an_answer_that_nests_deeply(node: Running, http: httpx.AsyncClient, hostile: Server, depth: int) -> None:
+    deep = b'[{"text":' * depth + b'"wave"' + b"}]" * depth
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":' + deep + b"}}]}\n\n"
+    told = await stream(node, http, hostile, TEXT, chunk, DONE)
+    assert told.receipt is not None
+    assert 0 < told.charged_msat <= told.receipt.hold_msat
+    body = b'{"choices":[{"message":{"content":' + deep + b"}}]}"
+    told = await ask(node, http, hostile, (200, JSON, [body]))
+    assert (told.status, told.charged_msat) == (502, 0) or told.charged_msat > 0
+    assert told.status == 502 or told.receipt is not None
+
+
 async def test_gzip_that_nobody_asked_for(node: Running, http: httpx.AsyncClient, hostile: Server) -> None:
     squeezed = {"Content-Encoding": "gzip"}
     told = await ask(node, http, hostile, (200, {**JSON, **squeezed}, [gzip.compress(whole())]))

@@ -21,6 +21,7 @@ from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
 from tests.node.harness import PRICES, Running, bearer, granted_key, running_node
 from tests.node.shopful import CHAT_USAGE, running_shopful
+from tests.node.toolful import running_toolful
 
 GRANT_MSAT = 1_000_000
 ASK = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "What is two and two?"}]}
@@ -166,6 +167,22 @@ async def test_anthropic_natively_and_from_chat(folder: Path, http: httpx.AsyncC
         assert all(headers["x-api-key"] == "secret" for headers in server.headers)
         assert all(headers["anthropic-version"] == "2023-06-01" for headers in server.headers)
         assert server.asked[1][1]["max_tokens"] == 50
+
+
+async def test_a_translated_stream_that_breaks_off_is_charged_by_the_prompt_that_was_told(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """Anthropic tells what it read at the beginning; OpenAI's stream has no place for that before its end."""
+    async with (
+        running_toolful("m") as (server, url),
+        node_of(folder, f'kind = "anthropic"\nbase_url = "{url}"\napi_key = "secret"') as node,
+    ):
+        server.breaks = True
+        _, receipt = await ask(node, http, "/chat/completions", {**ASK, "stream": True})
+    assert receipt.outcome == "interrupted"
+    read = {name: getattr(receipt.usage, name) for name in ("prompt_tokens", "cached_tokens", "cache_write_tokens")}
+    assert read == {"prompt_tokens": 20, "cached_tokens": 5, "cache_write_tokens": 3}
+    assert receipt.usage.completion_tokens > 0
 
 
 async def test_an_endpoint_that_a_kind_has_not_is_400_and_free(folder: Path, http: httpx.AsyncClient) -> None:

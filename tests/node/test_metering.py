@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from node.metering.measure import Known, Measured
 from node.metering.stream import MAX_HELD_BYTES, StreamMeter
-from node.metering.tokens import count
+from node.metering.tokens import count, strings_in
 from node.metering.whole import measured
 from node.metering.written import MAX_KEPT_BYTES
 from relays.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
@@ -231,3 +231,37 @@ def test_an_anthropic_stream_that_ends_early_is_charged_by_what_it_wrote() -> No
     assert measured.by == "counted"
     assert measured.usage == Usage(31, count(" wave" * 300), cached_tokens=11)
     assert measured.usage.completion_tokens > 200
+
+
+def test_text_is_found_however_deep_it_nests_and_in_its_order() -> None:
+    deep: Any = ["c", {"content": "d", "role": "x"}, "e"]
+    for _ in range(100_000):
+        deep = [deep]
+    assert "".join(strings_in({"a": "a", "content": ["b", deep], "text": "f"})) == "abcdef"
+
+
+@pytest.mark.parametrize("depth", [150, 400, 900, 2_000, 100_000])
+def test_an_answer_that_nests_deeply_is_counted(depth: int) -> None:
+    """Python's own stack ends at a thousand calls; what was served is charged all the same."""
+    nested = b'[{"text":' * depth + b'"wave"' + b"}]" * depth
+    whole = b'{"choices":[{"message":{"content":' + nested + b"}}]}"
+    assert 0 < usage_of_body(whole, 11).usage.completion_tokens < len(whole)
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":' + nested + b"}}]}\n\n"
+    _, meter = run([sse(text("wave")), chunk])
+    assert 0 < meter.measured().usage.completion_tokens < len(chunk)
+
+
+def test_an_error_in_a_stream_is_kept_from_the_caller_and_its_report_counts() -> None:
+    error = {"error": {"message": "your account is out of credits"}, **usage(31, 2)}
+    passed, meter = run([sse(text("a"), error)], hide=False)
+    assert passed == sse(text("a"))
+    assert meter.broken
+    assert meter.measured() == Measured(Usage(31, 2), "upstream")
+
+
+def test_what_was_reported_beside_a_stream_counts_until_its_own_report_comes() -> None:
+    _, meter = run([sse(text(" wave" * 30))])
+    assert meter.measured(Usage(31, 0, cached_tokens=8)).usage == Usage(31, count(" wave" * 30), cached_tokens=8)
+    assert meter.measured(Usage(31, 200)) == Measured(Usage(31, 200), "upstream")
+    meter.feed(sse(usage(32, 40)))
+    assert meter.measured(Usage(31, 0)) == Measured(Usage(32, 40), "upstream")

@@ -14,7 +14,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from node.errors import UpstreamUnreachable
 from node.translation.base import StreamTranslation, Translation
 from node.translation.chat_to_gemini import ChatToGemini
+from node.translation.endings import CHAT_ERROR
 from node.translation.gemini_stream import MAX_EVENT_BYTES, usage_of
+from relays.pricing import Usage
 from relays.usage import MAX_TOKENS
 
 NOW = 1_750_000_000
@@ -341,12 +343,19 @@ def test_a_blocked_prompt_ends_a_stream() -> None:
     assert (usage["usage"]["prompt_tokens"], done) == (9, "[DONE]")
 
 
+def test_what_was_reported_so_far_is_known_before_the_end() -> None:
+    stream = ChatToGemini().stream()
+    assert stream.usage is None
+    stream.feed(sse(response({"text": "wave"}, usageMetadata={"promptTokenCount": 9, "candidatesTokenCount": 3})))
+    assert stream.usage == Usage(9, 3)
+
+
 @pytest.mark.parametrize("wrap", [lambda error: error, lambda error: [error]])
 def test_an_error_in_a_stream_is_the_last_that_is_said(wrap: Any) -> None:
     error = wrap({"error": {"code": 503, "message": "project 1234 is out of quota", "status": "UNAVAILABLE"}})
     stream = run(sse(*STREAM[:2], error, *STREAM[2:]))
     *_, told, usage = events(stream)
-    assert told["error"]["message"].endswith("UNAVAILABLE")
+    assert told == CHAT_ERROR
     assert usage["usage"]["completion_tokens"] == 32
     assert b"1234" not in stream
     assert b"wo" not in stream

@@ -75,6 +75,8 @@ class ScriptedUpstream:
 
 
 class _Reply:
+    usage = None
+
     def __init__(self, script: Script, *, stream: bool) -> None:
         self._script = script
         self.content_type = "text/event-stream" if stream else "application/json"
