@@ -16,6 +16,8 @@ from relays.money import ceil_div
 
 LEAST_BYTES_PER_SECOND: Final = 500
 """4 kbit/s, below the rates that codecs in use speak at. Silence alone can take less: see `most_audio_ms`."""
+MOST_BYTES_PER_S: Final = {"plain": 400_000, "coded": 64_000}
+"""Of sound that is not compressed for the ear (48 kHz, 32 bits, two channels), and of sound that is (512 kbit/s)."""
 MOST_SECONDS: Final = 1_000_000
 """Eleven days: a file that says more is broken."""
 MAX_READS: Final = 100_000
@@ -31,10 +33,6 @@ _OGG: Final = {
     b"\x7fFLAC": "mutagen.oggflac:OggFLACStreamInfo",
 }
 """By the first bytes of the first packet, which stand behind Ogg's own 28."""
-
-
-MOST_BYTES_PER_S: Final = {"plain": 400_000, "coded": 64_000}
-"""Of sound that is not compressed for the ear (48 kHz, 32 bits, two channels), and of sound that is (512 kbit/s)."""
 
 
 def audio_ms(data: bytes) -> int | None:
@@ -60,6 +58,13 @@ def most_audio_ms(data: bytes) -> int:
     Speech and music cannot be longer. Silence can, in codecs that write next to nothing for it (FLAC, Opus with DTX).
     """
     return ceil_div(len(data) * 1000, LEAST_BYTES_PER_SECOND)
+
+
+def least_audio_ms(data: bytes) -> int:
+    """At least how long a sound of so many bytes is: who claims less in its header would have more bytes a second than any
+    server takes."""
+    most = MOST_BYTES_PER_S["plain" if data[:4] in (b"RIFF", b"fLaC", b"FORM") else "coded"]
+    return len(data) * 1000 // most
 
 
 class _Sparing(io.BytesIO):
@@ -134,10 +139,3 @@ def _mp4_seconds(file: io.BytesIO) -> float:
 def _mp3_seconds(file: io.BytesIO) -> float:
     info = _mutagen("mutagen.mp3:MPEGInfo")(file)
     return 0.0 if info.sketchy else float(info.length)
-
-
-def least_audio_ms(data: bytes) -> int:
-    """At least how long a sound of so many bytes is: who claims less in its header would have more bytes a second than any
-    server takes."""
-    most = MOST_BYTES_PER_S["plain" if data[:4] in (b"RIFF", b"fLaC", b"FORM") else "coded"]
-    return len(data) * 1000 // most

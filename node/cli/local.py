@@ -162,7 +162,7 @@ def _folder(data: Path | None) -> Iterator[Path]:
     failed = False
     try:
         yield temporary
-    except Exception:
+    except Exception:  # but not KeyboardInterrupt: who stops a run that works leaves nothing
         failed = True
         raise
     finally:

@@ -30,7 +30,7 @@ def cost_of(receipt: Receipt) -> dict[str, Any]:
             "output_msats": output_msat,
             "total_msats": receipt.cost_msat,
         },
-        "cost_sats": receipt.cost_msat / MSAT_PER_SAT,
+        "cost_sats": receipt.cost_msat / MSAT_PER_SAT,  # Routstr's field, to be shown: what counts is in msat
         "remaining_balance_msats": receipt.balance_msat,
     }
 
@@ -62,7 +62,8 @@ def _told_in_event(event: bytes, receipt: Receipt) -> bytes:
 def _with_cost(data: bytes, receipt: Receipt) -> dict[str, Any] | None:
     try:
         top = from_json(data, dict[str, msgspec.Raw])
-        usage = from_json(bytes(top.get("usage", NULL)), dict[str, msgspec.Raw] | None)  # type: ignore[arg-type]
+        told = bytes(top.get("usage", NULL))
+        usage = {} if told == b"null" else from_json(told, dict[str, msgspec.Raw])
     except InvalidJson:
         return None
     return {**top, "usage": {**(usage or _usage_of(receipt)), **cost_of(receipt)}}

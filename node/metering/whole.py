@@ -70,7 +70,6 @@ def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
 
 def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
     """What an answer used."""
-
     if endpoint is COUNT_TOKENS:  # it costs the request's fee
         return Measured(Usage(0, 0), "counted")
     images = _images_in(body) if endpoint in (IMAGES, IMAGE_EDITS) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from node.errors import UpstreamUnreachable
@@ -52,7 +53,7 @@ def word(value: object, otherwise: str = "") -> str:
     return value if isinstance(value, str) and value else otherwise
 
 
-class EventTranslation:
+class EventTranslation(ABC):
     """A stream of JSON events, cut anywhere, one event at a time to `_take`. What both directions share.
 
     What came before a broken event is given out first; the error is raised by the next call, once.
@@ -103,9 +104,9 @@ class EventTranslation:
             return b""
         return self._take(None if data.strip() == _DONE else read(data))
 
+    @abstractmethod
     def _take(self, event: dict[str, Any] | None) -> bytes:
         """One event in the caller's language; None is `[DONE]`."""
-        raise NotImplementedError
 
     def _end(self) -> bytes:
         """The end of a stream that stopped without its last event."""

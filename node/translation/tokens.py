@@ -26,11 +26,7 @@ def from_chat(usage: object) -> Usage | None:
 
 def from_messages(usage: object) -> Usage | None:
     """Read Anthropic's `usage`."""
-    found = fields(usage)
-    details = fields(found.get("output_tokens_details"))
-    if details.get("thinking_tokens") is not None:
-        found = {**found, "output_tokens_details": {"reasoning_tokens": details["thinking_tokens"]}}
-    return _read(found, ("input_tokens", "output_tokens"), _MESSAGES)
+    return _read(fields(usage), ("input_tokens", "output_tokens"), _MESSAGES)
 
 
 def for_chat(usage: Usage) -> dict[str, Any]:
