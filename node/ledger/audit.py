@@ -8,11 +8,19 @@ from node.errors import LedgerError
 from node.ledger.model import EARNINGS, GRANTS, LOSSES, MINTS
 from node.ledger.sql import Steps, only, rows
 
+_CHARGED = "SELECT account, posted_msat FROM holds WHERE purpose = 'request' AND state = 'posted'"
+"""A posted request is its own charge: from who held it, to the node."""
+_BOOKED = (
+    "(SELECT debit, credit, amount_msat FROM transfers "
+    f"UNION ALL SELECT account, {EARNINGS}, posted_msat FROM ({_CHARGED}) AS charged) AS booked"
+)
+"""Whatever went from one account to another."""
+
 
 def _sums(side: str, kind: str = "") -> str:
-    """Per account, the sum of transfers on one side of it."""
-    where = f"WHERE kind = '{kind}' " if kind else ""
-    return f"(SELECT {side} AS account, SUM(amount_msat) AS msat FROM transfers {where}GROUP BY {side})"
+    """Per account, the sum of what was booked on one side of it; of one kind of transfers, or of all and the charges."""
+    source = f"transfers WHERE kind = '{kind}'" if kind else _BOOKED
+    return f"(SELECT {side} AS account, SUM(amount_msat) AS msat FROM {source} GROUP BY {side})"
 
 
 _HELD = "(SELECT account, SUM(amount_msat) AS msat FROM holds WHERE state = 'pending' GROUP BY account)"
@@ -28,7 +36,8 @@ _LAWS = {
         "WHERE held_msat != COALESCE(h.msat, 0)"
     ),
     "what was spent is the sum of charges": (
-        f"SELECT COUNT(*) FROM accounts LEFT JOIN {_sums('debit', 'charge')} AS d ON d.account = accounts.id "
+        "SELECT COUNT(*) FROM accounts LEFT JOIN (SELECT account, SUM(posted_msat) AS msat "
+        f"FROM ({_CHARGED}) AS charged GROUP BY account) AS d ON d.account = accounts.id "
         "WHERE spent_msat != COALESCE(d.msat, 0)"
     ),
     "what was paid in is deposits less refunds": (
@@ -43,15 +52,8 @@ _LAWS = {
         "WHERE (parent IS NOT NULL OR spend_limit_msat IS NOT NULL OR daily_limit_msat IS NOT NULL) "
         "AND (spent_msat != COALESCE(h.spent, 0) OR held_msat != COALESCE(h.held, 0))"
     ),
-    "a posted request was charged what its hold says, any other nothing": (
-        "SELECT COUNT(*) FROM holds LEFT JOIN transfers ON kind = 'charge' AND reference = holds.id "
-        "WHERE purpose = 'request' AND (posted_msat != COALESCE(transfers.amount_msat, 0) "
-        "OR (state != 'posted' AND posted_msat != 0))"
-    ),
-    "a charge is of the account that held it, for the node": (
-        "SELECT COUNT(*) FROM transfers LEFT JOIN holds ON holds.id = reference AND state = 'posted' "
-        "AND purpose = 'request' AND account = debit "
-        f"WHERE kind = 'charge' AND (holds.id IS NULL OR credit != {EARNINGS})"
+    "a request that was not posted costs nothing": (
+        "SELECT COUNT(*) FROM holds WHERE state != 'posted' AND posted_msat != 0"
     ),
     "a deposit is of a mint, for the account that its row names": (
         "SELECT COUNT(*) FROM transfers LEFT JOIN deposits ON deposits.id = reference AND state = 'credited' "
@@ -89,7 +91,7 @@ _LAWS = {
         f"(transfers.kind = 'grant' AND (debit != {GRANTS} OR accounts.kind != 'key')) "
         f"OR (transfers.kind = 'saving' AND (debit != {MINTS} OR credit != {EARNINGS})) "
         f"OR (transfers.kind = 'loss' AND (debit != {LOSSES} OR credit != {MINTS})) "
-        "OR transfers.kind NOT IN ('grant', 'saving', 'loss', 'deposit', 'charge', 'refund', 'payout')"
+        "OR transfers.kind NOT IN ('grant', 'saving', 'loss', 'deposit', 'refund', 'payout')"
     ),
     "a refund or payout that is open holds its amount": (
         "SELECT COUNT(*) FROM (SELECT id, amount_msat FROM refunds WHERE state = 'open' "

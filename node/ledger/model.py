@@ -21,7 +21,7 @@ from relays.receipt import Receipt
 HoldState = Literal["pending", "posted", "voided", "expired"]
 HoldPurpose = Literal["request", "refund", "payout"]
 DepositPurpose = Literal["open", "topup"]
-TransferKind = Literal["deposit", "grant", "charge", "refund", "payout", "saving", "loss"]
+TransferKind = Literal["deposit", "grant", "refund", "payout", "saving", "loss"]
 
 LOSSES = 0
 """External account: what the operator bears, such as coins that a mint calls spent after they were accepted offline."""

@@ -127,8 +127,6 @@ class Page:
         """New holds."""
         self.ended: dict[str, HoldRow] = {}
         """Holds of earlier batches that ended in this one."""
-        self.charges: list[tuple[int, int, str, int]] = []
-        """(account, amount_msat, request id, when)."""
         self.changed_accounts: set[int] = set()
         self.changed_keys: set[int] = set()
 
@@ -182,7 +180,6 @@ class Page:
                 if row.state != "pending":
                     self.holds.pop(id_, None)
             noted.clear()
-        self.charges.clear()
         self.changed_accounts.clear()
         self.changed_keys.clear()
 
@@ -242,7 +239,6 @@ class Page:
         if cost_msat:
             self.accounts[EARNINGS].available_msat += cost_msat
             self.changed_accounts.add(EARNINGS)
-            self.charges.append((row.account, cost_msat, move.id, move.now))
         posted = Posted(msgspec.structs.replace(draft, balance_msat=account.available_msat), move.now)
         row.receipt, row.posted_at = msgspec.json.encode(posted.receipt).decode(), move.now
         return posted

@@ -64,7 +64,7 @@ SELECT ARRAY(SELECT ROW({columns(HoldRow)}) FROM h),
        pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
 """
 """All rows that a batch touches, on one way there and back."""
-_BOOK = f"SELECT book_batch({', '.join(f'${number}' for number in range(1, 33))})"
+_BOOK = f"SELECT book_batch({', '.join(f'${number}' for number in range(1, 29))})"
 """All changes of a page, one list a column. Returns the transaction's number, or raises `_OTHERS` if it is not the one that
 was given. See the migrations."""
 _OTHERS = "SR001"
@@ -343,7 +343,6 @@ def _changes(page: Page) -> list[list[Any]]:
         *_transposed(5, [(row.id, row.spent_msat, row.held_msat, row.day, row.day_msat) for row in keys]),
         *_transposed(len(HoldRow.__struct_fields__), [msgspec.structs.astuple(row) for row in page.made.values()]),
         *_transposed(5, [(row.state, row.posted_msat, row.receipt, row.posted_at, row.id) for row in ended]),
-        *_transposed(4, page.charges),
     ]
 
 

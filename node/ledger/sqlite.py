@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from node.errors import LedgerConflict
-from node.ledger.model import EARNINGS
 from node.ledger.page import MOST_KEPT, AccountRow, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import prepare_sqlite
 from node.ledger.sql import Work, columns
@@ -28,10 +27,6 @@ _SAVE_ACCOUNTS = "UPDATE accounts SET available_msat = ?, held_msat = ?, spent_m
 _SAVE_KEYS = "UPDATE keys SET spent_msat = ?, held_msat = ?, day = ?, day_msat = ? WHERE id = ?"
 _MAKE_HOLDS = f"INSERT INTO holds ({columns(HoldRow)}) VALUES ({', '.join('?' * len(HoldRow.__struct_fields__))})"
 _END_HOLDS = "UPDATE holds SET state = ?, posted_msat = ?, receipt = ?, posted_at = ? WHERE id = ?"
-_CHARGE = (
-    "INSERT INTO transfers (debit, credit, amount_msat, kind, reference, created_at) "
-    f"VALUES (?, {EARNINGS}, ?, 'charge', ?, ?)"
-)
 
 
 class SqliteBackend:
@@ -131,7 +126,6 @@ def _save(conn: sqlite3.Connection, page: Page) -> None:
         (_SAVE_KEYS, [(row.spent_msat, row.held_msat, row.day, row.day_msat, row.id) for row in keys]),
         (_MAKE_HOLDS, [msgspec.structs.astuple(row) for row in page.made.values()]),
         (_END_HOLDS, [(row.state, row.posted_msat, row.receipt, row.posted_at, row.id) for row in ended]),
-        (_CHARGE, page.charges),
     )
     for text, rows in changes:
         if rows:

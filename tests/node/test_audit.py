@@ -80,7 +80,7 @@ async def test_the_audit_sees_any_lie(books: Books, lie: str) -> None:
     await ledger.finish_payout("p1", 100, 0)
     await key(ledger, 5)
     await ledger.audit()
-    await books.forge(lie)
+    await books.forge_the_final(lie)
     with pytest.raises(LedgerError, match="do not add up"):
         await ledger.audit()
 
@@ -93,15 +93,34 @@ async def test_the_audit_sees_any_lie(books: Books, lie: str) -> None:
         "UPDATE holds SET state = 'lost', receipt = NULL, posted_at = NULL",
         "UPDATE holds SET posted_msat = amount_msat + 1",
         "UPDATE accounts SET available_msat = -1 WHERE kind = 'key'",
+        "UPDATE holds SET posted_msat = posted_msat - 1",
+        "UPDATE holds SET account = 1",
+        "DELETE FROM holds",
     ],
 )
 async def test_the_tables_refuse_what_cannot_be(books: Books, forgery: str) -> None:
-    """A posted request has its receipt, and no other has one."""
+    """A posted request has its receipt, and no other has one; it is final, as the charge that it is."""
     account = await key(books.ledger, 1000)
     await books.ledger.hold(account, "r", 600, 60)
     await books.ledger.post(draft("r", 600, 250))
     with pytest.raises((sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)):
         await books.forge(forgery)
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "UPDATE holds SET receipt = NULL",
+        "UPDATE holds SET state = 'lost', receipt = NULL, posted_at = NULL",
+        "UPDATE holds SET posted_msat = amount_msat + 1",
+    ],
+)
+async def test_the_tables_refuse_what_cannot_be_of_whoever_changes_them(books: Books, forgery: str) -> None:
+    account = await key(books.ledger, 1000)
+    await books.ledger.hold(account, "r", 600, 60)
+    await books.ledger.post(draft("r", 600, 250))
+    with pytest.raises((sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)):
+        await books.forge_the_final(forgery)
 
 
 @pytest.mark.parametrize("forgery", ["UPDATE transfers SET amount_msat = 1", "DELETE FROM transfers"])

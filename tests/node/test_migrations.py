@@ -20,7 +20,7 @@ from sqlmodel import SQLModel
 
 from node.ledger import schema
 from node.ledger.ledger import Ledger
-from node.ledger.model import Held
+from node.ledger.model import EARNINGS, GRANTS, Held
 from node.ledger.upgrade import alembic_config, migrate_postgres, migrate_sqlite
 from router_client.ecash.token import token_hash
 from router_client.errors import StorageError
@@ -139,6 +139,32 @@ async def test_up_from_every_version_in_postgresql(postgres_url: str, revision: 
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
     await engine.dispose()
+
+
+async def test_charges_of_before_are_their_holds_in_postgresql(postgres_url: str) -> None:
+    """SQLite's are in the books of the first release."""
+    await migrate_postgres(postgres_url, "0003")
+    async with connected(postgres_url) as conn:
+        account = await conn.fetchval(
+            "INSERT INTO accounts (kind, available_msat, held_msat, spent_msat, paid_in_msat, refund_address, created_at) "
+            "VALUES ('key', 868, 0, 132, 0, '', 1) RETURNING id"
+        )
+        await conn.execute("UPDATE accounts SET available_msat = 132 WHERE id = 1")
+        await conn.execute("UPDATE accounts SET available_msat = -1000 WHERE id = $1", GRANTS)
+        for kind, debit, credit, msat in (("grant", GRANTS, account, 1000), ("charge", account, EARNINGS, 132)):
+            await conn.execute(
+                "INSERT INTO transfers (kind, reference, debit, credit, amount_msat, created_at) "
+                "VALUES ($1, 'r', $2, $3, $4, 1)",
+                *(kind, debit, credit, msat),
+            )
+        await conn.execute(
+            "INSERT INTO holds (id, account, purpose, amount_msat, posted_msat, state, created_at, instance, fingerprint, "
+            "receipt, posted_at) VALUES ('r', $1, 'request', 500, 132, 'posted', 1, '', '', '{}', 1)",
+            account,
+        )
+    ledger = await Ledger.open(postgres_url)
+    assert (await ledger.audit()).earned_msat == 132
+    await ledger.close()
 
 
 async def test_eight_processes_that_start_at_once_lay_the_tables_once(postgres_url: str) -> None:
