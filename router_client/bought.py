@@ -18,6 +18,7 @@ import httpx
 import msgspec
 
 from relays import receipt as receipts
+from relays.announcement import ModelOffer
 from relays.bounds import ModelLimits, largest_usage, most_usage
 from relays.endpoints import COUNT_TOKENS, Endpoint
 from relays.errors import InvalidEvent, InvalidJson, InvalidKey
@@ -27,7 +28,7 @@ from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX, RECEIPT_HEADER, REQU
 from relays.pricing import ModelPrice, cost
 from router_client.ecash.token import MSAT_PER_UNIT, looks_like_token, normal_mint_url
 from router_client.errors import InsufficientFunds, NodeError, NodeUnavailable, NodeUnreached, WalletError
-from router_client.fetch import FetchFailed, check_plain, fetch, plain
+from router_client.fetch import FetchFailed, check_plain, fetch, first_bytes, plain
 from router_client.nodeapi import error_of, with_money
 from router_client.payments import Paid, Payments
 
@@ -36,18 +37,9 @@ log = logging.getLogger(__name__)
 LOOK_DEADLINE_S: Final = 20.0
 CONNECT_S: Final = 10.0
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
-MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_CHANGES: Final = 8
 _COMMENTS: Final = (CHANGE_SSE_PREFIX.encode(), receipts.SSE_PREFIX.encode(), b": x-satroute-", b": change at ")
 """Lines that are for us, not for those whom we pass the answer on to."""
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """A model as the node lists it."""
-
-    id: str
-    limits: ModelLimits
-    price: ModelPrice
 
 
 class Shop(msgspec.Struct, frozen=True):
@@ -57,7 +49,7 @@ class Shop(msgspec.Struct, frozen=True):
     pubkey: str
     mints: tuple[str, ...]
     lock: str | None
-    offers: Mapping[str, Offer]
+    offers: Mapping[str, ModelOffer]
     listed: tuple[Mapping[str, Any], ...]
     """The list of models as the node gives it."""
 
@@ -95,11 +87,13 @@ async def look(http: httpx.AsyncClient, url: str) -> Shop:
     return Shop(base, pubkey, info.mints, info.lock, offers, tuple(e for e in entries if _offer(e) is not None))
 
 
-def _offer(entry: Mapping[str, Any]) -> Offer | None:
+def _offer(entry: Mapping[str, Any]) -> ModelOffer | None:
     try:
         model = msgspec.convert(entry, type=_Model)
         longest = model.top_provider.max_completion_tokens if model.top_provider else None
-        return Offer(model.id, ModelLimits(model.context_length, longest or model.context_length), model.msat_pricing)
+        return ModelOffer(
+            model.id, ModelLimits(model.context_length, longest or model.context_length), model.msat_pricing
+        )
     except (msgspec.ValidationError, ValueError):
         return None
 
@@ -162,7 +156,7 @@ class Bought:
         payments: Payments,
         paid: Paid,
         shop: Shop,
-        offer: Offer,
+        offer: ModelOffer,
         price: ModelPrice,
         hold_msat: int,
         asked: tuple[Endpoint, Mapping[str, Any], int],
@@ -187,7 +181,7 @@ class Bought:
         self._request_id = response.headers.get(REQUEST_ID_HEADER, "")[:200]
         self._change(response.headers.get(CASHU_HEADER, ""))
         if response.status_code != 200:
-            raise error_of(response.status_code, await _first_bytes(response))
+            raise error_of(response.status_code, await first_bytes(response))
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
         if header := response.headers.get(RECEIPT_HEADER):
             self._take_receipt(header, in_header=True)
@@ -278,12 +272,3 @@ class Bought:
             )
         except InvalidEvent as error:
             log.warning("the receipt of %s for %s does not hold: %s", self._shop.url, self._request_id, error)
-
-
-async def _first_bytes(response: httpx.Response) -> bytes:
-    body = b""
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > MAX_ERROR_BYTES:
-            break
-    return body

@@ -37,7 +37,7 @@ from router_client.errors import (
     NoProvider,
     WalletError,
 )
-from router_client.fetch import check_plain, plain
+from router_client.fetch import check_plain, first_bytes, plain
 from router_client.nodeapi import error_of, said, with_money
 from router_client.payments import Paid, Payments, Settled
 from router_client.selection import Candidate, Choice, Purse, choose
@@ -45,7 +45,6 @@ from router_client.stream import AnswerStream, OnText, ReaderFailed
 
 log = logging.getLogger(__name__)
 
-MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_ID_CHARS: Final = 200
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
@@ -212,7 +211,7 @@ class RouterClient:
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
                 stream.give_change(reply.headers.get(CASHU_HEADER, ""))
                 if not reply.is_success:
-                    raise error_of(reply.status_code, await _first_bytes(reply))
+                    raise error_of(reply.status_code, await first_bytes(reply))
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
         except (NodeError, ReaderFailed):
@@ -250,16 +249,6 @@ class RouterClient:
             await self.payments.keep(paid)
         except (NodeError, WalletError) as error:
             log.warning("the money of %s is still out: %s", paid.id, error)
-
-
-async def _first_bytes(reply: httpx.Response) -> bytes:
-    """Enough of an error answer to tell what it is."""
-    body = b""
-    async for chunk in reply.aiter_raw():
-        body += chunk
-        if len(body) > MAX_ERROR_BYTES:
-            break
-    return body
 
 
 def _priced(usage: Usage, candidate: Candidate) -> int:
