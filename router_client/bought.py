@@ -26,11 +26,12 @@ from relays.event import Event, parse_event, pubkey_of
 from relays.jsontext import from_json
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX, RECEIPT_HEADER, REQUEST_ID_HEADER
 from relays.pricing import ModelPrice, cost
+from router_client.change import Paid
 from router_client.ecash.token import MSAT_PER_UNIT, looks_like_token, normal_mint_url
 from router_client.errors import InsufficientFunds, NodeError, NodeUnavailable, NodeUnreached, WalletError
 from router_client.fetch import FetchFailed, check_plain, fetch, first_bytes, plain
 from router_client.nodeapi import error_of, with_money
-from router_client.payments import Paid, Payments
+from router_client.payments import Payments
 
 log = logging.getLogger(__name__)
 

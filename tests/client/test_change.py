@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
+from router_client.change import short_change
 from router_client.client import RouterClient
 from router_client.discovery import Directory
 from router_client.ecash.token import Token, decode, encode, token_hash
@@ -306,6 +307,52 @@ async def test_earlier_refunds_are_taken_too_and_spent_ones_are_no_error(
     assert back_msat == buyer.wallet.balance_msat() - before >= decode(till.change).amount_msat + 300 - 3
     assert await buyer.recover() == 0
     assert buyer.payments.open_count() == 0
+
+
+async def test_a_payment_under_way_is_left_alone_by_recover(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
+) -> None:
+    """A stream may last for longer than others are waited for: its change must not come in behind its back."""
+    till = Till(cheat, mint_url, silently)
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=lock)
+    await till.take(paid.token)
+    cheat.refund = lambda _: web.json_response({"token": till.change})
+    assert await buyer.recover() == 0
+    assert cheat.asked == []
+    del paid  # whoever made the call was cancelled
+    assert await buyer.recover() > 0
+    assert buyer.payments.open_count() == 0
+
+
+async def test_a_spare_whose_money_is_asked_back_pays_for_nothing_meanwhile(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, locked: None
+) -> None:
+    key = cheat.wallet.lock_key
+    spare = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=key)
+    await buyer.payments.keep(spare)
+    others: list[str] = []
+
+    async def busy(_: str) -> web.Response:
+        others.append((await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=key)).token)
+        return web.Response(status=503)
+
+    cheat.refund = busy
+    assert await buyer.recover() == 0
+    assert others[0] != spare.token
+    assert (await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=key)).token == spare.token
+
+
+async def test_what_a_mint_would_have_taken_from_the_last_coins_is_not_called_kept(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
+) -> None:
+    """A node that has less left than change of it would cost says that nothing is left."""
+    till = Till(cheat, mint_url, silently)
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=lock)
+    await till.take(paid.token)
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    settled = await buyer.payments.settle(paid)
+    assert short_change(paid, settled, paid.credit_msat - 1) is None
+    assert short_change(paid, settled, paid.credit_msat - 100) is not None
 
 
 async def test_a_buyer_that_dies_before_its_change_is_its_own_fetches_it_in_its_next_life(
