@@ -309,6 +309,35 @@ async def test_earlier_refunds_are_taken_too_and_spent_ones_are_no_error(
     assert buyer.payments.open_count() == 0
 
 
+async def test_a_refund_that_a_requests_end_overtakes_is_asked_for_again(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, locked: None
+) -> None:
+    """Made while a request held the rest, answered when it had ended: nothing is reserved, and there is a balance."""
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=cheat.wallet.lock_key)
+    before = buyer.wallet.balance_msat()
+    await cheat.wallet.accept_locked(paid.token, "paid")
+    await cheat.wallet.redeem_locked()
+    names, refunds = iter("ab"), []
+
+    async def give(_: str) -> web.Response:
+        sent = await cheat.wallet.send(400, mint_url, "msat", f"refund {next(names)}", fees="inside")
+        refunds.append(sent)
+        earlier = [{"token": other.token} for other in refunds[:-1]]
+        balance = 0 if earlier else 400
+        return web.json_response(
+            {"token": sent.token, "fee_msats": sent.fee_msat, "reserved": 0, "balance": balance, "earlier": earlier}
+        )
+
+    cheat.refund = give
+    settled = await buyer.payments.take_back(paid)
+    assert len(refunds) == 2
+    assert settled.change_msat == sum(decode(sent.token).amount_msat for sent in refunds) - settled.fee_msat
+    assert settled.node_fee_msat == sum(sent.fee_msat for sent in refunds)
+    assert buyer.wallet.balance_msat() == before + settled.change_msat
+    assert short_change(paid, settled, paid.credit_msat - 800) is None
+    assert buyer.payments.out() == []
+
+
 async def test_a_payment_under_way_is_left_alone_by_recover(
     buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
 ) -> None:
