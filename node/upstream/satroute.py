@@ -1,12 +1,13 @@
 """Another node as an upstream: its answers are bought with ecash, request by request, and sold on.
 
-The money is the operator's own, in a wallet of its own: what this node's callers paid in is never spent on it.
+The money is the operator's own, in a wallet of its own: what this node's callers paid in is never spent on it. A node that
+cheated is not bought from again as long as this process lives.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +20,12 @@ from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.pricing import ModelPrice
-from router_client.bought import Bought, Shop, buy, look
+from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
-from router_client.errors import NodeError, NodeRefused, NodeUnavailable, NodeUnreached, WalletError
+from router_client.errors import NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
+from router_client.nodeapi import said
 from router_client.payments import PAYING_S, Payments
+from router_client.shop import Shop, look
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class SatrouteUpstream:
         self._http = http
         self._payments = payments
         self._shop: Shop | None = None
+        self._distrusted = ""
+        """Why nothing is bought there any more."""
 
     @classmethod
     async def open(cls, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, default_folder: Path) -> SatrouteUpstream:
@@ -54,7 +59,10 @@ class SatrouteUpstream:
         return cls(spec, timeouts, tasks, http, payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
-        """The node's list, at our prices; and what earlier payments left out there is fetched."""
+        """The node's list, at our prices, empty once it is distrusted; and what is still out there is fetched."""
+        if self._distrusted:
+            log.warning("%s: %s", self.name, self._no_trust())
+            return []
         try:
             self._shop = await look(self._http, self._spec.base_url)
             await self._payments.recover(PAYING_S)
@@ -64,6 +72,8 @@ class SatrouteUpstream:
         return [_marked_up(entry, self._shop.offers[entry["id"]].price, markup) for entry in self._shop.listed]
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        if self._distrusted:
+            raise UpstreamUnreachable(self._no_trust())
         if self._shop is None:
             raise UpstreamUnreachable(f"{self.name} is not known yet")
         try:
@@ -83,25 +93,42 @@ class SatrouteUpstream:
         except NodeRefused as error:
             status = error.status if error.status in OF_THE_REQUEST else 502
             raise UpstreamRefused(status, str(error) if status != 502 else "") from error
-        except (NodeUnavailable, NodeError) as error:
+        except NodeCheated as error:
+            self._distrust(error)
+            raise UpstreamUnreachable(said(error)) from error
+        except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
         except WalletError as error:
             log.error("%s cannot be paid: %s", self.name, error)
             raise UpstreamUnreachable(f"the wallet for {self.name} cannot pay") from error
-        return _BoughtReply(bought, self._tasks)
+        return _BoughtReply(bought, lambda: self._tasks.start(self._settle(bought), "settle a bought answer"))
 
     async def close(self) -> None:
         self._payments.close()
         self._payments.wallet.close()
         await self._http.aclose()
 
+    async def _settle(self, bought: Bought) -> None:
+        try:
+            await bought.settle()
+        except NodeCheated as error:
+            self._distrust(error)
+
+    def _distrust(self, error: NodeCheated) -> None:
+        if not self._distrusted:
+            self._distrusted = said(error)
+            log.error("%s cheated: %s", self.name, self._no_trust())
+
+    def _no_trust(self) -> str:
+        return f"nothing is bought there until this node is restarted: {self._distrusted}"
+
 
 class _BoughtReply:
     """A bought answer; its payment is settled when it is closed, beside whatever comes next."""
 
-    def __init__(self, bought: Bought, tasks: Tasks) -> None:
+    def __init__(self, bought: Bought, settle: Callable[[], object]) -> None:
         self._bought = bought
-        self._tasks = tasks
+        self._settle = settle
         self._closed = False
         self.content_type = bought.content_type
 
@@ -123,7 +150,7 @@ class _BoughtReply:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._tasks.start(self._bought.settle(), "settle a bought answer")
+            self._settle()
 
 
 def _marked_up(entry: Mapping[str, Any], price: ModelPrice, markup: Decimal) -> Mapping[str, Any]:
