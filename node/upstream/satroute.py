@@ -6,6 +6,7 @@ cheated is not bought from again as long as this process lives.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -22,7 +23,7 @@ from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.pricing import ModelPrice
 from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
-from router_client.errors import NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
+from router_client.errors import ClientError, NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
 from router_client.nodeapi import said
 from router_client.payments import PAYING_S, Payments
 from router_client.shop import Shop, look
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 OF_THE_REQUEST: Final = (400, 404, 413, 422)
 """Refusals that speak of what was asked; others speak of us as a customer."""
+RECOVER_S: Final = 300.0
+"""Longest that a look for what is out takes; the next goes on with it."""
+CLOSE_S: Final = 5.0
 
 
 class SatrouteUpstream:
@@ -48,6 +52,7 @@ class SatrouteUpstream:
         self._shop: Shop | None = None
         self._distrusted = ""
         """Why nothing is bought there any more."""
+        self._recovering: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, default_folder: Path) -> SatrouteUpstream:
@@ -59,14 +64,15 @@ class SatrouteUpstream:
         return cls(spec, timeouts, tasks, http, payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
-        """The node's list, at our prices, empty once it is distrusted; and what is still out there is fetched."""
+        """The node's list, at our prices; empty once it is distrusted. What is still out there is fetched beside."""
+        if self._recovering is None or self._recovering.done():
+            self._recovering = self._tasks.start(self._recover(), f"fetch what is out at {self.name}")
         if self._distrusted:
             log.warning("%s: %s", self.name, self._no_trust())
             return []
         try:
             self._shop = await look(self._http, self._spec.base_url)
-            await self._payments.recover(PAYING_S)
-        except (NodeError, WalletError) as error:
+        except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
         markup = Decimal(1) if self._spec.markup is None else self._spec.markup
         return [_marked_up(entry, self._shop.offers[entry["id"]].price, markup) for entry in self._shop.listed]
@@ -104,6 +110,9 @@ class SatrouteUpstream:
         return _BoughtReply(bought, lambda: self._tasks.start(self._settle(bought), "settle a bought answer"))
 
     async def close(self) -> None:
+        if self._recovering is not None and not self._recovering.done():  # its journal goes on at the next start
+            self._recovering.cancel()
+            await asyncio.wait({self._recovering}, timeout=CLOSE_S)
         self._payments.close()
         self._payments.wallet.close()
         await self._http.aclose()
@@ -121,6 +130,13 @@ class SatrouteUpstream:
 
     def _no_trust(self) -> str:
         return f"nothing is bought there until this node is restarted: {self._distrusted}"
+
+    async def _recover(self) -> None:
+        try:
+            async with asyncio.timeout(RECOVER_S):
+                await self._payments.recover(PAYING_S)
+        except (ClientError, TimeoutError) as error:
+            log.warning("what is out at %s is not back: %s", self.name, str(error) or f"not within {RECOVER_S:g} s")
 
 
 class _BoughtReply:

@@ -5,6 +5,7 @@ is only slow, away or dearer than a moment ago is.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from aiohttp import web
 
 from node.errors import UpstreamRefused, UpstreamUnreachable
 from node.tasks import Tasks
+from node.upstream import satroute
 from node.upstream.base import UpstreamRequest
 from node.upstream.satroute import SatrouteUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
@@ -343,6 +345,41 @@ async def test_a_restart_begins_anew(upstream: SatrouteUpstream, cheat: Cheat, m
         assert await reborn.models()
         Till(cheat, mint_url, honestly)
         assert TEXT in await bought(reborn)
+
+
+async def test_the_list_does_not_wait_for_what_is_out(
+    upstream: SatrouteUpstream,
+    cheat: Cheat,
+    mint_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One look for it at a time, not for ever, and heard of when it fails."""
+    await upstream._tasks.drain(30)
+    await upstream._payments.pay(cheat.url, mint_url, "msat", 500)
+    await upstream._payments._db.run(lambda conn: conn.execute("UPDATE payments SET created_at = 0").close())
+
+    awake = asyncio.Event()
+
+    async def hangs(_: str) -> web.Response:
+        await awake.wait()
+        return web.Response(status=503)
+
+    cheat.refund = hangs
+    monkeypatch.setattr(satroute, "RECOVER_S", 1.5)
+    began = time.monotonic()
+    for _ in range(5):
+        assert await upstream.models()
+    await asyncio.sleep(0.5)
+    assert time.monotonic() - began < 1.5
+    assert await upstream.models()
+    assert cheat.asked == ["/v1/balance/refund"]
+    assert await upstream._tasks.drain(10) == 0
+    assert "what is out at other is not back: not within 1.5 s" in caplog.text
+    assert await upstream.models()
+    await asyncio.sleep(0.2)
+    assert len(cheat.asked) == 2, "it is tried again"
+    awake.set()
 
 
 async def test_callers_are_not_told_of_a_cheat_and_the_operator_is(
