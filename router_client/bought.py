@@ -253,8 +253,10 @@ class Bought:
         return True
 
     def _change(self, text: str) -> None:
-        if looks_like_token(text.strip()) and len(self._changes) < MAX_CHANGES:
-            self._changes.append(text.strip())
+        if looks_like_token(
+            text.strip()
+        ):  # the node's own is its last: a model's server may have written others before
+            self._changes = [*self._changes, text.strip()][-MAX_CHANGES:]
 
     def _take_receipt(self, text: str, *, in_header: bool) -> None:
         try:

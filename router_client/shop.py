@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -20,6 +21,8 @@ from relays.receipt import Receipt
 from router_client.errors import NodeUnavailable
 from router_client.fetch import FetchFailed, fetch
 
+log = logging.getLogger(__name__)
+
 LOOK_DEADLINE_S: Final = 20.0
 
 
@@ -33,16 +36,23 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     most: Usage
 
     def check(self, event: Event, request_id: str) -> Receipt:
-        """The receipt, if it keeps to the terms. Raises InvalidReceipt."""
-        return receipts.verify(
+        """The receipt, if it keeps to the terms. Raises InvalidReceipt.
+
+        More usage than can be is said in the log alone: a node passes on what its own upstream reports, which long templates
+        or hidden thoughts make more than the request shows. It costs the hold, as does the most that can be.
+        """
+        receipt = receipts.verify(
             event,
             pubkey=self.pubkey,
             request_id=request_id,
             model=self.model,
             price=self.price,
             hold_msat=self.hold_msat,
-            most=self.most,
+            most=receipts.decode(event).usage,
         )
+        if not receipt.usage.within(self.most):
+            log.warning("%s says that %s used %s, which cannot be", self.model, request_id, receipt.usage)
+        return receipt
 
 
 class Shop(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.endpoints import CHAT
 from relays.event import Signer
 from relays.payment import CASHU_HEADER, RECEIPT_HEADER
-from relays.pricing import ModelPrice
+from relays.pricing import ModelPrice, Usage
 from relays.receipt import SSE_PREFIX, Receipt, to_header
 from relays.receipt import encode as receipt_event
 from router_client.ecash.token import Token, decode
@@ -136,6 +136,18 @@ async def test_a_receipt_with_another_price_or_other_lies_ends_the_trade(
     Till(cheat, mint_url, lambda change: [TEXT, receipt(**changes), comment(change), DONE])
     assert TEXT in await bought(upstream), "who asked has the answer"
     await not_bought_again(upstream, cheat, why)
+
+
+async def test_more_usage_than_can_be_is_said_and_costs_no_more_than_the_hold(
+    upstream: SatrouteUpstream, cheat: Cheat, mint_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The word of the node's own upstream, as of one with a long template: a short question must not end the trade."""
+    much = receipt(300, usage=Usage(10**6, 5))
+    Till(cheat, mint_url, lambda change: [TEXT, much, *([comment(change)] if change else []), DONE], cost_msat=300)
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    for _ in range(2):
+        await bought(upstream)
+    assert "which cannot be" in caplog.text
 
 
 async def test_a_receipt_that_another_signed_ends_the_trade(
@@ -315,6 +327,16 @@ async def test_a_rise_beyond_what_was_agreed_to_be_held_ends_the_trade(
     cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
     await bought(upstream)
     await not_bought_again(upstream, cheat, "higher price")
+
+
+async def test_what_a_models_server_writes_into_a_stream_does_not_make_its_node_a_cheat(
+    upstream: SatrouteUpstream, cheat: Cheat, mint_url: str
+) -> None:
+    """Comments pass through a node: the words that are its own are the last."""
+    junk = [comment(f"cashuB{n}") for n in range(20)]
+    Till(cheat, mint_url, lambda change: [TEXT, receipt(1), *junk, receipt(), comment(change), DONE])
+    for _ in range(2):
+        assert TEXT in await bought(upstream)
 
 
 async def test_a_whole_answers_receipt_and_change_are_in_its_head(
