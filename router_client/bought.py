@@ -5,103 +5,50 @@
     async for chunk in bought.chunks(): ...
     await bought.settle()
 
-What the call can cost at the announced price is paid with it; `settle` takes in the change and checks the receipt.
+What the call can cost at the announced price is paid with it; `settle` takes in the change, checks the receipt, and compares
+the two: a node that keeps more than it may is found out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import msgspec
 
 from relays import receipt as receipts
-from relays.bounds import ModelLimits, largest_usage, most_usage
-from relays.endpoints import COUNT_TOKENS, Endpoint
-from relays.errors import InvalidEvent, InvalidJson, InvalidKey
-from relays.event import Event, parse_event, pubkey_of
-from relays.jsontext import from_json
+from relays.endpoints import Endpoint
+from relays.errors import InvalidEvent
+from relays.event import Event, parse_event
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX, RECEIPT_HEADER, REQUEST_ID_HEADER
-from relays.pricing import ModelPrice, cost
+from relays.receipt import Receipt
+from router_client.change import Paid, Settled, short_change
 from router_client.ecash.token import MSAT_PER_UNIT, looks_like_token, normal_mint_url
-from router_client.errors import InsufficientFunds, NodeError, NodeUnavailable, NodeUnreached, WalletError
-from router_client.fetch import FetchFailed, check_plain, fetch, plain
-from router_client.nodeapi import error_of, with_money
-from router_client.payments import Paid, Payments
+from router_client.errors import (
+    ChangeRejected,
+    InsufficientFunds,
+    NodeCheated,
+    NodeError,
+    NodeUnavailable,
+    NodeUnreached,
+    WalletError,
+)
+from router_client.fetch import FetchFailed, check_plain, first_bytes, plain
+from router_client.nodeapi import as_bearer, call, error_of, with_money
+from router_client.payments import Payments
+from router_client.shop import Shop, Terms, look
 
 log = logging.getLogger(__name__)
 
-LOOK_DEADLINE_S: Final = 20.0
 CONNECT_S: Final = 10.0
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
-MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_CHANGES: Final = 8
+STREAM: Final = "text/event-stream"
 _COMMENTS: Final = (CHANGE_SSE_PREFIX.encode(), receipts.SSE_PREFIX.encode(), b": x-satroute-", b": change at ")
 """Lines that are for us, not for those whom we pass the answer on to."""
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """A model as the node lists it."""
-
-    id: str
-    limits: ModelLimits
-    price: ModelPrice
-
-
-class Shop(msgspec.Struct, frozen=True):
-    """One node, as it describes itself."""
-
-    url: str
-    pubkey: str
-    mints: tuple[str, ...]
-    lock: str | None
-    offers: Mapping[str, Offer]
-    listed: tuple[Mapping[str, Any], ...]
-    """The list of models as the node gives it."""
-
-
-class _Info(msgspec.Struct):
-    npub: str
-    mints: tuple[str, ...]
-    lock: Annotated[str, msgspec.Meta(pattern="^0[23][0-9a-f]{64}$")] | None = None
-
-
-class _Top(msgspec.Struct):
-    max_completion_tokens: int | None = None
-
-
-class _Model(msgspec.Struct):
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    context_length: int
-    msat_pricing: ModelPrice
-    top_provider: _Top | None = None
-
-
-async def look(http: httpx.AsyncClient, url: str) -> Shop:
-    """What a node says of itself and sells. Raises NodeUnavailable; models without a price in msat are left out."""
-    base = url.rstrip("/").removesuffix("/v1")
-    try:
-        info_reply = await fetch(http, "GET", f"{base}/v1/info", deadline_s=LOOK_DEADLINE_S)
-        models_reply = await fetch(http, "GET", f"{base}/v1/models", deadline_s=LOOK_DEADLINE_S)
-        info = from_json(info_reply.body, _Info)
-        listed = from_json(models_reply.body, dict[str, Any]).get("data")
-        pubkey = pubkey_of(info.npub)
-    except (FetchFailed, InvalidJson, InvalidKey) as error:
-        raise NodeUnavailable(f"{base} does not describe itself: {error}") from error
-    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    offers = {offer.id: offer for offer in map(_offer, entries) if offer is not None}
-    return Shop(base, pubkey, info.mints, info.lock, offers, tuple(e for e in entries if _offer(e) is not None))
-
-
-def _offer(entry: Mapping[str, Any]) -> Offer | None:
-    try:
-        model = msgspec.convert(entry, type=_Model)
-        longest = model.top_provider.max_completion_tokens if model.top_provider else None
-        return Offer(model.id, ModelLimits(model.context_length, longest or model.context_length), model.msat_pricing)
-    except (msgspec.ValidationError, ValueError):
-        return None
 
 
 async def buy(
@@ -116,15 +63,18 @@ async def buy(
     silence_s: float,
     audio_ms: int = 0,
 ) -> Bought:
-    """Pay for a call of `fields["model"]` and make it; `body` is what is sent. Raises WalletError, NodeError."""
-    offer = shop.offers.get(str(fields.get("model")))
-    if offer is None:
-        raise NodeUnavailable(f"{shop.url} does not sell that model any more")
-    price = offer.price if endpoint is not COUNT_TOKENS else ModelPrice(0, 0, offer.price.request_msat)
-    hold_msat = cost(most_usage(fields, offer.limits, price, endpoint, audio_ms=audio_ms), price)
+    """Pay for a call of `fields["model"]` and make it; `body` is what is sent.
+
+    Raises WalletError, NodeError; NodeCheated for a node that refuses and keeps the money.
+    """
+
+    def terms_at(shop: Shop) -> Terms:
+        return shop.terms(endpoint, fields, audio_ms)
+
+    hold_msat = terms_at(shop).hold_msat
     mint, unit = _purse(payments, shop, hold_msat)
     paid = await payments.pay(shop.url, mint, unit, hold_msat, lock=shop.lock)
-    bought = Bought(payments, paid, shop, offer, price, hold_msat, (endpoint, fields, audio_ms))
+    bought = Bought(payments, http, paid, shop, terms_at)
     headers = plain({**with_money(paid.token), "Content-Type": content_type})
     request = http.build_request(
         "POST",
@@ -136,8 +86,13 @@ async def buy(
     try:
         await bought.begin(await http.send(request, stream=True))
     except BaseException as error:
-        await bought.give_up(reached=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        back = await bought.give_up(reached=not unreached)
+        if isinstance(error, NodeError):  # its own word that it does not serve
+            kept = None if back is None else short_change(paid, back, 0)
+            if kept is not None:
+                raise NodeCheated(f"it refused ({error}), and {kept}") from error
+        if unreached:
             raise NodeUnreached(f"{shop.url} does not answer") from error
         if isinstance(error, httpx.HTTPError | FetchFailed):
             raise NodeUnavailable(f"{shop.url} did not answer") from error
@@ -160,24 +115,23 @@ class Bought:
     def __init__(
         self,
         payments: Payments,
+        http: httpx.AsyncClient,
         paid: Paid,
         shop: Shop,
-        offer: Offer,
-        price: ModelPrice,
-        hold_msat: int,
-        asked: tuple[Endpoint, Mapping[str, Any], int],
+        terms_at: Callable[[Shop], Terms],
     ) -> None:
         self._payments = payments
+        self._http = http
         self._paid = paid
         self._shop = shop
-        self._offer = offer
-        self._price = price
-        self._hold_msat = hold_msat
-        self._asked = asked
+        self._terms = terms_at(shop)
+        self._terms_at = terms_at
         self._response: httpx.Response | None = None
         self._request_id = ""
         self._changes: list[str] = []
         self._receipt: Event | None = None
+        self._ended = False
+        """Whether the node has ended the request: a stream at its end, any other before its head."""
         self.content_type = ""
 
     async def begin(self, response: httpx.Response) -> None:
@@ -187,15 +141,16 @@ class Bought:
         self._request_id = response.headers.get(REQUEST_ID_HEADER, "")[:200]
         self._change(response.headers.get(CASHU_HEADER, ""))
         if response.status_code != 200:
-            raise error_of(response.status_code, await _first_bytes(response))
+            raise error_of(response.status_code, await first_bytes(response))
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip()
+        self._ended = self.content_type != STREAM
         if header := response.headers.get(RECEIPT_HEADER):
             self._take_receipt(header, in_header=True)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The answer as it comes, without what the node says to us alone. Raises NodeError when it breaks off."""
         assert self._response is not None
-        streams = self.content_type == "text/event-stream"
+        streams = self.content_type == STREAM
         tail: list[bytes] = []
         waiting = 0
         try:
@@ -214,32 +169,78 @@ class Bought:
                         yield passed
             if (last := b"".join(tail)) and not self._is_ours(last):
                 yield last
+            self._ended = True
         except httpx.HTTPError as error:
             raise NodeError(f"{self._shop.url} broke off") from error
 
     async def settle(self) -> None:
-        """Take in the change, and say so in the log if the receipt is not as agreed. What cannot be had now, is fetched by
-        `Payments.recover`."""
+        """Take in the change, and compare it with the receipt. What cannot be had now, is fetched by `Payments.recover`.
+
+        Raises NodeCheated when the node gives no receipt for what it served to the end, one that does not hold, or less
+        change than that leaves. Of a call that was cut off, which may have no receipt yet, the hold may be kept, not more.
+        """
         if self._response is not None:
             await self._response.aclose()
-        try:
-            settled = await self._payments.settle(self._paid, self._changes, self._request_id)
-            log.debug("payment %s: %d msat came back", self._paid.id, settled.change_msat)
-        except (NodeError, WalletError) as error:
-            log.warning("the change of %s is still out: %s", self._paid.id, error)
-        self._verify()
+        settled = await self._settled()
+        cost_msat = self._terms.hold_msat
+        if self._ended or self._receipt is not None:
+            cost_msat = (await self._checked()).cost_msat
+        kept = None if settled is None else short_change(self._paid, settled, cost_msat)
+        if kept is not None:
+            raise NodeCheated(kept)
 
-    async def give_up(self, *, reached: bool) -> None:
-        """The call was not served: the money is taken back, or kept for the next if it never arrived."""
+    async def give_up(self, *, reached: bool) -> Settled | None:
+        """The call was not served: the money is taken back, or kept for the next if it never arrived. What came back, if the
+        node could be asked."""
         if self._response is not None:
             await self._response.aclose()
         try:
             if reached:
-                await self._payments.take_back(self._paid, self._changes)
-            else:
-                await self._payments.keep(self._paid)
+                return await self._payments.take_back(self._paid, self._changes)
+            await self._payments.keep(self._paid)
         except (NodeError, WalletError) as error:
             log.warning("the money of %s is still out: %s", self._paid.id, error)
+        return None
+
+    async def _settled(self) -> Settled | None:
+        """What came back; None when that must wait. Raises NodeCheated for change that is no money."""
+        # Where a request runs on, its change is a part alone: the refund tells of that, the request's own does not.
+        request_id = self._request_id if self._ended else ""
+        try:
+            return await self._payments.settle(self._paid, self._changes, request_id)
+        except ChangeRejected as error:
+            raise NodeCheated(str(error)) from error
+        except (NodeError, WalletError) as error:
+            log.warning("the change of %s is still out: %s", self._paid.id, error)
+            return None
+
+    async def _checked(self) -> Receipt:
+        """The receipt, if it holds. Raises NodeCheated."""
+        event = self._receipt or await self._asked_for()
+        try:
+            return self._terms.check(event, self._request_id)
+        except InvalidEvent as error:
+            if (receipt := await self._at_new_terms(event)) is None:
+                raise NodeCheated(f"its receipt does not hold: {error}") from error
+            log.warning("%s has changed its terms between its list and a call: %s", self._shop.url, error)
+            return receipt
+
+    async def _asked_for(self) -> Event:
+        """The receipt from where the node keeps it: one that came late may be lost with the last bytes of a slow stream."""
+        url = f"{self._shop.url}/v1/receipts/{quote(self._request_id, safe='')}"
+        try:
+            answer = await call(self._http, "GET", url, as_bearer(self._paid.token))
+            return parse_event(msgspec.json.encode(answer.get("event")))
+        except (NodeError, InvalidEvent) as error:
+            raise NodeCheated(f"it gave no receipt, nor gives one when asked: {error}") from error
+
+    async def _at_new_terms(self, event: Event) -> Receipt | None:
+        """The receipt, if it keeps to what the node lists by now and costs no more than was agreed: prices may change."""
+        try:
+            receipt = self._terms_at(await look(self._http, self._shop.url)).check(event, self._request_id)
+        except (NodeError, InvalidEvent):
+            return None
+        return receipt if receipt.cost_msat <= self._terms.hold_msat else None
 
     def _is_ours(self, line: bytes) -> bool:
         if not line.startswith(_COMMENTS):
@@ -252,38 +253,13 @@ class Bought:
         return True
 
     def _change(self, text: str) -> None:
-        if looks_like_token(text.strip()) and len(self._changes) < MAX_CHANGES:
-            self._changes.append(text.strip())
+        if looks_like_token(
+            text.strip()
+        ):  # the node's own is its last: a model's server may have written others before
+            self._changes = [*self._changes, text.strip()][-MAX_CHANGES:]
 
     def _take_receipt(self, text: str, *, in_header: bool) -> None:
         try:
             self._receipt = receipts.from_header(text) if in_header else parse_event(text)
         except InvalidEvent as error:
             log.warning("the receipt of %s cannot be read: %s", self._shop.url, error)
-
-    def _verify(self) -> None:
-        endpoint, fields, audio_ms = self._asked
-        if self._receipt is None:
-            log.warning("%s gave no receipt for %s", self._shop.url, self._request_id)
-            return
-        try:
-            receipts.verify(
-                self._receipt,
-                pubkey=self._shop.pubkey,
-                request_id=self._request_id,
-                model=self._offer.id,
-                price=self._price,
-                hold_msat=self._hold_msat,
-                most=largest_usage(fields, self._offer.limits, endpoint, audio_ms=audio_ms),
-            )
-        except InvalidEvent as error:
-            log.warning("the receipt of %s for %s does not hold: %s", self._shop.url, self._request_id, error)
-
-
-async def _first_bytes(response: httpx.Response) -> bytes:
-    body = b""
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > MAX_ERROR_BYTES:
-            break
-    return body

@@ -25,6 +25,7 @@ from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
 from relays.pool import RelayPool
 from relays.pricing import Usage, cost
 from relays.receipt import Receipt
+from router_client.change import Paid, Settled, short_change
 from router_client.complexity import Task, Tier, assess
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
@@ -37,15 +38,14 @@ from router_client.errors import (
     NoProvider,
     WalletError,
 )
-from router_client.fetch import check_plain, plain
+from router_client.fetch import check_plain, first_bytes, plain
 from router_client.nodeapi import error_of, said, with_money
-from router_client.payments import Paid, Payments, Settled
+from router_client.payments import Payments
 from router_client.selection import Candidate, Choice, Purse, choose
 from router_client.stream import AnswerStream, OnText, ReaderFailed
 
 log = logging.getLogger(__name__)
 
-MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_ID_CHARS: Final = 200
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
@@ -162,7 +162,7 @@ class RouterClient:
             raise
         except NodeError as error:
             back = await self._take_back(paid, stream)
-            kept = None if back is None or stream.texts else _short_change(paid, back, 0)
+            kept = None if back is None or stream.texts else short_change(paid, back, 0)
             if kept is not None:
                 raise NodeUnavailable(f"{error}; {kept}") from error
             raise
@@ -176,7 +176,7 @@ class RouterClient:
         change_msat = settled.change_msat if settled is not None else 0
         cost_msat = receipt.cost_msat if receipt is not None else paid.credit_msat - change_msat
         if settled is not None and receipt is not None:
-            problem = problem or _short_change(paid, settled, receipt.cost_msat)
+            problem = problem or short_change(paid, settled, receipt.cost_msat)
         dearest_msat = max((_priced(usage, other) for other in all_candidates), default=0)
         return Answer(
             text="".join(stream.texts),
@@ -212,7 +212,7 @@ class RouterClient:
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
                 stream.give_change(reply.headers.get(CASHU_HEADER, ""))
                 if not reply.is_success:
-                    raise error_of(reply.status_code, await _first_bytes(reply))
+                    raise error_of(reply.status_code, await first_bytes(reply))
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
         except (NodeError, ReaderFailed):
@@ -252,16 +252,6 @@ class RouterClient:
             log.warning("the money of %s is still out: %s", paid.id, error)
 
 
-async def _first_bytes(reply: httpx.Response) -> bytes:
-    """Enough of an error answer to tell what it is."""
-    body = b""
-    async for chunk in reply.aiter_raw():
-        body += chunk
-        if len(body) > MAX_ERROR_BYTES:
-            break
-    return body
-
-
 def _priced(usage: Usage, candidate: Candidate) -> int:
     """What the usage would have cost there; 0 for a price at which it cannot be sold."""
     try:
@@ -291,23 +281,6 @@ def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Re
     if receipt.metered == "upstream" and stream.usage is not None and receipt.usage != stream.usage:
         return receipt, f"the receipt says {receipt.usage}, the stream said {stream.usage}"
     return receipt, None
-
-
-def _short_change(paid: Paid, settled: Settled, cost_msat: int) -> str | None:
-    """Whether the node gave back what was paid, less cost and mint fees, up to a coin too small to give.
-
-    With change in the stream it does not say what the mint took for making it: that can be up to the mint's highest fee.
-    """
-    missing_msat = paid.credit_msat - cost_msat - settled.fee_msat - settled.change_msat
-    if settled.node_fee_msat is None:
-        missing_msat -= paid.most_fee_msat
-    elif settled.node_fee_msat > paid.most_fee_msat:
-        return f"the node deducted {settled.node_fee_msat} msat as a mint fee, which cannot be"
-    else:
-        missing_msat -= settled.node_fee_msat
-    if missing_msat >= paid.smallest_coin_msat:
-        return f"the node kept {missing_msat} msat of the change"
-    return None
 
 
 def _why(reasons: dict[str, str], relay_failures: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ ClientError
     ├── NodeUnavailable      no connection, a 5xx or a timeout before the first byte: another node may serve
     │   └── NodeUnreached    no connection at all: what was to be sent is not there
     ├── NodeRefused          the node's own answer, with status, code and message
+    ├── NodeCheated          the node kept more than its receipt says, or has no receipt that holds
     └── ChangeRejected       the node gives change that is not money to us
 """
 
@@ -114,3 +115,7 @@ class NodeRefused(NodeError):
 
 class ChangeRejected(NodeError):
     """The node gives change of another mint or unit than it was paid with."""
+
+
+class NodeCheated(NodeError):
+    """The node kept more than it may by its receipt, or gives none that holds."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 import httpx
 import msgspec
@@ -14,6 +15,8 @@ import msgspec
 from router_client.errors import ClientError
 
 MAX_BYTES = 4 * 1024 * 1024
+MAX_ERROR_BYTES: Final = 64 * 1024
+"""Of an answer that is no success, no more is read."""
 
 
 class FetchFailed(ClientError):
@@ -41,6 +44,16 @@ def check_plain(reply: httpx.Response) -> None:
     """Raise FetchFailed for an answer that is packed all the same."""
     if reply.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
         raise FetchFailed("the answer is packed though a plain one was asked for")
+
+
+async def first_bytes(reply: httpx.Response) -> bytes:
+    """Enough of an error answer to tell what it is. The caller's deadline holds; raises what httpx does."""
+    body = bytearray()
+    async for chunk in reply.aiter_raw():
+        body += chunk
+        if len(body) > MAX_ERROR_BYTES:
+            break
+    return bytes(body)
 
 
 async def fetch(

@@ -17,6 +17,7 @@ import msgspec
 
 from relays.money import Msat
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX, REQUEST_ID_HEADER
+from router_client.change import Paid, Settled
 from router_client.ecash.locks import TAGS, check_key
 from router_client.ecash.request import Lock, PaymentRequest, decode
 from router_client.ecash.token import looks_like_token, normal_mint_url, to_msat
@@ -31,7 +32,7 @@ from router_client.errors import (
 )
 from router_client.fetch import FetchFailed, Reply, fetch
 from router_client.nodeapi import with_money
-from router_client.payments import Paid, Payments, Settled
+from router_client.payments import Payments
 
 log = logging.getLogger(__name__)
 

@@ -14,18 +14,18 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
 
 from relays import payment as wire
-from relays.errors import InvalidJson
-from relays.jsontext import shaped
-from relays.money import MAX_MSAT, Msat, ceil_div
+from relays.money import Msat, ceil_div
+from router_client.change import Paid, Settled
 from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -39,6 +39,7 @@ from router_client.errors import (
     WrongUnit,
 )
 from router_client.nodeapi import as_bearer, call, with_money
+from router_client.refund import Refund, refund_of
 from router_client.storage import Database
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,6 @@ MOST_LOCKED_COINS = 3
 """A node checks each coin of a locked token: fewer are faster, and the rest comes back as change."""
 PAYING_S = 600
 """No `pay` lasts longer between its row and its token."""
-MAX_EARLIER = 64
-"""More refunds of before are not read."""
 SPARES = "SELECT id FROM spares JOIN payments USING (id) WHERE node_url = ? AND state = 'open' ORDER BY created_at"
 
 SCHEMA = (
@@ -61,29 +60,6 @@ CREATE TABLE IF NOT EXISTS payments (
     # Locked tokens that did not reach their node: good for the next request to it.
     "CREATE TABLE IF NOT EXISTS spares (id TEXT PRIMARY KEY)",
 )
-
-
-class Paid(msgspec.Struct, frozen=True):
-    """A token made for a node, not yet settled. `credit_msat` is what the node gets out of it at the mint."""
-
-    id: str
-    node_url: str
-    token: str
-    credit_msat: Msat
-    most_fee_msat: Msat
-    """The most that the mint can take from the node for making change."""
-    smallest_coin_msat: int
-    locked: bool
-    """To the node's key: nobody else can spend it, its maker included."""
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What came back, after what the mint took: from the node for making the change, from us for taking it in."""
-
-    change_msat: Msat
-    node_fee_msat: Msat | None
-    """None when the node did not say."""
-    fee_msat: Msat
 
 
 class Out(msgspec.Struct, frozen=True):
@@ -105,6 +81,8 @@ class Payments:
         self._wallet = wallet
         self._http = http
         self._clock = clock
+        self._under_way: WeakValueDictionary[str, Paid] = WeakValueDictionary()
+        """Payments that somebody here still holds to settle; a call that was cancelled holds its payment no more."""
 
     @classmethod
     async def open(
@@ -142,44 +120,44 @@ class Payments:
         """
         if lock is not None and not await self._wallet.knows_locks(mint):
             lock = None
-        if lock is not None and (spare := await self._spare(node_url, mint, unit, amount_msat, lock)) is not None:
-            return spare
-        payment_id = f"pay_{secrets.token_hex(12)}"
-        row = (payment_id, node_url, int(self._clock()))
-        await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())
-        amount = max(1, ceil_div(amount_msat, MSAT_PER_UNIT[unit]))
-        await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=most_coins)
-        return await self._paid(payment_id, node_url)
+        paid = None if lock is None else await self._spare(node_url, mint, unit, amount_msat, lock)
+        if paid is None:
+            paid = await self._made(node_url, mint, unit, amount_msat, lock, most_coins)
+        self._under_way[paid.id] = paid
+        return paid
 
     async def keep(self, paid: Paid) -> None:
         """The token did not reach its node: it is kept for the next request there if it is locked, else swapped back.
 
         Raises NodeError or WalletError when that cannot be done now: then `recover` tries again.
         """
-        if not paid.locked:
-            await self._reclaim(paid.id)
-            return
-        await self._db.run(lambda conn: conn.execute("INSERT OR IGNORE INTO spares VALUES (?)", (paid.id,)).close())
+        with self._letting_go(paid):
+            if paid.locked:
+                await self._add_spare(paid.id)
+            else:
+                await self._reclaim(paid.id)
 
     async def settle(self, paid: Paid, changes: Sequence[str] = (), request_id: str = "") -> Settled:
         """Take in the change that the node gave; without any, ask the node for it, by the request's id if that is known.
 
         Raises ChangeRejected when what the node gave is no money, else NodeError or WalletError: then `recover` tries again.
         """
-        if changes:
-            return await self._take_in(paid.id, changes, None)
-        if request_id:
-            try:
-                return await self._fetch_change(paid, request_id)
-            except ChangeRejected:
-                raise
-            except NodeError as error:
-                log.info("payment %s: asked for its change, %s says: %s", paid.id, paid.node_url, error)
-        return await self._settle(paid.id, paid.node_url, paid.token)
+        with self._letting_go(paid):
+            if changes:
+                return await self._take_in(paid.id, changes, None)
+            if request_id:
+                try:
+                    return await self._fetch_change(paid, request_id)
+                except ChangeRejected:
+                    raise
+                except NodeError as error:
+                    log.info("payment %s: asked for its change, %s says: %s", paid.id, paid.node_url, error)
+            return await self._settle(paid.id, paid.node_url, paid.token)
 
     async def spend(self, paid: Paid) -> Settled:
         """The token was the price: nothing comes back."""
-        return await self._spent(paid.id)
+        with self._letting_go(paid):
+            return await self._spent(paid.id)
 
     async def take_back(self, paid: Paid, changes: Sequence[str] = ()) -> Settled:
         """The node did not serve: what it gave back is taken in; else it is asked for a refund; else, with a token that it
@@ -187,17 +165,19 @@ class Payments:
 
         Raises NodeError or WalletError when nothing of that can be done now: then `recover` tries again.
         """
-        if changes:
-            try:
-                return await self._take_in(paid.id, changes, None)
-            except ChangeRejected as error:
-                log.warning("payment %s: %s", paid.id, error)
-        return await self._take_back(paid.id, paid.node_url, paid.token)
+        with self._letting_go(paid):
+            if changes:
+                try:
+                    return await self._take_in(paid.id, changes, None)
+                except ChangeRejected as error:
+                    log.warning("payment %s: %s", paid.id, error)
+            return await self._take_back(paid.id, paid.node_url, paid.token)
 
     async def recover(self, older_than_s: float = 0) -> Msat:
         """Settle what a crash or an absent node left open for at least that long; returns what came back.
 
-        With 0, requests of other processes on this wallet that are under way lose their money back to it.
+        What this process has under way is left alone: what is taken here would be missed there. With 0, requests of other
+        processes on this wallet that are under way lose their money back to it.
         """
         await self._wallet.recover(older_than_s)
         total = 0
@@ -212,10 +192,7 @@ class Payments:
             elif operation.state == "failed":
                 await self._close(payment_id)
             elif operation.state == "done":
-                try:
-                    total += (await self._take_back(payment_id, node_url, operation.result)).change_msat
-                except Exception as error:  # noqa: BLE001 - what one node answers must not keep the others' money out
-                    log.warning("payment %s stays open: %s", payment_id, error)
+                total += await self._recovered(payment_id, node_url, operation.result)
         return Msat(total)
 
     def open_count(self) -> int:
@@ -231,6 +208,42 @@ class Payments:
                 amount_msat = to_msat(sent.journal.amount, sent.unit)
                 found.append(Out(payment_id, node_url, amount_msat, bool(sent.journal.lock), created_at))
         return found
+
+    @contextmanager
+    def _letting_go(self, paid: Paid) -> Iterator[None]:
+        """A block after which a payment is under way no more, whether it is settled or left to `recover`."""
+        try:
+            yield
+        finally:
+            self._under_way.pop(paid.id, None)
+
+    async def _recovered(self, payment_id: str, node_url: str, token: str) -> Msat:
+        """What an open payment brings back; nothing of one that is under way."""
+        # No call may take a spare whose money is asked back here.
+        drop = "DELETE FROM spares WHERE id = ?"
+        was_spare = await self._db.run(lambda conn: conn.execute(drop, (payment_id,)).rowcount)
+        if payment_id in self._under_way:
+            return Msat(0)
+        try:
+            return (await self._take_back(payment_id, node_url, token)).change_msat
+        except Exception as error:  # noqa: BLE001 - what one node answers must not keep the others' money out
+            log.warning("payment %s stays open: %s", payment_id, error)
+            if was_spare:
+                await self._add_spare(payment_id)
+            return Msat(0)
+
+    async def _add_spare(self, payment_id: str) -> None:
+        await self._db.run(lambda conn: conn.execute("INSERT OR IGNORE INTO spares VALUES (?)", (payment_id,)).close())
+
+    async def _made(
+        self, node_url: str, mint: str, unit: str, amount_msat: int, lock: str | None, most_coins: int | None
+    ) -> Paid:
+        payment_id = f"pay_{secrets.token_hex(12)}"
+        row = (payment_id, node_url, int(self._clock()))
+        await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())
+        amount = max(1, ceil_div(amount_msat, MSAT_PER_UNIT[unit]))
+        await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=most_coins)
+        return await self._paid(payment_id, node_url)
 
     async def _spare(self, node_url: str, mint: str, unit: str, amount_msat: int, lock: str) -> Paid | None:
         """A token for that node, locked to that key, which did not reach it and suffices; it is the caller's alone."""
@@ -259,7 +272,7 @@ class Payments:
     async def _fetch_change(self, paid: Paid, request_id: str) -> Settled:
         """The change of a request, from where the node keeps it. Raises NodeError when there is none to be had."""
         url = f"{paid.node_url}/v1/change/{quote(request_id, safe='')}"
-        refund = _refund_of(await call(self._http, "GET", url, with_money(paid.token)), paid.node_url)
+        refund = refund_of(await call(self._http, "GET", url, with_money(paid.token)), paid.node_url)
         if not refund.tokens():
             raise NodeUnavailable(f"{url} answers without a token")
         return await self._take_in(paid.id, refund.tokens(), refund.fee_msats)
@@ -271,7 +284,7 @@ class Payments:
             if error.code == wire.NOT_REFUNDABLE:
                 return await self._nothing_left(payment_id)
             raise
-        refund = _refund_of(answer, node_url)
+        refund = refund_of(answer, node_url)
         if not refund.tokens():
             return await self._nothing_left(payment_id)
         tokens, fee_msats = refund.tokens(), refund.fee_msats
@@ -280,13 +293,13 @@ class Payments:
             tokens, fee_msats = [*tokens, *more.tokens()], fee_msats + more.fee_msats
         return await self._take_in(payment_id, tokens, fee_msats, still_held=bool(refund.reserved))
 
-    async def _more(self, node_url: str, token: str) -> _Refund:
+    async def _more(self, node_url: str, token: str) -> Refund:
         """A second refund, if what is left is worth one."""
         try:
             answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {})
         except NodeRefused:
-            return _Refund()
-        return _refund_of(answer, node_url)
+            return Refund()
+        return refund_of(answer, node_url)
 
     async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:
@@ -337,8 +350,9 @@ class Payments:
         return await self._spent(payment_id)
 
     async def _spent(self, payment_id: str) -> Settled:
+        """Nothing comes back, and nobody says what the mint would have taken for it."""
         await self._close(payment_id)
-        return Settled(Msat(0), Msat(0), Msat(0))
+        return Settled(Msat(0), None, Msat(0))
 
     def _is_locked(self, payment_id: str) -> bool:
         made = self._wallet.outcome(payment_id)
@@ -368,30 +382,6 @@ class Payments:
             conn.execute("DELETE FROM spares WHERE id = ?", (payment_id,)).close()
 
         await self._db.run(close)
-
-
-class _Earlier(msgspec.Struct):
-    token: str
-
-
-class _Refund(msgspec.Struct):
-    token: str = ""
-    fee_msats: Annotated[int, msgspec.Meta(ge=0, le=MAX_MSAT)] = 0
-    reserved: Annotated[int, msgspec.Meta(ge=0)] = 0
-    balance: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """What is left, too little for a refund or freed since."""
-    earlier: Annotated[list[_Earlier], msgspec.Meta(max_length=MAX_EARLIER)] = []
-
-    def tokens(self) -> list[str]:
-        """The refund and those of before whose answer may have been lost."""
-        return [token for token in (self.token, *(one.token for one in self.earlier)) if token]
-
-
-def _refund_of(answer: dict[str, Any], node_url: str) -> _Refund:
-    try:
-        return shaped(answer, _Refund)
-    except InvalidJson as error:
-        raise NodeUnavailable(f"{node_url} answers a refund that cannot be read") from error
 
 
 def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:

@@ -1,12 +1,14 @@
 """Another node as an upstream: its answers are bought with ecash, request by request, and sold on.
 
-The money is the operator's own, in a wallet of its own: what this node's callers paid in is never spent on it.
+The money is the operator's own, in a wallet of its own: what this node's callers paid in is never spent on it. A node that
+cheated is not bought from again as long as this process lives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -19,15 +21,20 @@ from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.pricing import ModelPrice
-from router_client.bought import Bought, Shop, buy, look
+from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
-from router_client.errors import NodeError, NodeRefused, NodeUnavailable, NodeUnreached, WalletError
+from router_client.errors import ClientError, NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
+from router_client.nodeapi import said
 from router_client.payments import PAYING_S, Payments
+from router_client.shop import Shop, look
 
 log = logging.getLogger(__name__)
 
 OF_THE_REQUEST: Final = (400, 404, 413, 422)
 """Refusals that speak of what was asked; others speak of us as a customer."""
+RECOVER_S: Final = 300.0
+"""Longest that a look for what is out takes; the next goes on with it."""
+CLOSE_S: Final = 5.0
 
 
 class SatrouteUpstream:
@@ -43,6 +50,9 @@ class SatrouteUpstream:
         self._http = http
         self._payments = payments
         self._shop: Shop | None = None
+        self._distrusted = ""
+        """Why nothing is bought there any more."""
+        self._recovering: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, default_folder: Path) -> SatrouteUpstream:
@@ -54,16 +64,22 @@ class SatrouteUpstream:
         return cls(spec, timeouts, tasks, http, payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
-        """The node's list, at our prices; and what earlier payments left out there is fetched."""
+        """The node's list, at our prices; empty once it is distrusted. What is still out there is fetched beside."""
+        if self._recovering is None or self._recovering.done():
+            self._recovering = self._tasks.start(self._recover(), f"fetch what is out at {self.name}")
+        if self._distrusted:
+            log.warning("%s: %s", self.name, self._no_trust())
+            return []
         try:
             self._shop = await look(self._http, self._spec.base_url)
-            await self._payments.recover(PAYING_S)
-        except (NodeError, WalletError) as error:
+        except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
         markup = Decimal(1) if self._spec.markup is None else self._spec.markup
         return [_marked_up(entry, self._shop.offers[entry["id"]].price, markup) for entry in self._shop.listed]
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        if self._distrusted:
+            raise UpstreamUnreachable(self._no_trust())
         if self._shop is None:
             raise UpstreamUnreachable(f"{self.name} is not known yet")
         try:
@@ -83,17 +99,44 @@ class SatrouteUpstream:
         except NodeRefused as error:
             status = error.status if error.status in OF_THE_REQUEST else 502
             raise UpstreamRefused(status, str(error) if status != 502 else "") from error
-        except (NodeUnavailable, NodeError) as error:
+        except NodeCheated as error:
+            self._distrust(error)
+            raise UpstreamUnreachable(said(error)) from error
+        except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
         except WalletError as error:
             log.error("%s cannot be paid: %s", self.name, error)
             raise UpstreamUnreachable(f"the wallet for {self.name} cannot pay") from error
-        return _BoughtReply(bought, self._tasks)
+        return _BoughtReply(bought, lambda: self._tasks.start(self._settle(bought), "settle a bought answer"))
 
     async def close(self) -> None:
+        if self._recovering is not None and not self._recovering.done():  # its journal goes on at the next start
+            self._recovering.cancel()
+            await asyncio.wait({self._recovering}, timeout=CLOSE_S)
         self._payments.close()
         self._payments.wallet.close()
         await self._http.aclose()
+
+    async def _settle(self, bought: Bought) -> None:
+        try:
+            await bought.settle()
+        except NodeCheated as error:
+            self._distrust(error)
+
+    def _distrust(self, error: NodeCheated) -> None:
+        if not self._distrusted:
+            self._distrusted = said(error)
+            log.error("%s cheated: %s", self.name, self._no_trust())
+
+    def _no_trust(self) -> str:
+        return f"nothing is bought there until this node is restarted: {self._distrusted}"
+
+    async def _recover(self) -> None:
+        try:
+            async with asyncio.timeout(RECOVER_S):
+                await self._payments.recover(PAYING_S)
+        except (ClientError, TimeoutError) as error:
+            log.warning("what is out at %s is not back: %s", self.name, str(error) or f"not within {RECOVER_S:g} s")
 
 
 class _BoughtReply:
@@ -101,9 +144,9 @@ class _BoughtReply:
 
     usage = None
 
-    def __init__(self, bought: Bought, tasks: Tasks) -> None:
+    def __init__(self, bought: Bought, settle: Callable[[], object]) -> None:
         self._bought = bought
-        self._tasks = tasks
+        self._settle = settle
         self._closed = False
         self.content_type = bought.content_type
 
@@ -125,7 +168,7 @@ class _BoughtReply:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._tasks.start(self._bought.settle(), "settle a bought answer")
+            self._settle()
 
 
 def _marked_up(entry: Mapping[str, Any], price: ModelPrice, markup: Decimal) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from relays.announcement import Announcement, ModelOffer
@@ -42,6 +43,11 @@ class Cheat:
         """What is done with a token before the answer begins."""
         self.refund: Answering = lambda token: web.json_response({"error": {}}, status=500)
         self.change: Answering = lambda token: web.Response(status=404)
+        self.kept_receipt: Answering = lambda token: web.Response(status=404)
+        self.mints: tuple[str, ...] = ()
+        self.lock: str | None = None
+        self.price = PRICE
+        """As it lists itself for who resells it."""
         self.asked: list[str] = []
         """The paths that were asked for."""
         self.url = ""
@@ -64,6 +70,17 @@ class Cheat:
     async def on_change(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
         return await answered(self.change, request.headers[CASHU_HEADER])
+
+    async def on_receipt(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        return await answered(self.kept_receipt, request.headers["Authorization"].removeprefix("Bearer "))
+
+    async def on_info(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"npub": SIGNER.npub, "mints": self.mints, "lock": self.lock})
+
+    async def on_models(self, _: web.Request) -> web.StreamResponse:
+        limits = {"context_length": 2048, "top_provider": {"max_completion_tokens": 1024}}
+        return web.json_response({"data": [{"id": "m", **limits, "msat_pricing": msgspec.to_builtins(self.price)}]})
 
 
 async def answered(answering: Answering, token: str) -> web.StreamResponse:
@@ -93,6 +110,9 @@ async def serving(node: Cheat) -> AsyncIterator[None]:
     app.router.add_post("/v1/chat/completions", node.on_chat)
     app.router.add_post("/v1/balance/refund", node.on_refund)
     app.router.add_get("/v1/change/{id}", node.on_change)
+    app.router.add_get("/v1/receipts/{id}", node.on_receipt)
+    app.router.add_get("/v1/info", node.on_info)
+    app.router.add_get("/v1/models", node.on_models)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

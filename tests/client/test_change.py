@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
+from router_client.change import short_change
 from router_client.client import RouterClient
 from router_client.discovery import Directory
 from router_client.ecash.token import Token, decode, encode, token_hash
@@ -306,6 +307,81 @@ async def test_earlier_refunds_are_taken_too_and_spent_ones_are_no_error(
     assert back_msat == buyer.wallet.balance_msat() - before >= decode(till.change).amount_msat + 300 - 3
     assert await buyer.recover() == 0
     assert buyer.payments.open_count() == 0
+
+
+async def test_a_refund_that_a_requests_end_overtakes_is_asked_for_again(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, locked: None
+) -> None:
+    """Made while a request held the rest, answered when it had ended: nothing is reserved, and there is a balance."""
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=cheat.wallet.lock_key)
+    before = buyer.wallet.balance_msat()
+    await cheat.wallet.accept_locked(paid.token, "paid")
+    await cheat.wallet.redeem_locked()
+    names, refunds = iter("ab"), []
+
+    async def give(_: str) -> web.Response:
+        sent = await cheat.wallet.send(400, mint_url, "msat", f"refund {next(names)}", fees="inside")
+        refunds.append(sent)
+        earlier = [{"token": other.token} for other in refunds[:-1]]
+        balance = 0 if earlier else 400
+        return web.json_response(
+            {"token": sent.token, "fee_msats": sent.fee_msat, "reserved": 0, "balance": balance, "earlier": earlier}
+        )
+
+    cheat.refund = give
+    settled = await buyer.payments.take_back(paid)
+    assert len(refunds) == 2
+    assert settled.change_msat == sum(decode(sent.token).amount_msat for sent in refunds) - settled.fee_msat
+    assert settled.node_fee_msat == sum(sent.fee_msat for sent in refunds)
+    assert buyer.wallet.balance_msat() == before + settled.change_msat
+    assert short_change(paid, settled, paid.credit_msat - 800) is None
+    assert buyer.payments.out() == []
+
+
+async def test_a_payment_under_way_is_left_alone_by_recover(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
+) -> None:
+    """A stream may last for longer than others are waited for: its change must not come in behind its back."""
+    till = Till(cheat, mint_url, silently)
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=lock)
+    await till.take(paid.token)
+    cheat.refund = lambda _: web.json_response({"token": till.change})
+    assert await buyer.recover() == 0
+    assert cheat.asked == []
+    del paid  # whoever made the call was cancelled
+    assert await buyer.recover() > 0
+    assert buyer.payments.open_count() == 0
+
+
+async def test_a_spare_whose_money_is_asked_back_pays_for_nothing_meanwhile(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, locked: None
+) -> None:
+    key = cheat.wallet.lock_key
+    spare = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=key)
+    await buyer.payments.keep(spare)
+    others: list[str] = []
+
+    async def busy(_: str) -> web.Response:
+        others.append((await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=key)).token)
+        return web.Response(status=503)
+
+    cheat.refund = busy
+    assert await buyer.recover() == 0
+    assert others[0] != spare.token
+    assert (await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=key)).token == spare.token
+
+
+async def test_what_a_mint_would_have_taken_from_the_last_coins_is_not_called_kept(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
+) -> None:
+    """A node that has less left than change of it would cost says that nothing is left."""
+    till = Till(cheat, mint_url, silently)
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 1_000, lock=lock)
+    await till.take(paid.token)
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    settled = await buyer.payments.settle(paid)
+    assert short_change(paid, settled, paid.credit_msat - 1) is None
+    assert short_change(paid, settled, paid.credit_msat - 100) is not None
 
 
 async def test_a_buyer_that_dies_before_its_change_is_its_own_fetches_it_in_its_next_life(

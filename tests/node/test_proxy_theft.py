@@ -33,6 +33,7 @@ from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, IMAGES, MESSAGES, R
 from relays.pricing import ModelPrice, Usage
 from router_client import bought
 from router_client.errors import NodeError
+from router_client.shop import look
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO as REAL_HELLO
 from tests.node.harness import bearer, granted_key, running_node
@@ -261,7 +262,7 @@ async def test_a_nodes_odd_list_is_read_without_what_is_odd() -> None:
         return httpx.Response(200, content=streamed({"data": listed}))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        shop = await bought.look(http, "http://node.example")
+        shop = await look(http, "http://node.example")
     assert list(shop.offers) == ["m"]
     assert [entry["id"] for entry in shop.listed] == ["m"]
 

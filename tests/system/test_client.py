@@ -297,8 +297,8 @@ async def test_money_left_at_a_node_by_a_crash_is_fetched(
     async with running_node(folder, **settings("solo", mint_url, model_url, relay)) as running:
         node = await announced(running)
         before = buyer.wallet.balance_msat()
-        redeemed = await buyer.payments.pay(node.url, mint_url, "msat", 50_000)
-        await http.get(f"{node.url}/v1/balance", headers={"Authorization": f"Bearer {redeemed.token}"})
+        redeemed = (await buyer.payments.pay(node.url, mint_url, "msat", 50_000)).token
+        await http.get(f"{node.url}/v1/balance", headers={"Authorization": f"Bearer {redeemed}"})
         await buyer.payments.pay(node.url, mint_url, "msat", 20_000)
         await buyer.payments.pay("http://127.0.0.1:9", mint_url, "msat", 10_000)
         assert buyer.payments.open_count() == 3

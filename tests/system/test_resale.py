@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -16,9 +17,14 @@ from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
 from tests.client.purses import until_claimed
 from tests.node.harness import HELLO, MODEL, Running, adds_up, bearer, granted_key, running_node
+from tests.node.shopful import running_shopful
+from tests.node.test_endpoints import JSON_CALLS, models_file, sound
+from tests.node.test_endpoints import MODEL as SHOP_MODEL
+from tests.node.test_endpoints import PRICE as SHOP_PRICE
 
 GRANT_MSAT = 1_000_000
 PURSE_SATS = 2000
+STREAMED = ("/chat/completions", "/completions", "/responses", "/messages")
 
 
 @pytest.fixture
@@ -29,6 +35,12 @@ async def seller(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[R
 
 @pytest.fixture
 async def reseller(folder: Path, mint_url: str, seller: Running, http: httpx.AsyncClient) -> AsyncIterator[Running]:
+    async with reselling(folder, mint_url, seller, http) as running:
+        yield running
+
+
+@asynccontextmanager
+async def reselling(folder: Path, mint_url: str, seller: Running, http: httpx.AsyncClient) -> AsyncIterator[Running]:
     purse = folder / "purse"
     purse.mkdir()
     wallet = await Wallet.open(purse / "wallet.db", http)
@@ -50,14 +62,20 @@ async def reseller(folder: Path, mint_url: str, seller: Running, http: httpx.Asy
         yield running
 
 
-async def settled(seller: Running, reseller: Running) -> int:
-    """What the reseller's purse has spent, once all its change is in."""
+def buyer_of(reseller: Running) -> SatrouteUpstream:
     upstream = reseller.node.fleet._upstreams["other"]
     assert isinstance(upstream, SatrouteUpstream)
+    return upstream
+
+
+async def settled(seller: Running, reseller: Running) -> int:
+    """What the reseller's purse has spent, once all its change is in."""
+    upstream = buyer_of(reseller)
     async with asyncio.timeout(60):
         while upstream._payments.open_count():
             await asyncio.sleep(0.2)
             await upstream._payments.recover()
+    assert await upstream._tasks.drain(30) == 0
     await adds_up(seller)
     await adds_up(reseller)
     return PURSE_SATS * MSAT_PER_SAT - upstream._payments.wallet.balance_msat()
@@ -113,6 +131,38 @@ async def test_a_caller_who_leaves_costs_the_reseller_no_more_than_was_served(
     assert 0 < account.spent_msat < GRANT_MSAT // 2
     spent = await settled(seller, reseller)
     assert spent < 100_000
+
+
+async def test_what_an_honest_node_sells_at_any_endpoint_is_never_taken_for_a_cheat(
+    folder: Path, mint_url: str, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each receipt holds and each change is whole, by what the reseller itself computed."""
+    async with running_shopful(SHOP_MODEL) as (_, url):
+        models = models_file(folder, shop_1=SHOP_PRICE)
+        async with (
+            running_node(folder / "seller", cashu_mints=mint_url, upstream_base_url=url, models_path=models) as seller,
+            reselling(folder, mint_url, seller, http) as reseller,
+        ):
+            _, text = await granted_key(reseller.node, 100 * GRANT_MSAT)
+            for path, body, _ in JSON_CALLS.values():
+                for stream in ({}, {"stream": True}) if path in STREAMED else ({},):
+                    asked = {"model": SHOP_MODEL, **body, **stream}
+                    reply = await http.post(f"{reseller.url}/v1{path}", json=asked, headers=bearer(text))
+                    assert reply.status_code == 200, reply.text
+            body = {"model": SHOP_MODEL, "messages": HELLO["messages"]}
+            reply = await http.post(f"{reseller.url}/v1/messages/count_tokens", json=body, headers=bearer(text))
+            assert reply.status_code == 200, reply.text
+            for path, name in (("/audio/transcriptions", "file"), ("/images/edits", "image")):
+                reply = await http.post(
+                    f"{reseller.url}/v1{path}",
+                    data={"model": SHOP_MODEL, **({"prompt": "brighter"} if name == "image" else {})},
+                    files={name: ("a.wav", sound(2.5), "audio/wav")},
+                    headers=bearer(text),
+                )
+                assert reply.status_code == 200, reply.text
+            await settled(seller, reseller)
+            assert await buyer_of(reseller).models(), "it is trusted"
+            assert "changed its terms" not in caplog.text
 
 
 async def test_an_empty_purse_is_a_502_and_free(
