@@ -89,9 +89,12 @@ class Cash:
         return opened
 
     async def change(self, key: Key) -> Refund | None:
-        """What is left of the token; None when nothing is, or when it takes too long and has to be fetched later."""
+        """What is left of the token; None when nothing is, or when it takes too long and has to be fetched later: also while
+        something is on hold, since change that is not all of it would pass for it."""
         try:
             async with asyncio.timeout(CHANGE_DEADLINE_S):
+                if (await self._ledger.account(key.account)).held_msat:
+                    return None
                 refund = (await self._refunds.refund(key)).refund
                 return refund if refund.token else None  # one to a Lightning address may be under way
         except (NodeFault, ClientError, TimeoutError) as error:
@@ -106,6 +109,13 @@ class Cash:
             raise Refusal(401, payment.UNKNOWN_CREDENTIAL, "send the token that paid, as X-Cashu or as the bearer")
         if await self._ledger.account_of_request(request_id) != key.account:
             raise Refusal(404, payment.NOT_FOUND, "this token did not pay for a request of that id")
+        if (await self._ledger.account(key.account)).held_msat:
+            raise Refusal(
+                409,
+                payment.BALANCE_HELD,
+                "the request still runs: ask for its change when it is done",
+                headers={"retry-after": "2"},
+            )
         try:
             return (await self._refunds.refund(key)).refund
         except Refusal as error:

@@ -73,8 +73,8 @@ class AnswerStream:
 
     def give_change(self, text: str) -> None:
         """What an `X-Cashu` header or comment says; what is no token, such as a 402's request for one, is passed over."""
-        if looks_like_token(text.strip()) and len(self.changes) < MAX_CHANGES:
-            self.changes.append(text.strip())
+        if looks_like_token(text.strip()):
+            self.changes = [*self.changes, text.strip()][-MAX_CHANGES:]  # the node's own comes last
 
     def _take_data(self, data: str) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from node.ledger.sql import Steps, rows
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
 from node.redemptions import Redemptions
@@ -135,6 +136,44 @@ async def test_a_caller_who_goes_away_fetches_the_change_later(
     assert received.amount_msat > 0
     assert (await http.get(url, headers=proof)).status_code == 404
     await adds_up(node)
+
+
+async def test_the_change_of_a_request_that_runs_is_not_given_in_part(
+    folder: Path, mint_url: str, hostile: tuple[Hostile, str], http: httpx.AsyncClient
+) -> None:
+    """Whoever got some of it would think that it was all."""
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [b"WAIT"])
+    wallet = await funded_wallet(folder / "buyer.db", http, mint_url)
+    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=hostile[1]) as node:
+        token = await token_for(wallet, mint_url, node, HELLO, extra_msat=500)
+        asking = asyncio.create_task(ask(node, http, token, HELLO))
+        key = None
+        while key is None or not (await node.node.ledger.account(key.account)).held_msat:
+            await asyncio.sleep(0.01)
+            key = await node.node.ledger.key_of(token_hash(token))
+        request_id = await running_request(node)
+        url, proof = f"{node.url}/v1/change/{request_id}", {"X-Cashu": token}
+        early = await http.get(url, headers=proof)
+        assert (early.status_code, early.json()["error"]["code"]) == (409, "balance_held")
+        assert early.headers["retry-after"]
+        refused = await asking
+        assert refused.status_code == 502
+        assert wallet.balances()
+        back_msat = decode(refused.headers[CASHU_HEADER]).amount_msat
+        assert back_msat >= hold_msat(node, HELLO) + 500 - 20
+        await adds_up(node)
+    wallet.close()
+
+
+async def running_request(node: Running) -> str:
+    """The id of the only request that is on hold."""
+
+    def held() -> Steps[str]:
+        found = yield from rows("SELECT id FROM holds WHERE state = 'pending' AND purpose = 'request'")
+        ((id_,),) = found
+        return str(id_)
+
+    return await node.node.ledger._db.read(held)
 
 
 async def test_an_unreachable_upstream_gives_the_whole_token_back(
