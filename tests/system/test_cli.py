@@ -18,20 +18,13 @@ from node.cli.console import escaped, printable
 from node.cli.main import satroute as command
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, bearer, running_node
+from tests.system import forked
 from tests.system.children import leashed, satroute
 
 
 def run(*words: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
     keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(
-        [*satroute(), *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=keep | (env or {}),
-        input=stdin,
-    )
+    return forked.satroute(*words, env=keep | (env or {}), stdin=stdin)
 
 
 def commands(group: click.Group, *path: str) -> list[list[str]]:
