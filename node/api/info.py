@@ -18,11 +18,11 @@ from relays import receipt
 
 def info_routes(node: Node) -> list[HTTPRouteHandler]:
     """The handlers for one node."""
-    settings = node.settings
 
     @get("/v1/info")
     async def info() -> dict[str, Any]:
         """The node (RIP-01)."""
+        settings = node.settings
         return {
             "name": settings.name,
             "description": settings.description,
@@ -38,12 +38,12 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
     @get(["/v1/models", "/models"])
     async def models() -> dict[str, Any]:
         """Models for sale, with their prices."""
-        return {"object": "list", "data": [model_object(model, settings) for model in node.catalogue.all()]}
+        return {"object": "list", "data": [model_object(model, node.settings) for model in node.catalogue.all()]}
 
     @get("/v1/models/{model_id:path}")
     async def model(model_id: FromPath[str]) -> dict[str, Any]:
         """One model; its name may hold slashes."""
-        return model_object(node.catalogue.get(model_id.removeprefix("/")), settings)
+        return model_object(node.catalogue.get(model_id.removeprefix("/")), node.settings)
 
     @get("/v1/receipts/{request_id:str}")
     async def request_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> dict[str, Any]:

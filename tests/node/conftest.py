@@ -13,6 +13,7 @@ from node.ledger.ledger import Ledger
 from router_client.ecash.wallet import Wallet
 from tests.client.mints import running_mint
 from tests.client.test_lnurl import LnurlServer
+from tests.ledgers import lay_out
 from tests.node.books import Books, Clock
 from tests.node.harness import funded_wallet
 from tests.node.hostile import Hostile
@@ -26,7 +27,8 @@ def clock() -> Clock:
 @pytest.fixture(params=["sqlite", "postgres"])
 def ledger_url(request: pytest.FixtureRequest, folder: Path) -> str:
     if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
+        return str(request.getfixturevalue("postgres_books_url"))
+    lay_out(folder / "ledger.db")
     return f"sqlite:///{folder / 'ledger.db'}"
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import msgspec
 import uvicorn
 
-from node.api.app import create_app
 from node.app import open_node
 from node.asks import read_ask
 from node.config import Settings, load_settings
@@ -20,10 +19,15 @@ from node.deposits import new_key
 from node.ledger.model import Key
 from node.node import Node
 from node.quote import quote_for
+from relays import receipt as receipts
 from relays.endpoints import CHAT, Endpoint
+from relays.event import Event, parse_event
 from relays.money import MSAT_PER_SAT
+from relays.receipt import Receipt
 from router_client.ecash.wallet import Wallet
+from tests.application import application_of
 from tests.client.purses import until_claimed
+from tests.ledgers import lay_out
 
 MODEL = "smollm2-135m"
 HELLO: dict[str, Any] = {"model": MODEL, "max_tokens": 8, "messages": [{"role": "user", "content": "Say hello."}]}
@@ -41,19 +45,39 @@ class Running(msgspec.Struct, frozen=True):
 async def running_node(folder: Path, **settings: Any) -> AsyncIterator[Running]:
     """A node with these settings over the usual ones; stopped as SIGTERM stops it."""
     chosen = load_settings(Settings, None, **{"data_dir": folder / "node", "port": 0, **PRICES, **settings})
-    async with open_node(chosen) as node:
+    if chosen.ledger_url.startswith("sqlite:///"):
+        lay_out(Path(chosen.ledger_url.removeprefix("sqlite:///")))
+    async with open_node(chosen) as node, _serving(node) as url:
+        yield Running(node, url)
+
+
+class _Server(uvicorn.Server):
+    """Leaves when it is told to; its parent looks for that ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.told_to_leave = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.told_to_leave.wait()
+
+
+@asynccontextmanager
+async def _serving(node: Node) -> AsyncIterator[str]:
+    with application_of(node) as app:
         config = uvicorn.Config(
-            create_app(node), host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
+            app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield Running(node, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
         finally:
-            server.should_exit = True
+            server.told_to_leave.set()
             await serving
 
 
@@ -83,6 +107,31 @@ async def granted_key(node: Node, amount_msat: int) -> tuple[Key, str]:
 def hold_of(node: Node, body: dict[str, Any], endpoint: Endpoint = CHAT) -> int:
     """What is held for a request."""
     return quote_for(read_ask(endpoint, msgspec.json.encode(body), ""), node.catalogue).hold_msat
+
+
+def streamed_receipt(text: str) -> Event | None:
+    """The receipt among the comments of a stream."""
+    line = next((line for line in text.splitlines() if line.startswith(receipts.SSE_PREFIX)), None)
+    return None if line is None else parse_event(line.removeprefix(receipts.SSE_PREFIX))
+
+
+class Reply(Protocol):
+    """Of httpx, and of the SDK that has a fork of it."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+def receipt_event(reply: Reply) -> Event:
+    """The receipt of a reply, signed: a comment if it is a stream, else a header."""
+    return streamed_receipt(reply.text) or receipts.from_header(reply.headers["x-satroute-receipt"])
+
+
+def receipt_of(reply: Reply) -> Receipt:
+    return receipts.decode(receipt_event(reply))
 
 
 def bearer(credential: str) -> dict[str, str]:

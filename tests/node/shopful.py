@@ -3,14 +3,16 @@ shapes of the providers' documentation; real models serve `test_chat.py` and `te
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PIXEL = base64.b64encode(b"not really a picture").decode()
 WORDS = ["Two", " and", " two", " is", " four", "."]
 CHAT_USAGE = {
@@ -27,6 +29,8 @@ RESPONSES_USAGE = {
     "input_tokens_details": {"cached_tokens": 8},
     "output_tokens_details": {"reasoning_tokens": 2},
 }
+BREAK_S = 0.05
+"""Before a connection is cut: a reader that is told of both at once throws away what came."""
 IMAGE_USAGE = {"input_tokens": 10, "output_tokens": 1000, "total_tokens": 1010}
 
 
@@ -68,7 +72,7 @@ class Shopful:
         if isinstance(made, str):
             return web.Response(text=made, content_type="text/plain")
         if isinstance(made, list):
-            return await _streamed(request, made)
+            return await streamed(request, made)
         if not self.usage:
             made.pop("usage", None)
         return web.json_response(made)
@@ -200,27 +204,40 @@ async def _form(request: web.Request) -> dict[str, Any]:
     return {name: value.file.read() if isinstance(value, web.FileField) else value for name, value in fields.items()}
 
 
-async def _streamed(request: web.Request, events: list[Any]) -> web.StreamResponse:
+async def streamed(request: web.Request, events: list[Any], *, breaks: bool = False) -> web.StreamResponse:
+    """The events as a stream, which ends; if it `breaks`, as a connection that is cut."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for event in events:
         name = f"event: {event['type']}\n" if isinstance(event, dict) and "type" in event else ""
         data = event if isinstance(event, str) else json.dumps(event)
         await response.write(f"{name}data: {data}\n\n".encode())
-    await response.write_eof()
+    if breaks:
+        await asyncio.sleep(BREAK_S)
+        assert request.transport is not None
+        request.transport.close()
+    else:
+        await response.write_eof()
     return response
+
+
+@asynccontextmanager
+async def handled_by(handle: Handler) -> AsyncIterator[str]:
+    """The URL of a server that gives every request to `handle`."""
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
 async def running_shopful(*models: str) -> AsyncIterator[tuple[Shopful, str]]:
     """It, and its URL with `/v1`."""
     server = Shopful(list(models))
-    app = web.Application(client_max_size=64 * 1024 * 1024)
-    app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with handled_by(server.handle) as url:
+        yield server, f"{url}/v1"

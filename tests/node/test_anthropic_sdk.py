@@ -16,11 +16,10 @@ import pydantic
 import pytest
 from anthropic.types import Message, TextBlock, ThinkingBlock, ToolUseBlock
 
-from relays import receipt as receipts
 from relays.pricing import Usage, cost
 from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
-from tests.node.harness import Running, bearer, granted_key, running_node
+from tests.node.harness import Running, bearer, granted_key, receipt_of, running_node
 from tests.node.shopful import WORDS
 from tests.node.test_endpoints import MODEL, PRICE, models_file
 from tests.node.toolful import (
@@ -96,10 +95,6 @@ def used(kind: str) -> Usage:
     return MESSAGES_USED if kind == "anthropic" else CHAT_USED
 
 
-def receipt_of(reply: Any) -> Receipt:
-    return receipts.decode(receipts.from_header(reply.headers["x-satroute-receipt"]))
-
-
 async def receipt_later(node: Running, key: str, http: httpx.AsyncClient, reply: Any) -> Receipt:
     """Of a stream that was read, whose receipt the SDK does not show."""
     url = f"{node.url}/v1/receipts/{reply.headers['x-satroute-request-id']}"
@@ -133,7 +128,7 @@ async def test_a_message_is_written_and_charged_for_what_it_used(sdk: anthropic.
     assert [block.text for block in message.content if block.type == "text"] == [SAID]
     assert (message.role, message.model, message.stop_reason) == ("assistant", MODEL, "end_turn")
     told(message, used)
-    charged(receipt_of(reply), used)
+    charged(receipt_of(reply.http_response), used)
     assert reply.headers["x-satroute-cost-msat"] == str(cost(used, PRICE))
     assert (message.usage.model_extra or {})["cost"]["total_msats"] == cost(used, PRICE)
 
@@ -288,7 +283,7 @@ async def test_openais_chat_is_served_by_an_anthropic_server(
     answer = reply.parse()
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (SAID, "stop")
     told_in_chat(answer.usage)
-    charged(receipt_of(reply), MESSAGES_USED)
+    charged(receipt_of(reply.http_response), MESSAGES_USED)
     options: Any = {"include_usage": True}
     stream = await chat.chat.completions.create(model=MODEL, messages=ASK, stream=True, stream_options=options)
     chunks = [chunk async for chunk in stream]

@@ -14,7 +14,7 @@ from node.localnet.process import free_port
 from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, funded_wallet, hold_of, running_node, token_of
+from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, hold_of, running_node, token_of
 
 LONG_STREAM = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
 
@@ -23,12 +23,6 @@ LONG_STREAM = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role":
 async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Running]:
     async with running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url) as running:
         yield running
-
-
-async def add_up(node: Running) -> None:
-    """The books are right, and the node's wallet holds what they say came in."""
-    totals = await node.node.ledger.audit()
-    assert node.node.wallet.balance_msat() == totals.ecash_in_msat
 
 
 @pytest.mark.parametrize("path", ["/v1/balance", "/v1/wallet"])
@@ -54,7 +48,7 @@ async def test_a_token_becomes_a_key_and_a_key_a_token(
     assert back["balance"] == 0
     received = await wallet.receive(back["token"], "back")
     assert received.amount_msat + received.fee_msat == back["msats"]
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_create_by_get_as_others_do(
@@ -81,7 +75,7 @@ async def test_a_token_redeemed_twice_is_409_and_credited_once(
     assert topup.status_code == 409
     totals = await node.node.ledger.audit()
     assert totals.keys_msat < decode(token).amount_msat + 1
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_the_same_coins_in_another_string_are_spent(
@@ -95,7 +89,7 @@ async def test_the_same_coins_in_another_string_are_spent(
     answer = await http.get(f"{node.url}/v1/balance", headers=bearer(shuffled))
     assert answer.status_code == 409
     assert answer.headers["x-should-retry"] == "false"
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_a_token_as_bearer_names_its_balance_for_good(
@@ -109,7 +103,7 @@ async def test_a_token_as_bearer_names_its_balance_for_good(
     assert reply.status_code == 200
     left = (await http.get(f"{node.url}/v1/balance", headers=bearer(token))).json()
     assert left["balance"] == answers[0].json()["balance"] - int(reply.headers["x-satroute-cost-msat"])
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_a_refund_asked_for_eight_times_is_one_refund(
@@ -123,7 +117,7 @@ async def test_a_refund_asked_for_eight_times_is_one_refund(
     later = await http.post(f"{node.url}/v1/balance/refund", json={}, headers=key)
     assert later.json()["token"] == answers[0].json()["token"], "a lost answer can be had again"
     await wallet.receive(later.json()["token"], "back")
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_a_refund_and_a_top_up_at_once_lose_nothing(
@@ -140,7 +134,7 @@ async def test_a_refund_and_a_top_up_at_once_lose_nothing(
     left = (await http.get(f"{node.url}/v1/balance", headers=headers)).json()["balance"]
     out = refund.json()["msats"] + refund.json()["fee_msats"]
     assert left + out == key["balance"] + topup.json()["msats"]
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_what_running_requests_hold_is_refunded_when_they_are_done(
@@ -164,7 +158,7 @@ async def test_what_running_requests_hold_is_refunded_when_they_are_done(
             break
         await asyncio.sleep(0.1)
     assert rest.json()["msats"] > 0
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_nothing_to_refund_says_so(node: Running, http: httpx.AsyncClient) -> None:
@@ -201,7 +195,7 @@ async def test_foreign_mints_and_units_are_400_and_keep_their_token(
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     good = await http.get(f"{node.url}/v1/balance", headers=bearer(token))
     assert good.status_code == 200
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_a_usd_token_is_a_wrong_unit(
@@ -217,7 +211,7 @@ async def test_forged_coins_are_refused(node: Running, wallet: Wallet, http: htt
     forged = tuple(type(p)(p.id, p.amount, f"{i:064x}", p.C) for i, p in enumerate(coins.proofs))
     answer = await http.get(f"{node.url}/v1/balance", headers=bearer(encode(Token(coins.mint, coins.unit, forged))))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "refused_token")
-    await add_up(node)
+    await adds_up(node)
 
 
 async def test_a_token_sent_before_an_unservable_request_is_not_redeemed(
@@ -254,7 +248,7 @@ async def test_a_dead_mint_is_503_and_the_token_stays_good(
             assert alive.json()["balance"] == 20_000
             refund = await http.post(f"{node.url}/v1/balance/refund", headers=bearer(second))
             assert refund.json()["msats"] == 20_000
-            await add_up(node)
+            await adds_up(node)
         wallet.close()
     finally:
         mint.stop()

@@ -15,9 +15,18 @@ from node.localnet.model import start_model, wait_model
 from node.localnet.process import free_port
 from relays.event import parse_event
 from relays.pricing import ModelPrice, Usage, cost
-from relays.receipt import SSE_PREFIX, Receipt, decode, from_header
+from relays.receipt import SSE_PREFIX, decode
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
+from tests.node.harness import (
+    HELLO,
+    Running,
+    bearer,
+    granted_key,
+    receipt_event,
+    receipt_of,
+    running_node,
+    streamed_receipt,
+)
 
 PRICE = ModelPrice(2_000_000, 8_000_000, 0)
 GRANT_MSAT = 1_000_000
@@ -46,18 +55,13 @@ async def settled(node: Running, account: int) -> int:
     raise AssertionError("a hold was left")
 
 
-def receipt_of(text: str) -> Receipt:
-    line = next(line for line in text.splitlines() if line.startswith(SSE_PREFIX))
-    return decode(parse_event(line.removeprefix(SSE_PREFIX)))
-
-
 async def test_a_whole_answer_is_charged_by_its_usage(node: Running, http: httpx.AsyncClient) -> None:
     account, key = await granted(node)
     reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)
     assert reply.status_code == 200
     usage = reply.json()["usage"]
     due = cost(Usage(usage["prompt_tokens"], usage["completion_tokens"]), PRICE)
-    event = from_header(reply.headers["x-satroute-receipt"])
+    event = receipt_event(reply)
     receipt = decode(event)
     assert event.pubkey == node.node.signer.pubkey
     assert receipt.cost_msat == due == int(reply.headers["x-satroute-cost-msat"])
@@ -83,7 +87,7 @@ async def test_a_stream_is_charged_by_its_usage_which_is_hidden_unless_asked_for
         assert events[-1] == "[DONE]"
         usages = [chunk["usage"] for event in events[:-1] if (chunk := json.loads(event)).get("usage")]
         assert len(usages) == asked
-        receipt = receipt_of(reply.text)
+        receipt = receipt_of(reply)
         assert receipt.cost_msat == cost(receipt.usage, PRICE)
         assert (receipt.metered, receipt.outcome) == ("upstream", "complete")
         balance -= receipt.cost_msat
@@ -154,7 +158,9 @@ async def test_an_upstream_that_dies_in_a_stream_is_charged_for_what_came(
             text = "\n".join(lines)
             assert '"upstream_unavailable"' in text
             assert "[DONE]" not in text
-            receipt = receipt_of(text)
+            event = streamed_receipt(text)
+            assert event is not None
+            receipt = decode(event)
             assert (receipt.outcome, receipt.metered) == ("interrupted", "counted")
             assert 0 < receipt.cost_msat < receipt.hold_msat
             assert await settled(node, account) == GRANT_MSAT - receipt.cost_msat
@@ -183,7 +189,7 @@ async def test_sixty_four_at_once_with_money_for_ten_serve_ten_at_most(node: Run
     tiny = {**HELLO, "max_tokens": 1}
     _, probe = await granted(node)
     first = await http.post(f"{node.url}/v1/chat/completions", json=tiny, headers=probe)
-    hold_msat = decode(from_header(first.headers["x-satroute-receipt"])).hold_msat
+    hold_msat = receipt_of(first).hold_msat
     account, key = await granted(node, hold_msat * 10)
     replies = await asyncio.gather(
         *(http.post(f"{node.url}/v1/chat/completions", json=tiny, headers=key) for _ in range(64))

@@ -16,14 +16,12 @@ from node.errors import Refusal, UpstreamDown, UpstreamError, UpstreamRefused, U
 from node.upstream.base import Source
 from node.upstream.breaker import FIRST_REST_S, MOST_FAILURES
 from node.upstream.fleet import Fleet
-from relays import receipt as receipts
 from relays.bounds import ModelLimits
-from relays.event import parse_event
 from relays.pricing import ModelPrice, cost
 from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
 from tests.node.books import Clock
-from tests.node.harness import Running, bearer, granted_key, running_node
+from tests.node.harness import Running, bearer, granted_key, receipt_of, running_node
 from tests.node.shopful import Shopful, running_shopful
 
 MODEL = "shared"
@@ -73,15 +71,7 @@ async def ask(node: Running, http: httpx.AsyncClient, *, stream: bool = False) -
     while account.held_msat:
         await asyncio.sleep(0.01)
         account = await node.node.ledger.account(key.account)
-    receipt = None
-    if reply.status_code == 200:
-        line = next((line for line in reply.text.splitlines() if line.startswith(receipts.SSE_PREFIX)), None)
-        event = (
-            receipts.from_header(reply.headers["x-satroute-receipt"])
-            if line is None
-            else parse_event(line.removeprefix(receipts.SSE_PREFIX))
-        )
-        receipt = receipts.decode(event)
+    receipt = receipt_of(reply) if reply.status_code == 200 else None
     assert GRANT_MSAT - account.available_msat == (0 if receipt is None else receipt.cost_msat)
     return reply, receipt
 

@@ -12,10 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from relays.event import parse_event
-from relays.receipt import SSE_PREFIX, Receipt, decode, from_header
+from relays.receipt import SSE_PREFIX
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
+from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
 from tests.node.hostile import Answer, Hostile
 
 Server = tuple[Hostile, str]
@@ -58,12 +57,8 @@ class Outcome:
         self.text = reply.text
         self.content = reply.content
         self.charged_msat = charged_msat
-        line = next((line for line in reply.text.splitlines() if line.startswith(SSE_PREFIX)), None)
-        self.receipt: Receipt | None = None
-        if line is not None:
-            self.receipt = decode(parse_event(line.removeprefix(SSE_PREFIX)))
-        elif header := reply.headers.get("x-satroute-receipt"):
-            self.receipt = decode(from_header(header))
+        told = SSE_PREFIX in reply.text or "x-satroute-receipt" in reply.headers
+        self.receipt = receipt_of(reply) if told else None
         assert charged_msat == (0 if self.receipt is None else self.receipt.cost_msat)
         assert reply.status_code != 500
 

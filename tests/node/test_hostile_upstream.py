@@ -15,10 +15,8 @@ import httpx
 import pytest
 
 from node.deposits import new_key
-from relays.event import parse_event
-from relays.receipt import SSE_PREFIX, decode
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
+from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
 from tests.node.hostile import Hostile
 
 GRANT_MSAT = 1_000_000
@@ -152,8 +150,7 @@ async def test_a_stream_that_says_something_is_charged_once_and_at_most_the_hold
     hostile[0].answer = (200, {"Content-Type": "text/event-stream"}, chunks)
     reply, charged = await ask(node, http, stream=True)
     assert reply.status_code == 200
-    line = next(line for line in reply.text.splitlines() if line.startswith(SSE_PREFIX))
-    receipt = decode(parse_event(line.removeprefix(SSE_PREFIX)))
+    receipt = receipt_of(reply)
     assert (receipt.outcome, receipt.metered) == (outcome, metered)
     assert 0 < charged == receipt.cost_msat <= receipt.hold_msat
     if metered == "upstream":

@@ -127,16 +127,16 @@ async def test_a_commit_that_fails_is_forgotten(books: Books) -> None:
 
 
 @pytest.mark.parametrize("when", ["known", "load", "among others"])
-async def test_a_writer_past_our_lock_is_seen_when_it_commits(postgres_url: str, when: str) -> None:
+async def test_a_writer_past_our_lock_is_seen_when_it_commits(postgres_books_url: str, when: str) -> None:
     """Somebody at a terminal begins before a batch of ours, which knows the rows or must load them, and commits after it."""
-    ledger = await Ledger.open(postgres_url)
+    ledger = await Ledger.open(postgres_books_url)
     mine, other = await warm(ledger, "a"), await warm(ledger, "b")
 
     async def holds(name: str, *accounts: Key) -> None:
         for number, account in enumerate(accounts):
             assert isinstance(await ledger.hold(account, f"{name}{number}", 1, 60), Held)
 
-    async with connected(postgres_url) as admin, connected(postgres_url) as third:
+    async with connected(postgres_books_url) as admin, connected(postgres_books_url) as third:
         await holds("c", mine, other)
         change = admin.transaction()
         await change.start()

@@ -14,13 +14,11 @@ from aiohttp import web
 
 from node.errors import BadSettings
 from node.upstream.spec import UpstreamSpec, checked, read_specs
-from relays import receipt as receipts
-from relays.event import parse_event
 from relays.pricing import Usage
 from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
-from tests.node.harness import PRICES, Running, bearer, granted_key, running_node
-from tests.node.shopful import CHAT_USAGE, running_shopful
+from tests.node.harness import PRICES, Running, bearer, granted_key, receipt_of, running_node
+from tests.node.shopful import CHAT_USAGE, handled_by, running_shopful
 from tests.node.toolful import running_toolful
 
 GRANT_MSAT = 1_000_000
@@ -61,15 +59,8 @@ class Recorder:
 @asynccontextmanager
 async def recording(answers: dict[str, Any]) -> AsyncIterator[tuple[Recorder, str]]:
     server = Recorder(answers)
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with handled_by(server.handle) as url:
+        yield server, url
 
 
 @asynccontextmanager
@@ -85,13 +76,7 @@ async def ask(
     key, text = await granted_key(node.node, GRANT_MSAT)
     reply = await http.post(f"{node.url}/v1{path}", json=body, headers=bearer(text))
     assert reply.status_code == 200, reply.text
-    lines = [line for line in reply.text.splitlines() if line.startswith(receipts.SSE_PREFIX)]
-    event = (
-        parse_event(lines[0].removeprefix(receipts.SSE_PREFIX))
-        if lines
-        else receipts.from_header(reply.headers["x-satroute-receipt"])
-    )
-    receipt = receipts.decode(event)
+    receipt = receipt_of(reply)
     assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT - receipt.cost_msat
     return reply, receipt
 

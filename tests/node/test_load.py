@@ -32,7 +32,7 @@ async def test_exactly_ten_of_sixty_four_are_served(
     backend: str,
     stream: bool,
 ) -> None:
-    books = {"database_url": request.getfixturevalue("postgres_url")} if backend == "postgres" else {}
+    books = {"database_url": request.getfixturevalue("postgres_books_url")} if backend == "postgres" else {}
     chunk = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
     hostile[0].answer = (200, {"content-type": "text/event-stream"}, [chunk]) if stream else (200, {}, [REPLY])
     async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], **ONE_PRICE, **books) as node:

@@ -14,11 +14,9 @@ import pydantic
 import pytest
 
 from node.deposits import new_key
-from relays import receipt as receipts
 from relays.pricing import Usage, cost
-from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, MODEL, Running, running_node
+from tests.node.harness import HELLO, MODEL, Running, receipt_of, running_node
 from tests.node.shopful import PIXEL, WORDS
 from tests.node.test_endpoints import MODEL as SHOP
 from tests.node.test_endpoints import PRICE, models_file, sound
@@ -91,10 +89,6 @@ async def sdk(full: Running) -> AsyncIterator[openai.AsyncOpenAI]:
         yield opened
 
 
-def receipt_of(reply: Any) -> Receipt:
-    return receipts.decode(receipts.from_header(reply.headers["x-satroute-receipt"]))
-
-
 async def test_chat(node: Running) -> None:
     async with await client(node) as sdk:
         answer = await sdk.chat.completions.create(**HELLO)
@@ -126,8 +120,8 @@ async def test_every_endpoint_is_charged_for_what_it_used(sdk: openai.AsyncOpenA
     arguments, usage = ENDPOINTS[call]
     place, _, method = call.rpartition(".")
     reply = await attrgetter(f"{place}.with_raw_response.{method}")(sdk)(model=SHOP, **arguments)
-    assert receipt_of(reply).usage == usage
-    assert int(reply.headers["x-satroute-cost-msat"]) == receipt_of(reply).cost_msat == cost(usage, PRICE)
+    assert receipt_of(reply.http_response).usage == usage
+    assert int(reply.headers["x-satroute-cost-msat"]) == receipt_of(reply.http_response).cost_msat == cost(usage, PRICE)
 
 
 async def test_the_cost_of_a_chat_stands_in_its_usage(sdk: openai.AsyncOpenAI) -> None:

@@ -15,8 +15,8 @@ from tests.node.drafts import draft
 COST_MSAT = 7
 
 
-async def test_connections_that_break_lose_and_double_nothing(postgres_url: str) -> None:
-    ledger = await Ledger.open(postgres_url)
+async def test_connections_that_break_lose_and_double_nothing(postgres_books_url: str) -> None:
+    ledger = await Ledger.open(postgres_books_url)
     await ledger.create_key("hash", "", "", 10**9)
     key = await ledger.key_of("hash")
     assert key is not None
@@ -48,7 +48,7 @@ async def test_connections_that_break_lose_and_double_nothing(postgres_url: str)
         return done
 
     callers = [asyncio.create_task(caller(number)) for number in range(8)]
-    async with connected(postgres_url) as admin:
+    async with connected(postgres_books_url) as admin:
         for _ in range(12):
             await asyncio.sleep(0.08)
             await admin.execute(
@@ -70,8 +70,8 @@ async def test_connections_that_break_lose_and_double_nothing(postgres_url: str)
     await ledger.close()
 
 
-async def test_a_closed_ledger_says_so(postgres_url: str) -> None:
-    ledger = await Ledger.open(postgres_url)
+async def test_a_closed_ledger_says_so(postgres_books_url: str) -> None:
+    ledger = await Ledger.open(postgres_books_url)
     await ledger.close()
     await ledger.close()
     with pytest.raises(StorageError, match="closed"):

@@ -10,11 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from relays import receipt as receipts
-from relays.event import parse_event
 from relays.pricing import cost
 from tests.conftest import DEAD_MINT
-from tests.node.harness import MODEL, Running, bearer, granted_key, running_node
+from tests.node.harness import MODEL, Running, bearer, granted_key, receipt_of, running_node
 
 GRANT_MSAT = 1_000_000
 ASK = [{"role": "user", "content": "Name a sea."}]
@@ -32,13 +30,7 @@ async def ask(node: Running, http: httpx.AsyncClient, path: str, body: dict[str,
     key, text = await granted_key(node.node, GRANT_MSAT)
     reply = await http.post(f"{node.url}/v1{path}", json={"model": MODEL, **body}, headers=bearer(text), timeout=60)
     assert reply.status_code == 200, reply.text
-    lines = [line for line in reply.text.splitlines() if line.startswith(receipts.SSE_PREFIX)]
-    event = (
-        parse_event(lines[0].removeprefix(receipts.SSE_PREFIX))
-        if lines
-        else receipts.from_header(reply.headers["x-satroute-receipt"])
-    )
-    receipt = receipts.decode(event)
+    receipt = receipt_of(reply)
     assert receipt.cost_msat == cost(receipt.usage, receipt.price)
     assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT - receipt.cost_msat
     return reply, receipt

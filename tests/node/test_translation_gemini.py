@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from node.errors import Refusal
 from relays import payment
 from relays.jsontext import MAX_DEPTH
-from tests.node.test_translation_gemini_stream import GEMINI, JSON, answer, call, response, spoiled
+from tests.node.test_translation_gemini_stream import GEMINI, answer, call, response
+from tests.node.translations import JSON, spoiled
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n").decode()
 HI = [{"role": "user", "content": "Hi"}]

@@ -1,9 +1,7 @@
 """Gemini's answers as chat completions: whole and streamed, however they are cut, and their usage exactly."""
 
-import itertools
 import json
 from contextlib import suppress
-from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from node.translation.endings import CHAT_ERROR
 from node.translation.gemini_stream import MAX_EVENT_BYTES, usage_of
 from relays.pricing import Usage
 from relays.usage import MAX_TOKENS
+from tests.node.translations import CUTS, ENDS, pieces, spoiled
 
 NOW = 1_750_000_000
 GEMINI: Translation = ChatToGemini(clock=lambda: NOW + 0.5)
@@ -67,29 +66,6 @@ def events(stream: bytes) -> list[Any]:
 
 def streamed(*said: Any) -> list[Any]:
     return events(run(sse(*said)))
-
-
-NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=9)
-JSON = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
-    max_leaves=12,
-)
-
-
-@st.composite
-def spoiled(draw: st.DrawFn, whole: Any) -> Any:
-    """`whole`, with something else in up to three places of it."""
-    value: Any = [deepcopy(whole)]
-    for _ in range(draw(st.integers(0, 3))):
-        place: Any = value
-        key: Any = 0
-        while isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 5)):
-            place = place[key]
-            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        place[key] = draw(JSON)
-    return value[0]
 
 
 def test_a_whole_answer() -> None:
@@ -277,11 +253,10 @@ def test_a_whole_stream() -> None:
     ]
 
 
-@given(st.lists(st.integers(0, len(WHOLE)), max_size=12), st.sampled_from(["\n\n", "\r\n\r\n"]))
+@given(CUTS, ENDS)
 def test_any_cut_of_a_stream_is_translated_the_same(cuts: list[int], end: str) -> None:
     whole = sse(*STREAM, end=end)
-    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
-    assert run(*[whole[a:b] for a, b in itertools.pairwise(places)]) == run(whole)
+    assert run(*pieces(whole, cuts)) == run(whole)
 
 
 def test_byte_by_byte() -> None:

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from node import sse
 from relays.pricing import Usage
-from tests.node.shopful import CHAT_USAGE, WORDS, Shopful
+from tests.node.shopful import CHAT_USAGE, WORDS, Shopful, handled_by, streamed
 
 CHAT_USED: Final = Usage(20, 6, cached_tokens=8, reasoning_tokens=2)
 MESSAGES_USAGE: Final = {
@@ -48,13 +47,7 @@ class Toolful(Shopful):
         if not self.breaks or request.method != "POST":
             return await super().handle(request)
         events = getattr(self, request.path.removeprefix("/v1/").replace("/", "_"))(await request.json())
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for event in events[:BREAKS_AFTER]:
-            await response.write(sse.write(event, event.get("type", "")))
-        assert request.transport is not None
-        request.transport.close()
-        return response
+        return await streamed(request, events[:BREAKS_AFTER], breaks=True)
 
     def chat_completions(self, body: dict[str, Any]) -> Any:
         results = [message["content"] for message in body["messages"] if message["role"] == "tool"]
@@ -158,12 +151,5 @@ def _results(content: Any) -> Iterable[str]:
 async def running_toolful(*models: str) -> AsyncIterator[tuple[Toolful, str]]:
     """It, and its URL with `/v1`."""
     server = Toolful(list(models))
-    app = web.Application(client_max_size=64 * 1024 * 1024)
-    app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with handled_by(server.handle) as url:
+        yield server, f"{url}/v1"

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ CUTS: Final = st.lists(st.integers(0, 4000), max_size=12)
 ENDS: Final = st.sampled_from(["\n\n", "\r\n\r\n"])
 
 JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -34,6 +35,20 @@ LIKELY: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=5),
     max_leaves=12,
 )
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, whole: Any) -> Any:
+    """`whole`, with something else in up to three places of it."""
+    value: Any = [deepcopy(whole)]
+    for _ in range(draw(st.integers(0, 3))):
+        place: Any = value
+        key: Any = 0
+        while isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 5)):
+            place = place[key]
+            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        place[key] = draw(JSON)
+    return value[0]
 
 
 def bodies(limit: str, fields: Iterable[str]) -> st.SearchStrategy[dict[str, Any]]:

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from functools import cache, cached_property, partial
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from unittest import mock
 
 import httpx
 import msgspec
-from litestar import Litestar
 
 import node.app
-from node.api.app import create_app
 from node.app import open_node
 from node.config import Settings, load_settings
 from node.ledger.ledger import Ledger
-from node.ledger.upgrade import migrate_sqlite
 from node.node import Node
 from node.upstream.base import Upstream
 from router_client.ecash.wallet import Wallet
+from tests.application import Application
+from tests.ledgers import lay_out
 from tests.simulation.machine import Disk, Fault, Machine
 from tests.simulation.mint import MSAT_PER_UNIT, Mint
 from tests.simulation.mint_http import MintTransport
@@ -85,8 +83,7 @@ class World:
         self.mint = Mint(MINT_URL, now)
         self.mint.pays_itself = False
         self.upstream = ScriptedUpstream()
-        (folder / "node").mkdir(parents=True)
-        (folder / "node" / "ledger.db").write_bytes(_empty_books())
+        lay_out(folder / "node" / "ledger.db")
         self.settings = load_settings(Settings, None, **{"data_dir": folder / "node", **SETTINGS})
         self.machine = Machine()
         self.node: Node
@@ -216,29 +213,7 @@ class World:
             return await Wallet.open(self.folder / f"{name}.db", http, now)
 
 
-@cache
-def _empty_books() -> bytes:
-    """A ledger as it is laid out at the first start, which takes longer than all later ones."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        migrate_sqlite(path)
-        return path.read_bytes()
-
-
-class _App:
-    """The HTTP application, laid out once for all nodes to come: that takes longer than a hundred requests."""
-
-    node: Node
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.node, name)
-
-    @cached_property
-    def app(self) -> Litestar:
-        return create_app(cast(Node, self))
-
-
-_APP = _App()
+_APP = Application()
 
 
 @asynccontextmanager

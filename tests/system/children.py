@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,12 @@ def running(folder: Path) -> list[tuple[int, str]]:
     return found
 
 
+def cpu_s(pid: int) -> float:
+    """What a running process has used of a processor."""
+    after_its_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_its_name[11]) + int(after_its_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def until(condition: object, seconds: float = 20) -> bool:
     """Whether the callable came true in time."""
     assert callable(condition)
@@ -36,5 +43,5 @@ def until(condition: object, seconds: float = 20) -> bool:
     while time.monotonic() < deadline:
         if condition():
             return True
-        time.sleep(0.1)
+        time.sleep(0.02)
     return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from asyncio.subprocess import PIPE, STDOUT
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -29,7 +29,7 @@ from tests.client.faults import LosesNth, Where
 from tests.client.purses import until_claimed
 from tests.conftest import DEAD_RELAY
 from tests.node.harness import HELLO, Running, running_node
-from tests.system.children import satroute
+from tests.system.forked import satroute
 
 
 def settings(name: str, mint_url: str, model_url: str, relay: str, **more: Any) -> dict[str, Any]:
@@ -268,10 +268,9 @@ async def test_a_node_that_is_down_for_a_while_is_told_of_by_the_wallets_command
     data = ["--data", str(folder / "buyer")]
 
     async def run(*words: str) -> str:
-        process = await asyncio.create_subprocess_exec(*satroute(), "wallet", *words, *data, stdout=PIPE, stderr=STDOUT)
-        said, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, said
-        return " ".join(said.decode().split())
+        done = await asyncio.to_thread(satroute, "wallet", *words, *data, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        return " ".join((done.stdout + done.stderr).split())
 
     port = free_port()
     async with running_node(folder, port=port, **settings("solo", mint_url, model_url, relay)) as node:

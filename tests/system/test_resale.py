@@ -12,11 +12,10 @@ import pytest
 
 from node.upstream.satroute import SatrouteUpstream
 from relays import receipt as receipts
-from relays.event import parse_event
 from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
 from tests.client.purses import until_claimed
-from tests.node.harness import HELLO, MODEL, Running, adds_up, bearer, granted_key, running_node
+from tests.node.harness import HELLO, MODEL, Running, adds_up, bearer, granted_key, receipt_event, running_node
 from tests.node.shopful import running_shopful
 from tests.node.test_endpoints import JSON_CALLS, models_file, sound
 from tests.node.test_endpoints import MODEL as SHOP_MODEL
@@ -92,13 +91,9 @@ async def test_an_answer_is_bought_and_sold_on(seller: Running, reseller: Runnin
             f"{reseller.url}/v1/chat/completions", json={**HELLO, "stream": stream}, headers=bearer(text), timeout=60
         )
         assert reply.status_code == 200, reply.text
-        lines = [line for line in reply.text.splitlines() if line.startswith(receipts.SSE_PREFIX)]
-        event = (
-            parse_event(lines[0].removeprefix(receipts.SSE_PREFIX))
-            if stream
-            else receipts.from_header(reply.headers["x-satroute-receipt"])
-        )
-        assert len(lines) == int(stream), "the seller's receipt is the reseller's alone"
+        event = receipt_event(reply)
+        told = reply.text.count(receipts.SSE_PREFIX)
+        assert told == int(stream), "the seller's receipt is the reseller's alone"
         assert "x-cashu" not in reply.text
         assert "x-cashu" not in reply.headers
         receipt = receipts.decode(event)

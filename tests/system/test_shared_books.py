@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,62 +14,47 @@ import pytest
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
 from node.ledger.model import Deposit, Refund
-from node.localnet.process import Child, free_port
 from router_client.ecash.token import token_hash
 from tests.node.harness import HELLO, bearer, funded_wallet, running_node, token_of
+from tests.system.forked import Served
 
 PRICES = {"FIXED_PER_1K_INPUT_TOKENS": "2", "FIXED_PER_1K_OUTPUT_TOKENS": "8"}
 
 
-class Twin:
-    """One of the processes."""
+Twins = tuple[Served, Served]
+"""Two processes."""
 
-    def __init__(
-        self, folder: Path, books: str, mint_url: str, model_url: str, prices: dict[str, str] = PRICES
-    ) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._env = {
-            "PORT": str(self.port),
-            "DATA_DIR": str(folder / "data"),
-            "DATABASE_URL": books,
-            "CASHU_MINTS": mint_url,
-            "UPSTREAM_BASE_URL": model_url,
-            **prices,
-        }
-        self.start()
 
-    def start(self) -> None:
-        self.child = Child("node", "node.cli", ["serve"], self._env, self.folder)
-        self.child.wait_http(f"{self.url}/health", 60)
+@contextmanager
+def both(folder: Path, books: str, mint_url: str, model_url: str, prices: dict[str, str]) -> Iterator[Twins]:
+    settings = {"DATABASE_URL": books, "CASHU_MINTS": mint_url, "UPSTREAM_BASE_URL": model_url, **prices}
+    one, two = Served(folder / "one", **settings), Served(folder / "two", **settings)
+    yield one, two
+    one.stop()
+    two.stop()
 
 
 @pytest.fixture
-def twins(folder: Path, postgres_url: str, mint_url: str, model_url: str) -> Iterator[tuple[Twin, Twin]]:
-    pair = tuple(Twin(folder / name, postgres_url, mint_url, model_url) for name in ("one", "two"))
-    yield pair[0], pair[1]
-    for twin in pair:
-        twin.child.stop()
+def twins(folder: Path, postgres_books_url: str, mint_url: str, model_url: str) -> Iterator[Twins]:
+    with both(folder, postgres_books_url, mint_url, model_url, PRICES) as pair:
+        yield pair
 
 
 @pytest.fixture
-def one_price(folder: Path, postgres_url: str, mint_url: str, model_url: str) -> Iterator[tuple[Twin, Twin]]:
+def one_price(folder: Path, postgres_books_url: str, mint_url: str, model_url: str) -> Iterator[Twins]:
     """A request costs what it holds, so none gives money back for an eleventh."""
     prices = {"FIXED_PER_1K_INPUT_TOKENS": "0", "FIXED_PER_1K_OUTPUT_TOKENS": "0", "FIXED_COST_PER_REQUEST": "1"}
-    pair = tuple(Twin(folder / name, postgres_url, mint_url, model_url, prices) for name in ("one", "two"))
-    yield pair[0], pair[1]
-    for twin in pair:
-        twin.child.stop()
+    with both(folder, postgres_books_url, mint_url, model_url, prices) as pair:
+        yield pair
 
 
 async def test_sixty_four_requests_on_two_processes_with_money_for_ten(
-    one_price: tuple[Twin, Twin], postgres_url: str, http: httpx.AsyncClient
+    one_price: Twins, postgres_books_url: str, http: httpx.AsyncClient
 ) -> None:
     """Holds of both processes come out of one balance: exactly ten are served."""
     each_msat = 1000
     key = new_key()
-    books = await Ledger.open(postgres_url)
+    books = await Ledger.open(postgres_books_url)
     await books.create_key(key.hash, key.hint, "", 10 * each_msat)
     named = await books.key_of(key.hash)
     assert named is not None
@@ -86,7 +72,7 @@ async def test_sixty_four_requests_on_two_processes_with_money_for_ten(
 
 
 async def test_a_token_sent_to_both_at_once_is_credited_once(
-    twins: tuple[Twin, Twin], postgres_url: str, folder: Path, mint_url: str, http: httpx.AsyncClient
+    twins: Twins, postgres_books_url: str, folder: Path, mint_url: str, http: httpx.AsyncClient
 ) -> None:
     wallet = await funded_wallet(folder / "caller.db", http, mint_url)
     for _ in range(5):
@@ -98,7 +84,7 @@ async def test_a_token_sent_to_both_at_once_is_credited_once(
         settled = [await http.get(f"{twin.url}/v1/balance", headers=bearer(token)) for twin in twins]
         assert [answer.status_code for answer in settled] == [200, 200], settled[0].text
         assert settled[0].json() == settled[1].json()
-    books = await Ledger.open(postgres_url)
+    books = await Ledger.open(postgres_books_url)
     totals = await books.audit()
     assert totals.ecash_in_msat <= 5 * 20_100
     await books.close()
@@ -106,7 +92,7 @@ async def test_a_token_sent_to_both_at_once_is_credited_once(
 
 
 async def test_an_invoice_of_one_survives_being_asked_of_the_other(
-    twins: tuple[Twin, Twin], postgres_url: str, http: httpx.AsyncClient
+    twins: Twins, postgres_books_url: str, http: httpx.AsyncClient
 ) -> None:
     """Only the process whose wallet has the quote can tell that it was paid."""
     wish = {"amount_sats": 21, "purpose": "create"}
@@ -119,24 +105,24 @@ async def test_an_invoice_of_one_survives_being_asked_of_the_other(
         await asyncio.sleep(0.2)
     assert told[0] == "pending", "it is the other's, who has not looked yet"
     assert told[-1] == "paid", "by the other's watch"
-    books = await Ledger.open(postgres_url)
+    books = await Ledger.open(postgres_books_url)
     assert (await books.audit()).keys_msat == 21_000
     await books.close()
 
 
 async def test_a_crash_of_one_leaves_the_others_requests_alone(
-    twins: tuple[Twin, Twin], postgres_url: str, http: httpx.AsyncClient
+    twins: Twins, postgres_books_url: str, http: httpx.AsyncClient
 ) -> None:
     """The one that starts again frees its own holds, and only those."""
     one = twins[0]
     key = new_key()
-    books = await Ledger.open(postgres_url)
+    books = await Ledger.open(postgres_books_url)
     await books.create_key(key.hash, key.hint, "", 10_000_000)
     named = await books.key_of(key.hash)
     assert named is not None
     story = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
 
-    async def stream(twin: Twin) -> str:
+    async def stream(twin: Served) -> str:
         try:
             reply = await http.post(f"{twin.url}/v1/chat/completions", json=story, headers=bearer(key.text))
         except httpx.HTTPError:
@@ -149,7 +135,7 @@ async def test_a_crash_of_one_leaves_the_others_requests_alone(
         held = await books.open_holds()
         if len(held) == 2:
             break
-    one.child.kill()
+    one.kill()
     one.start()
     left = await books.open_holds()
     died, lived = await asyncio.gather(*running)
@@ -169,7 +155,7 @@ async def test_a_crash_of_one_leaves_the_others_requests_alone(
 
 
 async def test_kill_nine_of_either_loses_nothing(
-    twins: tuple[Twin, Twin], postgres_url: str, folder: Path, mint_url: str, http: httpx.AsyncClient
+    twins: Twins, postgres_books_url: str, folder: Path, mint_url: str, http: httpx.AsyncClient
 ) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -189,7 +175,7 @@ async def test_kill_nine_of_either_loses_nothing(
             )
             await asyncio.sleep(chance.uniform(0, 0.15))
             victim = chance.choice(twins)
-            victim.child.kill()
+            victim.kill()
             await work
         victim.start()
     for n, token in enumerate(tokens):
@@ -203,7 +189,7 @@ async def test_kill_nine_of_either_loses_nothing(
         back = await http.post(f"{twin.url}/v1/balance/refund", headers=bearer(token))
         assert back.status_code == 200, back.text
         await wallet.receive(back.json()["token"], f"back:{token_hash(token)}")
-    books = await Ledger.open(postgres_url)
+    books = await Ledger.open(postgres_books_url)
     totals = await books.audit()
     assert totals.keys_msat == totals.ecash_in_msat == 0
     await books.close()
@@ -211,12 +197,12 @@ async def test_kill_nine_of_either_loses_nothing(
 
 
 async def test_what_one_process_has_begun_is_not_done_by_another(
-    postgres_url: str, folder: Path, mint_url: str, model_url: str, http: httpx.AsyncClient
+    postgres_books_url: str, folder: Path, mint_url: str, model_url: str, http: httpx.AsyncClient
 ) -> None:
     """The coins of a refund or deposit that is under way are in one process's wallet: another must not pay them again."""
     wallet = await funded_wallet(folder / "caller.db", http, mint_url)
     first, second = await token_of(wallet, mint_url, 50_000), await token_of(wallet, mint_url, 60_000)
-    common = {"database_url": postgres_url, "cashu_mints": mint_url, "upstream_base_url": model_url}
+    common = {"database_url": postgres_books_url, "cashu_mints": mint_url, "upstream_base_url": model_url}
     async with (
         running_node(folder / "one", **common) as one,
         running_node(folder / "two", **common) as two,

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import openai
 
+from tests.system import forked
 from tests.system.children import leashed, running, satroute, until
 
 
@@ -57,7 +58,7 @@ def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: P
         assert answer["verified"]
         assert answer["text"]
 
-        second = subprocess.run([*satroute(), "up", *data], capture_output=True, text=True, timeout=60, check=False)
+        second = forked.satroute("up", *data, env=os.environ)
         assert second.returncode == 1
         assert "already" in second.stderr
 
@@ -108,6 +109,6 @@ def kill_part(folder: Path, module: str) -> None:
 
 
 def run(*words: str) -> str:
-    done = subprocess.run([*satroute(), *words], capture_output=True, text=True, timeout=100, check=False)
+    done = forked.satroute(*words, env=os.environ, within_s=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
