@@ -90,10 +90,10 @@ class Cash:
 
     async def change(self, key: Key) -> Refund | None:
         """What is left of the token; None when nothing is, or when it takes too long and has to be fetched later: also while
-        something is on hold, since change that is not all of it would pass for it."""
+        a request runs, since change that is not all of it would pass for it."""
         try:
             async with asyncio.timeout(CHANGE_DEADLINE_S):
-                if (await self._ledger.account(key.account)).held_msat:
+                if await self._ledger.is_running(key.account):
                     return None
                 refund = (await self._refunds.refund(key)).refund
                 return refund if refund.token else None  # one to a Lightning address may be under way
@@ -109,7 +109,7 @@ class Cash:
             raise Refusal(401, payment.UNKNOWN_CREDENTIAL, "send the token that paid, as X-Cashu or as the bearer")
         if await self._ledger.account_of_request(request_id) != key.account:
             raise Refusal(404, payment.NOT_FOUND, "this token did not pay for a request of that id")
-        if (await self._ledger.account(key.account)).held_msat:
+        if await self._ledger.is_running(key.account):
             raise Refusal(
                 409,
                 payment.BALANCE_HELD,

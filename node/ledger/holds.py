@@ -116,6 +116,14 @@ def account_of(request_id: str) -> Steps[int | None]:
     return None if row is None else int(row[0])
 
 
+def running(account: int) -> Steps[bool]:
+    """Whether a request of the account is on hold."""
+    row = yield from one(
+        "SELECT 1 FROM holds WHERE state = 'pending' AND purpose = 'request' AND account = ?1 LIMIT 1", account
+    )
+    return row is not None
+
+
 def _end(hold_id: str, state: str, posted_msat: int) -> Steps[tuple[int, int]]:
     account, amount_msat, before = yield from only(
         "SELECT account, amount_msat, state FROM holds WHERE id = ?1", hold_id

@@ -222,6 +222,10 @@ class Ledger:
         """A receipt, for the account that paid."""
         return await self._db.read(partial(holds.receipt, request_id, account))
 
+    async def is_running(self, account: int) -> bool:
+        """Whether a request of the account is on hold."""
+        return await self._db.read(partial(holds.running, account))
+
     async def account_of_request(self, request_id: str) -> int | None:
         """The account that a request was held on."""
         return await self._db.read(partial(holds.account_of, request_id))
