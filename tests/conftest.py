@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import ssl
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -41,7 +43,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests ask this machine alone: its HTTP clients, hundreds of them, need not read the world's certificates."""
+    """Tests ask this machine alone: its HTTP clients, hundreds of them, need not read the world's certificates. And a run in
+    a shell's background ignores SIGINT, which the programs that tests interrupt must not learn from it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     nobody = tempfile.TemporaryDirectory(prefix="satroute-no-certificates-")
     config.add_cleanup(nobody.cleanup)
     os.environ.pop("SSL_CERT_FILE", None)
@@ -135,8 +140,8 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> Iterator[str]:
     """The name of a database with empty books in it."""
-    with database(postgres_server) as url:
-        asyncio.run(migrate_postgres(url))
+    with database(postgres_server) as url, ThreadPoolExecutor(1) as beside:  # a loop may run already
+        beside.submit(asyncio.run, migrate_postgres(url)).result()
         yield url.rpartition("/")[2]
 
 
