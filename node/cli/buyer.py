@@ -13,53 +13,21 @@ import click
 import msgspec
 from rich.table import Table
 
-from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
-from node.localnet.network import read_state
+from node.cli.console import CommandFailed, err, escaped, note, out, per_1k, print_json, printable
+from node.cli.place import data_option, json_option, place, relays_option, run_client, with_client
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
-from relays.pricing import TOKENS_PER_PRICE
 from router_client.client import Answer, RouterClient
 from router_client.discovery import Provider
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError
 from router_client.payments import Out, Payments
-from router_client.storage import is_held
 
 T = TypeVar("T")
 
-ROOT = Path("~/.satroute").expanduser()
 POLL_S = 1.0
 INVOICE_WAIT_S = 900
 ABANDONED_S = 600
 """An open payment this old is no other process's request under way."""
-
-_data = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="SATROUTE_DATA",
-    help="Folder of the wallet, or of a running `satroute up`.",
-)
-_relays = click.option(
-    "--relay", "relays", multiple=True, envvar="SATROUTE_RELAYS", help="Nostr relay; may be given several times."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a buyer's wallet lies, and which relays and mint it starts from."""
-
-    folder: Path
-    relays: tuple[str, ...]
-    mint_url: str | None
-
-
-def place(data: Path | None, relays: tuple[str, ...] = ()) -> Place:
-    """What was named; else the network that `satroute up` runs on this machine; else the user's own folder."""
-    local = data if data is not None else ROOT / "local"
-    state = read_state(local)
-    if state is not None and not relays:
-        running = is_held(local / "lock")
-        return Place(local / "client", (state.relay_url,) if running else (), state.mint_url)
-    return Place(data if data is not None else ROOT / "client", relays, None)
 
 
 @click.command(epilog='Example: satroute ask "What is 2+2?" --max-tokens 50')
@@ -67,9 +35,9 @@ def place(data: Path | None, relays: tuple[str, ...] = ()) -> Place:
 @click.option("--model", default="auto", show_default=True, help="A model's name, or auto.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @click.option("--max-sats", type=click.IntRange(min=1), help="Refuse to risk more than this on one request.")
-@_data
-@_relays
-@_json
+@data_option
+@relays_option
+@json_option
 def ask(
     question: str,
     model: str,
@@ -93,7 +61,7 @@ def ask(
             raise
         return answer, client.payments.out()
 
-    answer, still_out = _with_client(data, relays, work)
+    answer, still_out = with_client(data, relays, work)
     if as_json:
         print_json(answer_json(answer))
     else:
@@ -125,9 +93,9 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 @click.command(epilog="Example: satroute nodes --relay wss://relay.example.com")
-@_data
-@_relays
-@_json
+@data_option
+@relays_option
+@json_option
 def nodes(data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
     """The announced nodes with their models and prices."""
 
@@ -140,7 +108,7 @@ def nodes(data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
             note(f"[yellow]note:[/] {escaped(failure)}")
         return providers
 
-    providers = _with_client(data, relays, work)
+    providers = with_client(data, relays, work)
     if as_json:
         print_json({"nodes": [_provider_json(provider) for provider in providers]})
         return
@@ -158,8 +126,8 @@ def nodes_table(providers: tuple[Provider, ...]) -> Table:
                 escaped(announcement.name),
                 f"{provider.npub[:12]}…",
                 "?" if offer is None else escaped(offer.id),
-                "?" if price is None else _per_1k(price.prompt_msat_per_mtok),
-                "?" if price is None else _per_1k(price.completion_msat_per_mtok),
+                "?" if price is None else per_1k(price.prompt_msat_per_mtok),
+                "?" if price is None else per_1k(price.completion_msat_per_mtok),
                 "?" if price is None else f"{price.request_msat:,}",
                 "[green]yes[/]" if provider.url else "[red]no[/]",
             )
@@ -172,8 +140,8 @@ def wallet() -> None:
 
 
 @wallet.command(epilog="Example: satroute wallet balance --json")
-@_data
-@_json
+@data_option
+@json_option
 def balance(data: Path | None, as_json: bool) -> None:
     """What the wallet holds, by mint, and what is out at nodes."""
 
@@ -214,7 +182,7 @@ def _out_line(out_there: list[Out]) -> str:
 @wallet.command(epilog="Example: satroute wallet fund --sats 1000 --mint https://mint.example.com")
 @click.option("--sats", type=click.IntRange(min=1), required=True)
 @click.option("--mint", "mint_url", help="Mint to keep the money at; a local network's is known.")
-@_data
+@data_option
 def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Fill the wallet over Lightning: prints an invoice and waits for it to be paid."""
     where = place(data)
@@ -241,7 +209,7 @@ def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
 
 
 @wallet.command(epilog="Example: satroute wallet receive < token.txt")
-@_data
+@data_option
 def receive(data: Path | None) -> None:
     """Take in a Cashu token from standard input."""
     token = sys.stdin.read().strip()
@@ -256,7 +224,7 @@ def receive(data: Path | None) -> None:
 @wallet.command(epilog="Example: satroute wallet send --sats 100 --mint https://mint.example.com")
 @click.option("--sats", type=click.IntRange(min=1), required=True)
 @click.option("--mint", "mint_url", help="Whose coins; needed when there are several mints.")
-@_data
+@data_option
 def send(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Take money out as a Cashu token, on standard output."""
 
@@ -275,8 +243,8 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
 
 
 @wallet.command(epilog="Example: satroute wallet recover")
-@_data
-@_relays
+@data_option
+@relays_option
 def recover(data: Path | None, relays: tuple[str, ...]) -> None:
     """Fetch what interrupted requests and unclaimed invoices left at nodes and mints."""
 
@@ -287,19 +255,7 @@ def recover(data: Path | None, relays: tuple[str, ...]) -> None:
         return f"{came}\n{_out_line(still_out)}" if still_out else came
 
     where = place(data, relays)
-    note(asyncio.run(_run_client(where.folder, where.relays, work)))
-
-
-def _with_client(data: Path | None, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
-    where = place(data, relays)
-    if not where.relays:
-        raise CommandFailed("no relay: name one with --relay or SATROUTE_RELAYS, or start a local network: satroute up")
-    return asyncio.run(_run_client(where.folder, where.relays, work))
-
-
-async def _run_client(folder: Path, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
-    async with RouterClient.open(relays, folder) as client:
-        return await work(client)
+    note(asyncio.run(run_client(where.folder, where.relays, work)))
 
 
 def _with_wallet(folder: Path, work: Callable[[Wallet], Awaitable[T]]) -> T:
@@ -324,8 +280,3 @@ def _provider_json(provider: Provider) -> dict[str, Any]:
         "alive": provider.url is not None,
         "models": msgspec.to_builtins(announcement.models),
     }
-
-
-def _per_1k(msat_per_mtok: int) -> str:
-    whole, rest = divmod(msat_per_mtok * 1000, TOKENS_PER_PRICE)
-    return f"{whole:,}" if rest == 0 else f"{msat_per_mtok * 1000 / TOKENS_PER_PRICE:,.3f}"

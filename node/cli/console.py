@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from relays.pricing import TOKENS_PER_PRICE
+
 PIPED_WIDTH = 160
 """Tables keep their columns where nobody watches."""
 
@@ -76,3 +78,9 @@ def escaped(text: str) -> str:
 def printable(text: str) -> str:
     """Text of strangers without control characters, so that it cannot steer the terminal."""
     return _CONTROL.sub("", text)
+
+
+def per_1k(msat_per_mtok: int) -> str:
+    """A price per million tokens, as msat per thousand."""
+    whole, rest = divmod(msat_per_mtok * 1000, TOKENS_PER_PRICE)
+    return f"{whole:,}" if rest == 0 else f"{msat_per_mtok * 1000 / TOKENS_PER_PRICE:,.3f}"

@@ -18,8 +18,9 @@ import click
 from rich.panel import Panel
 from rich.table import Table
 
-from node.cli.buyer import ROOT, answer_json
+from node.cli.buyer import answer_json
 from node.cli.console import CommandFailed, escaped, note, out, print_json, steps
+from node.cli.place import ROOT
 from node.localnet.model import MODEL_ID
 from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
 from relays.announcement import Announcement
