@@ -18,7 +18,7 @@ from node.durations import audio_ms, least_audio_ms, most_audio_ms
 from node.errors import Refusal
 from node.forms import Form, read_form
 from relays import endpoints, payment
-from relays.bounds import MAX_CONTEXT
+from relays.bounds import MAX_CONTEXT, is_search
 from relays.endpoints import Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import MAX_DEPTH, from_json, too_deep
@@ -26,6 +26,7 @@ from relays.jsontext import MAX_DEPTH, from_json, too_deep
 MAX_CHOICES: Final = 128
 MAX_IMAGES: Final = 10
 MAX_INPUTS: Final = 4096
+MAX_SEARCHES: Final = 100
 DEFAULT_MODERATION_MODEL: Final = "omni-moderation-latest"
 _SAMPLING: Final = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
@@ -45,7 +46,15 @@ FIELDS: Final[Mapping[str, Collection[str]]] = MappingProxyType(
         "chat": {
             *("model", "messages", "max_tokens", "max_completion_tokens", "top_logprobs", "tools", "tool_choice"),
             *("functions", "parallel_tool_calls", "function_call", "response_format", "reasoning_effort", "verbosity"),
-            *("modalities", "metadata", "store", "safety_identifier", "prompt_cache_key", *_SAMPLING),
+            *(
+                "modalities",
+                "web_search_options",
+                "metadata",
+                "store",
+                "safety_identifier",
+                "prompt_cache_key",
+                *_SAMPLING,
+            ),
         },
         "completions": {"model", "prompt", "suffix", "max_tokens", "echo", *_SAMPLING},
         "responses": {
@@ -199,6 +208,8 @@ def _check_chat(fields: Mapping[str, Any]) -> None:
     _check_caches(dict(fields))
     _check_tools(fields, lambda tool: tool.get("type") in ("function", "custom"))
     _check_stored(fields["messages"])
+    if not isinstance(fields.get("web_search_options"), dict | None):
+        raise _bad("'web_search_options' is an object")
 
 
 def _check_completions(fields: Mapping[str, Any]) -> None:
@@ -315,7 +326,12 @@ def _check_tools(fields: Mapping[str, Any], allowed: Callable[[dict[str, Any]], 
 
 
 def _runs_at_the_caller(tool: dict[str, Any]) -> bool:
+    """Or searches the web, as often as is said: that has a price."""
     kind = tool.get("type")
+    if is_search(tool):
+        if type(tool.get("max_uses")) is not int or not 1 <= tool["max_uses"] <= MAX_SEARCHES:
+            raise _bad(f"a search of the web says how often it may be used: 'max_uses' from 1 to {MAX_SEARCHES}")
+        return True
     return kind in (None, "custom") or (isinstance(kind, str) and kind.startswith(_CLIENT_TOOLS))
 
 

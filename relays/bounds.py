@@ -25,6 +25,8 @@ from relays.endpoints import (
     SPEECH,
     Endpoint,
 )
+from relays.money import ceil_div
+from relays.pictures import likely_tokens, picture_tokens, without_pictures
 from relays.pricing import ModelPrice, Usage, dearest, parts_of
 
 MAX_CONTEXT = 1_000_000_000
@@ -67,8 +69,9 @@ class ModelLimits(msgspec.Struct, frozen=True):
 
 def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
     """At most this many tokens are read: bytes of everything the model sees, plus what a template adds."""
-    seen = {field: body[field] for field in endpoint.prompt_fields if field in body}
-    most = len(msgspec.json.encode(seen)) + TEMPLATE_TOKENS
+    text_bytes, pictures = _read(body, endpoint)
+    model = str(body.get("model"))
+    most = text_bytes + TEMPLATE_TOKENS + sum(picture_tokens(picture, model) for picture in pictures)
     if tools := body.get("tools") or body.get(
         "functions"
     ):  # templates write them out at length, and tell how to use them
@@ -76,6 +79,16 @@ def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
     if endpoint is RERANK:  # every document is read together with the query
         most += (inputs(body, endpoint) - 1) * (len(msgspec.json.encode(body.get("query"))) + TEMPLATE_TOKENS)
     return most
+
+
+def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, list[Mapping[str, Any]]]:
+    """The bytes of the text that the model reads, and the pictures."""
+    seen: Any = {field: body[field] for field in endpoint.prompt_fields if field in body}
+    raw = msgspec.json.encode(seen)
+    if b"image" not in raw:
+        return len(raw), []
+    bare, pictures = without_pictures(seen)
+    return len(msgspec.json.encode(bare)), pictures
 
 
 def inputs(body: Mapping[str, Any], endpoint: Endpoint) -> int:
@@ -161,21 +174,48 @@ def largest_usage(
     """The most of each kind, taken for itself: a receipt that names more cannot be true. `audio_ms` is how long a sound
     that comes with the request can be."""
     context = limits.context_length * inputs(body, endpoint)
-    prompt = context if media_types(body, endpoint) else min(prompt_bound(body, endpoint), context)
+    prompt, opaque, searched = context, _opaque(body, endpoint), searches(body, endpoint)
+    if not (opaque or searched):  # what a sound or a file becomes, and what is found, is not to be told beforehand
+        prompt = min(prompt_bound(body, endpoint), context)
+    written = completion_bound(body, limits, endpoint) * choices(body, endpoint)
+    speaks = "audio" in modalities if isinstance(modalities := body.get("modalities"), list) else False
     return Usage(
         prompt,
-        completion_bound(body, limits, endpoint) * choices(body, endpoint),
+        written,
+        audio_tokens=prompt if opaque else 0,
+        speech_tokens=written if speaks else 0,
         images=choices(body, endpoint) if endpoint in (IMAGES, IMAGE_EDITS) else 0,
         audio_ms=audio_ms,
         characters=len(str(body.get("input") or "")) if endpoint is SPEECH else 0,
+        searches=searched,
     )
+
+
+def _opaque(body: Mapping[str, Any], endpoint: Endpoint) -> bool:
+    """Whether a part is neither text nor a picture."""
+    if not media_types(body, endpoint):
+        return False
+    return endpoint.multipart or bool(media_types(without_pictures(dict(body))[0], endpoint))
+
+
+def searches(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """At most how often the model's server searches the web: as Anthropic's tool is told, once where chat asks for it."""
+    if endpoint is CHAT:
+        return 1 if isinstance(body.get("web_search_options"), Mapping) else 0
+    tools = body.get("tools") if endpoint is MESSAGES else None
+    asked = [tool.get("max_uses") for tool in tools if is_search(tool)] if isinstance(tools, list) else []
+    return sum(uses if type(uses) is int and uses > 0 else 1 for uses in asked)
+
+
+def is_search(tool: object) -> bool:
+    """Whether a tool is Anthropic's search of the web, which runs at the server."""
+    return isinstance(tool, Mapping) and str(tool.get("type")).startswith("web_search_")
 
 
 def most_usage(
     body: Mapping[str, Any], limits: ModelLimits, price: ModelPrice, endpoint: Endpoint = CHAT, *, audio_ms: int = 0
 ) -> Usage:
     """The dearest usage the request can reach: a prompt and its answer may share one context window."""
-    # What an image or a sound becomes is not to be told from its bytes: then the whole context is held.
     largest = largest_usage(body, limits, endpoint, audio_ms=audio_ms)
     if not endpoint.one_context:
         return dearest(largest, price)
@@ -183,13 +223,25 @@ def most_usage(
     less_read = min(largest.prompt_tokens, limits.context_length - completion)
     less_written = min(completion, limits.context_length - largest.prompt_tokens)
     shared = [
-        dearest(msgspec.structs.replace(largest, prompt_tokens=prompt, completion_tokens=written * many), price)
+        dearest(_sized(largest, prompt, written * many), price)
         for prompt, written in ((less_read, completion), (largest.prompt_tokens, less_written))
     ]
     return max(shared, key=lambda usage: parts_of(usage, price))
 
 
+def _sized(usage: Usage, prompt_tokens: int, completion_tokens: int) -> Usage:
+    """The same kinds of tokens, but so many."""
+    return msgspec.structs.replace(
+        usage,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        audio_tokens=min(usage.audio_tokens, prompt_tokens),
+        speech_tokens=min(usage.speech_tokens, completion_tokens),
+    )
+
+
 def likely_prompt_tokens(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
     """A guess at the tokens read, for expectations and for when nobody counts: a token is about four bytes of text."""
-    text_bytes = len(msgspec.json.encode([body.get(field) for field in endpoint.prompt_fields if body.get(field)]))
-    return min(prompt_bound(body, endpoint), -(-text_bytes // BYTES_PER_TOKEN))
+    text_bytes, pictures = _read(body, endpoint)
+    model = str(body.get("model"))
+    return ceil_div(text_bytes, BYTES_PER_TOKEN) + sum(likely_tokens(picture, model) for picture in pictures)

@@ -35,6 +35,13 @@ class Details(msgspec.Struct):
     reasoning_tokens: Count = None
     thinking_tokens: Count = None
     """Anthropic's word for them."""
+    audio_tokens: Count = None
+
+
+class Searches(msgspec.Struct):
+    """Anthropic's tools that ran at the server."""
+
+    web_search_requests: Count = None
 
 
 class Report(msgspec.Struct):
@@ -49,6 +56,9 @@ class Report(msgspec.Struct):
     completion_tokens_details: Details | None = None
     input_tokens_details: Details | None = None
     output_tokens_details: Details | None = None
+    input_token_details: Details | None = None
+    """Of a transcription, so spelt."""
+    server_tool_use: Searches | None = None
     cache_read_input_tokens: Count = None
     """Anthropic's, beside `input_tokens`."""
     cache_creation_input_tokens: Count = None
@@ -135,12 +145,18 @@ def usage_of(report: Report) -> Usage | None:
         written += reasoning  # xAI counts them beside the others
     if cached + write > read:
         cached = write = 0
+    reasoning = reasoning if reasoning <= written else 0
+    used = report.server_tool_use
     return Usage(
         read,
         written,
         cached_tokens=cached,
         cache_write_tokens=write,
-        reasoning_tokens=reasoning if reasoning <= written else 0,
+        reasoning_tokens=reasoning,
+        # Sound from a cache costs what the cache does; what is spoken is not what was thought.
+        audio_tokens=min(inside.audio_tokens or 0, read - cached - write),
+        speech_tokens=min(outside.audio_tokens or 0, written - reasoning),
+        searches=(used.web_search_requests or 0) if used is not None else 0,
         audio_ms=0 if seconds is None else ceil_div(round(seconds * 1_000_000), 1000),
     )
 
@@ -149,7 +165,7 @@ def _details(report: Report) -> tuple[Details, Details]:
     """Of what was read, and of what was written."""
     nothing = Details()
     return (
-        report.prompt_tokens_details or report.input_tokens_details or nothing,
+        report.prompt_tokens_details or report.input_tokens_details or report.input_token_details or nothing,
         report.completion_tokens_details or report.output_tokens_details or nothing,
     )
 

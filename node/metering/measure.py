@@ -29,6 +29,10 @@ class Known(msgspec.Struct, frozen=True):
     """The most it can use: another vocabulary than the model's may count more than can be."""
     characters: int = 0
     audio_ms: int = 0
+    searches: int = 0
+    """At most, of the web."""
+    searches_are_told: bool = False
+    """Whether a report of the usage also tells of searches."""
     writes: bool = True
     estimate: bool = True
     """Whether images and speech that nobody reports tokens for are estimated in tokens: not if they have their own price."""
@@ -44,7 +48,10 @@ def measure(reported: Usage | None, known: Known, written: Callable[[], int], im
     else:
         tokens, by = _counted(read, known, written() if known.writes else 0), False
     heard_ms = reported.audio_ms if reported is not None and reported.audio_ms else known.audio_ms
-    usage = msgspec.structs.replace(tokens, images=images, audio_ms=heard_ms, characters=known.characters)
+    searches = tokens.searches if reported is not None and known.searches_are_told else known.searches
+    usage = msgspec.structs.replace(
+        tokens, images=images, audio_ms=heard_ms, characters=known.characters, searches=searches
+    )
     return Measured(usage, "upstream" if by else "counted")
 
 

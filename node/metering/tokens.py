@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from relays.bounds import media_parts, prompt_bound
 from relays.endpoints import Endpoint
+from relays.pictures import likely_tokens, without_pictures
 
 VOCABULARY: Final = "o200k_base"
 PIECE_CHARS: Final = 16_384
 """Text is counted in pieces of this size: a tokenizer's time may grow faster than its text."""
 SAMPLE_CHARS: Final = 32_768
 MEDIA_TOKENS: Final = 1000
-"""Of a picture, a page or a sound that nobody reports: a large picture at most providers."""
+"""Of a page or a sound that nobody reports."""
 PER_MESSAGE: Final = 4
 """Tokens that a chat template adds to a message."""
 _SILENT: Final = frozenset(
@@ -52,11 +53,16 @@ def count(text: str) -> int:
 
 def count_prompt(body: Mapping[str, Any], endpoint: Endpoint, *, exact: bool = False) -> int:
     """About how many tokens the model reads of a request. `exact` takes a second for some megabytes."""
-    read = [body[field] for field in endpoint.prompt_fields if body.get(field)]
+    read: Any = [body[field] for field in endpoint.prompt_fields if body.get(field)]
+    media = 0
+    if media_parts(body, endpoint):
+        bare, pictures = without_pictures(dict(body))
+        media = MEDIA_TOKENS * len(media_parts(bare, endpoint))
+        media += sum(likely_tokens(picture, str(body.get("model"))) for picture in pictures)
     messages = body.get("messages")
     extra = PER_MESSAGE * len(messages) if isinstance(messages, list) else 0
     counted = (count if exact else estimate)("\n".join(strings_in(read)))
-    return min(prompt_bound(body, endpoint), counted + extra) + MEDIA_TOKENS * len(media_parts(body, endpoint))
+    return min(prompt_bound(body, endpoint), counted + extra) + media
 
 
 def strings_in(value: Any) -> Iterator[str]:

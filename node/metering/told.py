@@ -19,8 +19,11 @@ NULL: Final = msgspec.Raw(b"null")
 def cost_of(receipt: Receipt) -> dict[str, Any]:
     """`usage.cost` and what stands beside it. The parts add up to what was charged, which a hold may have bounded."""
     usage, price = receipt.usage, receipt.price
-    base_msat = min(receipt.cost_msat, price.request_msat + usage.images * price.image_msat)
-    written = Usage(0, usage.completion_tokens, reasoning_tokens=usage.reasoning_tokens)
+    pieces_msat = usage.images * price.image_msat + usage.searches * price.search_msat
+    base_msat = min(receipt.cost_msat, price.request_msat + pieces_msat)
+    written = Usage(
+        0, usage.completion_tokens, reasoning_tokens=usage.reasoning_tokens, speech_tokens=usage.speech_tokens
+    )
     alone = msgspec.structs.replace(price, request_msat=0)
     output_msat = min(receipt.cost_msat - base_msat, parts_of(written, alone) // PARTS)
     return {
