@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
 
-from node.catalogue import Catalogue
 from node.config import Settings
+from node.shop.catalogue import Catalogue
 from node.version import VERSION
 from relays.announcement import Announcement, encode, withdrawal
 from relays.event import Event, Signer
@@ -64,9 +65,9 @@ class Announcer:
 
     async def publish(self) -> None:
         """Publish to every relay and note each one's answer."""
-        if not self._pool.urls or not self._catalogue.all():
+        if not self._pool.urls or not len(self._catalogue):
             return
-        self._latest = self.event()
+        self._latest = await asyncio.to_thread(self.event)  # of thousands of models it takes a while
         self._answers = await self._pool.publish(self._latest)
         for url, answer in self._answers.items():
             if not answer.accepted:

@@ -11,7 +11,6 @@ import httpx
 
 from node.announcer import Announcer
 from node.cash import Cash
-from node.catalogue import Catalogue
 from node.completions import Completions
 from node.config import Settings
 from node.credentials import Credentials
@@ -27,6 +26,10 @@ from node.payouts import PayoutRule, Payouts
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
+from node.shop.btc import BtcPrice, source_from
+from node.shop.catalogue import Catalogue
+from node.shop.listing import Listing
+from node.shop.tariffs import Tariffs, Utilisation
 from node.tasks import Tasks
 from node.upstream.fleet import Fleet
 from node.upstream.kinds import open_upstream
@@ -64,7 +67,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         fleet = Fleet([await open_upstream(spec, timeouts, tasks, settings.data_dir) for spec in specs])
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
-        catalogue = Catalogue(settings, specs)
+        btc_price = BtcPrice(
+            http,
+            [source_from(text) for text in settings.btc_price_sources],
+            timeout_s=settings.btc_price_timeout_s,
+            max_age_s=settings.btc_price_max_age_s,
+        )
+        fixed = settings.fixed_btc_usd
+        tariffs = Tariffs(fixed, lambda: fixed is not None or btc_price.usd is not None)
+        catalogue = Catalogue(settings, specs, tariffs)
         unit = settings.primary_mint_unit
         mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, settings.allow_local_addresses)
         deposits = Deposits(ledger, wallet, tasks, mint_rule)
@@ -79,7 +90,9 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             ledger=ledger,
             wallet=wallet,
             fleet=fleet,
+            btc_price=btc_price,
             catalogue=catalogue,
+            listing=Listing(catalogue, settings.name),
             deposits=deposits,
             refunds=refunds,
             cash=cash,
@@ -97,6 +110,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
                 first_token_s=settings.upstream_first_token_timeout_s,
             ),
             limits=RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute),
+            utilisation=Utilisation(settings.utilisation_capacity),
             announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
         )
         scheduler = schedule(node)
@@ -128,3 +142,4 @@ async def _settle_the_past(node: Node) -> None:
         node.catalogue.update(await node.fleet.models())
     except UpstreamError as error:
         log.warning("no models yet: %s", error)
+    await node.refresh_btc()

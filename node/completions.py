@@ -30,14 +30,14 @@ from node.metering.stream import StreamMeter, says_something
 from node.metering.told import told_in_body
 from node.metering.whole import is_answer, measured
 from node.paid_stream import Begun, Outcome, PaidStream, refusal_for
-from node.quote import Quote, known_of, price_at, upstream_request
+from node.quote import Quote, known_of, upstream_request
 from node.tasks import Tasks
 from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
 from relays import payment
 from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from relays.event import Event, Signer
-from relays.pricing import cost
+from relays.pricing import cost, price_for
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
@@ -283,7 +283,7 @@ def _running_draft(request_id: str, running: _Running, outcome: Outcome) -> Rece
 
 def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcome: Outcome) -> Receipt:
     """The receipt but for the balance, at the price of who served; the cost is never above the hold."""
-    price = price_at(quote.ask.endpoint, source.price)
+    price = price_for(quote.ask.fields, quote.ask.endpoint, source.price)
     return Receipt(
         request_id=request_id,
         model=quote.model.id,

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from node.errors import BadSettings
+from node.shop.btc import KNOWN_SOURCES, source_from
 from node.upstream.spec import BASE_URLS, UpstreamSpec, checked, read_specs
 from relays.errors import InvalidKey
 from relays.event import Signer
@@ -157,8 +158,29 @@ class Settings(StorageSettings):
     fixed_cost_per_request: Decimal = Field(Decimal(0), ge=0, description="Sats per request, on top of the tokens")
     markup: Decimal = Field(Decimal("1.15"), gt=0, description="Factor on prices that come in USD")
     fixed_btc_usd: Decimal | None = Field(
-        None, gt=0, description="USD per bitcoin, for prices that come in USD", examples=["100000"]
+        None,
+        gt=0,
+        description="USD per bitcoin, for prices that come in USD; without it BTC_PRICE_SOURCES are asked",
+        examples=["100000"],
     )
+    btc_price_sources: List = Field(
+        tuple(KNOWN_SOURCES),
+        description="Where the price of bitcoin is asked for, with commas: names, or URLs with a JSON pointer "
+        "(https://example.com/ticker#/data/usd); more than half must agree",
+    )
+    btc_price_timeout_s: float = Field(5, gt=0, description="Give up asking a source after this")
+    btc_price_max_age_s: float = Field(
+        900, gt=0, description="Sell nothing that is priced in USD when bitcoin's price is older than this"
+    )
+    utilisation_gamma: Decimal = Field(
+        Decimal(0),
+        ge=0,
+        le=100,
+        description="Dearer when busy: prices times 1 + GAMMA u / (1 - u), u from 0 to 1; 0 switches it off",
+    )
+    utilisation_capacity: int = Field(32, ge=1, description="Requests at the same time that count as u = 1")
+    price_floor: Decimal = Field(Decimal(1), gt=0, le=1, description="Least factor of being busy")
+    price_ceiling: Decimal = Field(Decimal(3), ge=1, le=1000, description="Greatest factor of being busy")
     models_path: Path | None = Field(
         None, description="JSON file of the models to sell, in OpenRouter's form; without it: all of the upstream's"
     )
@@ -207,7 +229,7 @@ class Settings(StorageSettings):
             )
         )
 
-    @field_validator("cashu_mints", "relays", "extra_request_fields", mode="before")
+    @field_validator("cashu_mints", "relays", "extra_request_fields", "btc_price_sources", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -223,6 +245,13 @@ class Settings(StorageSettings):
             and info.data.get("upstream_kind") in ("openai", "azure")
         ):
             raise ValueError("missing: Server to resell, with its /v1 (or name several in UPSTREAMS_PATH)")
+        return value
+
+    @field_validator("btc_price_sources")
+    @classmethod
+    def _sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            source_from(text)
         return value
 
     @field_validator("upstream_base_url", "http_url", "onion_url")
@@ -278,10 +307,11 @@ class Settings(StorageSettings):
         outright = (self.fixed_per_1k_input_tokens, self.fixed_per_1k_output_tokens)
         if (outright[0] is None) != (outright[1] is None):
             raise ValueError("FIXED_PER_1K_INPUT_TOKENS and FIXED_PER_1K_OUTPUT_TOKENS belong together: set both")
-        if outright[0] is None and self.fixed_btc_usd is None and self.models_path is None:
+        priced = outright[0] is not None or self.fixed_btc_usd is not None or self.models_path is not None
+        if not priced and not self.btc_price_sources:
             raise ValueError(
                 "no price: set FIXED_PER_1K_INPUT_TOKENS and FIXED_PER_1K_OUTPUT_TOKENS in sats, "
-                "or FIXED_BTC_USD for models priced in USD"
+                "or FIXED_BTC_USD or BTC_PRICE_SOURCES for models priced in USD"
             )
         return self
 

@@ -27,6 +27,8 @@ INVOICES_EVERY_S = 5
 PAYOUT_EVERY_S = 600
 MINTS_EVERY_S = 300
 MODELS_EVERY_S = 60
+BTC_EVERY_S = 60
+BUSY_EVERY_S = 10
 ANNOUNCE_EVERY_S = 20 * 60
 ANNOUNCE_RETRY_S = 30
 AUDIT_EVERY_S = 600
@@ -60,6 +62,8 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(PAYOUT_EVERY_S, node.payouts.run, "pay earnings out")
     every(MINTS_EVERY_S, node.look_at_mints, "look at the mints")
     every(MODELS_EVERY_S, node.refresh_models, "refresh models")
+    every(BTC_EVERY_S, node.refresh_btc, "ask for the price of bitcoin")
+    every(BUSY_EVERY_S, node.look_how_busy, "look how busy the node is")
     every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce")
     every(ANNOUNCE_RETRY_S, node.announcer.publish_where_missing, "announce where missing")
     every(AUDIT_EVERY_S, node.audit, "audit")

@@ -53,6 +53,12 @@ class RateLimits:
         self._limits = (requests, tokens)
         self._clock = clock
         self._accounts: dict[int, _Account] = {}
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run, of all accounts."""
+        return self._in_flight
 
     @contextmanager
     def running(self, account: int, tokens: int) -> Iterator[Mapping[str, str]]:
@@ -70,10 +76,12 @@ class RateLimits:
         for name, bucket in state.buckets.items():
             bucket.take(amounts[name])
         state.running += 1
+        self._in_flight += 1
         try:
             yield self._told(state, now)
         finally:
             state.running -= 1
+            self._in_flight -= 1
 
     def _of(self, account: int) -> _Account:
         state = self._accounts.pop(account, None) or _Account(*self._limits, self._clock())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import msgspec
 
 from node.announcer import Announcer
 from node.cash import Cash
-from node.catalogue import Catalogue
 from node.completions import Completions
 from node.config import Settings
 from node.credentials import Credentials
@@ -21,6 +21,10 @@ from node.payouts import Payouts
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
+from node.shop.btc import BtcPrice
+from node.shop.catalogue import Catalogue
+from node.shop.listing import Listing
+from node.shop.tariffs import Utilisation, factor_of
 from node.upstream.fleet import Fleet
 from relays.event import Signer
 from router_client.ecash.wallet import Wallet
@@ -40,7 +44,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     wallet: Wallet
     fleet: Fleet
+    btc_price: BtcPrice
     catalogue: Catalogue
+    listing: Listing
     deposits: Deposits
     refunds: Refunds
     cash: Cash
@@ -51,12 +57,36 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Credentials
     completions: Completions
     limits: RateLimits
+    utilisation: Utilisation
     announcer: Announcer
 
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
-        if self.catalogue.update(await self.fleet.models()):
-            log.info("%d models for sale", len(self.catalogue.all()))
+        lists = await self.fleet.models()
+        if await asyncio.to_thread(self.catalogue.update, lists):  # thousands of models take a while
+            log.info("%d models for sale", len(self.catalogue))
+            if self.btc_price.latest is None:
+                await self.refresh_btc()
+            await self.announcer.publish()
+
+    async def refresh_btc(self) -> None:
+        """Ask what bitcoin costs, if anything is priced in USD; announce the new prices if it has moved."""
+        if self.settings.fixed_btc_usd is not None or not self.catalogue.needs_btc:
+            return
+        if await self.btc_price.refresh() and self.btc_price.latest is not None:
+            log.info("a bitcoin costs %s USD", self.btc_price.latest)
+            self.catalogue.tariffs.put_btc(self.btc_price.latest)
+            await self.announcer.publish()
+
+    async def look_how_busy(self) -> None:
+        """Make prices follow how busy the node is, if the operator wants that; announce them when they have changed."""
+        settings = self.settings
+        if not settings.utilisation_gamma:
+            return
+        busy = self.utilisation.seen(self.limits.in_flight)
+        factor = factor_of(busy, settings.utilisation_gamma, settings.price_floor, settings.price_ceiling)
+        if self.catalogue.tariffs.put_factor(factor):
+            log.info("prices are times %s: %d requests run", factor, self.limits.in_flight)
             await self.announcer.publish()
 
     async def look_at_mints(self) -> None:

@@ -11,14 +11,24 @@ from typing import Final
 import msgspec
 
 from node.asks import Ask
-from node.catalogue import Catalogue, Model
 from node.errors import Refusal
 from node.forms import write_form
 from node.metering.measure import Known
 from node.metering.tokens import count_prompt
+from node.shop.catalogue import Catalogue, Model
+from node.shop.tariffs import HOLDS_S
 from node.upstream.base import Source, UpstreamRequest
 from relays import payment
-from relays.bounds import choices, largest_usage, likely_prompt_tokens, media_types, most_usage, prompt_bound
+from relays.bounds import (
+    ModelLimits,
+    choices,
+    largest_usage,
+    likely_prompt_tokens,
+    media_types,
+    most_usage,
+    prompt_bound,
+    searches,
+)
 from relays.endpoints import (
     CHAT,
     COMPLETIONS,
@@ -29,11 +39,11 @@ from relays.endpoints import (
     SPEECH,
     TRANSCRIPTIONS,
     TRANSLATIONS,
-    Endpoint,
 )
 from relays.errors import MoneyError
 from relays.money import Msat, ceil_div
-from relays.pricing import ModelPrice, Usage, cost
+from relays.pricing import ModelPrice, Usage, cost, price_for
+from relays.quote import QuoteAnswer
 
 LIKELY_OUTPUT: Final = 500
 """Tokens of an answer, to tell which upstream is cheapest."""
@@ -48,8 +58,13 @@ class Quote(msgspec.Struct, frozen=True):
     model: Model
     sources: tuple[Source, ...]
     hold_msat: Msat
-    likely_tokens: int
-    """Read and asked for, as rate limits count them."""
+    likely: Usage
+    """What it will probably use."""
+
+    @property
+    def likely_tokens(self) -> int:
+        """Read and asked for, as rate limits count them."""
+        return self.likely.prompt_tokens + self.likely.completion_tokens
 
     @property
     def stream(self) -> bool:
@@ -67,32 +82,48 @@ def quote_for(ask: Ask, catalogue: Catalogue) -> Quote:
 
 
 def _quoted(ask: Ask, model: Model) -> Quote:
-    prompt_tokens = likely_prompt_tokens(ask.fields, ask.endpoint)
-    sources = [source for source in model.sources if not _lacks_price(ask.endpoint, source.price)]
+    likely = likely_usage(ask, model.limits)
+    sources = [source for source in model.sources if not _lacks_price(ask, source.price)]
     if not sources:
-        raise _bad(f"{model.id} has no price for this endpoint: choose another model")
-    roomy = [source for source in sources if prompt_tokens < source.limits.context_length]
+        what = "searches of the web" if searches(ask.fields, ask.endpoint) else "this endpoint"
+        raise _bad(f"{model.id} has no price for {what}: choose another model")
+    roomy = [source for source in sources if likely.prompt_tokens < source.limits.context_length]
     if not roomy:  # whoever knows the window will refuse it, or read less; elsewhere it could be read and not be paid
         roomy = [source for source in sources if source.known_context or media_types(ask.fields, ask.endpoint)]
     if not roomy:
         raise _bad(f"this request is longer than the context of {model.id}, {model.limits.context_length} tokens")
-    likely = Usage(prompt_tokens, LIKELY_OUTPUT if ask.endpoint.writes else 0)
-    ordered = sorted(roomy, key=lambda source: cost(likely, price_at(ask.endpoint, source.price)))
-    asked = next((ask.fields[field] for field in ask.endpoint.output_fields if ask.fields.get(field)), None)
-    return Quote(
-        ask,
-        model,
-        tuple(ordered),
-        hold_msat=max(_most(ask, source) for source in ordered),
-        likely_tokens=prompt_tokens
-        + choices(ask.fields, ask.endpoint)
-        * min(likely.completion_tokens if asked is None else asked, model.limits.max_output_tokens),
+    ordered = sorted(roomy, key=lambda source: cost(likely, price_for(ask.fields, ask.endpoint, source.price)))
+    return Quote(ask, model, tuple(ordered), max(_most(ask, source) for source in ordered), likely)
+
+
+def likely_usage(ask: Ask, limits: ModelLimits) -> Usage:
+    """A guess: the prompt by its length, and an answer as long as was asked for, or of usual length."""
+    fields, endpoint = ask.fields, ask.endpoint
+    asked = next((fields[field] for field in endpoint.output_fields if fields.get(field)), LIKELY_OUTPUT)
+    many = choices(fields, endpoint)
+    return Usage(
+        likely_prompt_tokens(fields, endpoint),
+        many * min(asked, limits.max_output_tokens) if endpoint.writes else 0,
+        images=many if endpoint in (IMAGES, IMAGE_EDITS) else 0,
+        audio_ms=ask.audio_ms,
+        characters=len(fields["input"]) if endpoint is SPEECH else 0,
+        searches=searches(fields, endpoint),
     )
 
 
-def price_at(endpoint: Endpoint, price: ModelPrice) -> ModelPrice:
-    """The price of a model at an endpoint: counting tokens runs no model, and costs the request's fee alone."""
-    return ModelPrice(0, 0, price.request_msat) if endpoint is COUNT_TOKENS else price
+def told(quote: Quote) -> QuoteAnswer:
+    """A quote for who asks for one. Prices are told before they rise: it holds for a minute."""
+    ask, model = quote.ask, quote.model
+    cheapest = price_for(ask.fields, ask.endpoint, quote.sources[0].price)
+    return QuoteAnswer(
+        model=model.id,
+        endpoint="/v1" + ask.endpoint.path,
+        hold_msat=quote.hold_msat,
+        expected_msat=min(quote.hold_msat, cost(quote.likely, cheapest)),
+        expected_usage=quote.likely,
+        price=price_for(ask.fields, ask.endpoint, model.price),
+        valid_s=HOLDS_S,
+    )
 
 
 def known_of(ask: Ask, source: Source) -> Known:
@@ -108,7 +139,9 @@ def known_of(ask: Ask, source: Source) -> Known:
         characters=len(ask.fields["input"]) if ask.endpoint is SPEECH else 0,
         audio_ms=ask.audio_ms,
         writes=ask.endpoint.writes,
-        estimate=not (price.image_msat or price.characters_msat_per_mchar),
+        estimate=not (price.largest_image_msat or price.characters_msat_per_mchar),
+        searches=searches(ask.fields, ask.endpoint),
+        searches_are_told=ask.endpoint is not CHAT,
     )
 
 
@@ -142,17 +175,20 @@ def _output_limit(ask: Ask, source: Source) -> dict[str, int]:
 
 
 def _most(ask: Ask, source: Source) -> Msat:
-    price = price_at(ask.endpoint, source.price)
+    price = price_for(ask.fields, ask.endpoint, source.price)
     return cost(most_usage(ask.fields, source.limits, price, ask.endpoint, audio_ms=ask.most_audio_ms), price)
 
 
-def _lacks_price(endpoint: Endpoint, price: ModelPrice) -> bool:
-    """Whether a model that costs something would be given away at this endpoint."""
+def _lacks_price(ask: Ask, price: ModelPrice) -> bool:
+    """Whether a model that costs something would be given away at this endpoint, or a search would."""
+    endpoint = ask.endpoint
+    if searches(ask.fields, endpoint) and not price.search_msat:
+        return True
     if price == ModelPrice(0, 0) or price.request_msat or endpoint is COUNT_TOKENS:
         return False
     tokens = price.completion_msat_per_mtok if endpoint.writes else price.prompt_msat_per_mtok
     if endpoint in (IMAGES, IMAGE_EDITS):
-        return not (tokens or price.image_msat)
+        return not (tokens or price.largest_image_msat)
     if endpoint is SPEECH:
         return not (tokens or price.characters_msat_per_mchar)
     if endpoint in (TRANSCRIPTIONS, TRANSLATIONS):

@@ -12,6 +12,7 @@ from node.api.info import info_routes
 from node.api.money import money_routes
 from node.api.openapi import SECURITY, WithPaidPaths
 from node.api.paid import paid_routes
+from node.api.prices import price_routes
 from node.api.reply import ID_HEADERS
 from node.node import Node
 from node.version import VERSION
@@ -20,7 +21,13 @@ from node.version import VERSION
 def create_app(node: Node) -> Litestar:
     """The ASGI application that serves `node`, which must be open."""
     return Litestar(
-        route_handlers=[*paid_routes(node), *balance_routes(node), *info_routes(node), *money_routes(node)],
+        route_handlers=[
+            *paid_routes(node),
+            *balance_routes(node),
+            *info_routes(node),
+            *price_routes(node),
+            *money_routes(node),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         after_request=_named,
         request_max_body_size=node.settings.max_body_bytes,

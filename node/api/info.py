@@ -1,4 +1,4 @@
-"""What anyone may know: the node, its models, a receipt of one's own, and that it is alive."""
+"""What anyone may know: the node, a receipt of one's own, and that it is alive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from node.api.errors import authorization_of
-from node.catalogue import model_object
 from node.errors import not_found
 from node.node import Node
 from node.version import VERSION
@@ -35,16 +34,6 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
             "relays": node.announcer.relay_states(),
         }
 
-    @get(["/v1/models", "/models"])
-    async def models() -> dict[str, Any]:
-        """Models for sale, with their prices."""
-        return {"object": "list", "data": [model_object(model, node.settings) for model in node.catalogue.all()]}
-
-    @get("/v1/models/{model_id:path}")
-    async def model(model_id: FromPath[str]) -> dict[str, Any]:
-        """One model; its name may hold slashes."""
-        return model_object(node.catalogue.get(model_id.removeprefix("/")), node.settings)
-
     @get("/v1/receipts/{request_id:str}")
     async def request_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> dict[str, Any]:
         """The signed receipt of a request, for whoever paid it."""
@@ -60,4 +49,4 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
         """Liveness."""
         return {"status": "ok"}
 
-    return [info, models, model, request_receipt, health]
+    return [info, request_receipt, health]

@@ -207,8 +207,8 @@ def _paid_headers(node: Node, answer: Answer) -> dict[str, str]:
         payment.ROUTSTR_OUTPUT_HEADER: str(parts["output_msats"]),
         payment.PURA_MODEL_HEADER: account.model.encode("ascii", "replace").decode(),
     }
-    if node.settings.fixed_btc_usd is not None:
-        usd = f"{account.cost_msat * node.settings.fixed_btc_usd / MSAT_PER_BTC:.9f}"
+    if (btc_usd := node.catalogue.tariffs.btc_usd) is not None:
+        usd = f"{account.cost_msat * btc_usd / MSAT_PER_BTC:.9f}"
         headers |= {payment.ROUTSTR_USD_HEADER: usd, payment.PURA_COST_HEADER: usd}
     return headers
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import msgspec
 
 from node.errors import UpstreamDown, UpstreamRefused, UpstreamUnreachable
 from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.spec import Timeouts, UpstreamSpec
-from relays.pricing import ModelPrice
 from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
@@ -64,7 +61,7 @@ class SatrouteUpstream:
         return cls(spec, timeouts, tasks, http, payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
-        """The node's list, at our prices; empty once it is distrusted. What is still out there is fetched beside."""
+        """The node's list, at its own prices; empty once it is distrusted. What is still out there is fetched beside."""
         if self._recovering is None or self._recovering.done():
             self._recovering = self._tasks.start(self._recover(), f"fetch what is out at {self.name}")
         if self._distrusted:
@@ -74,8 +71,7 @@ class SatrouteUpstream:
             self._shop = await look(self._http, self._spec.base_url)
         except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
-        markup = Decimal(1) if self._spec.markup is None else self._spec.markup
-        return [_marked_up(entry, self._shop.offers[entry["id"]].price, markup) for entry in self._shop.listed]
+        return list(self._shop.listed)
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         if self._distrusted:
@@ -169,12 +165,3 @@ class _BoughtReply:
         if not self._closed:
             self._closed = True
             self._settle()
-
-
-def _marked_up(entry: Mapping[str, Any], price: ModelPrice, markup: Decimal) -> Mapping[str, Any]:
-    """The entry with our price in the place of the node's, each part rounded up."""
-    dearer = {
-        name: None if part is None else int((part * markup).to_integral_value(ROUND_CEILING))
-        for name, part in zip(ModelPrice.__struct_fields__, msgspec.structs.astuple(price), strict=True)
-    }
-    return {**entry, "msat_pricing": {name: part for name, part in dearer.items() if part is not None}}

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from node.catalogue import Catalogue, model_object
 from node.config import Settings, load_settings
 from node.errors import BadSettings, Refusal
+from node.shop.catalogue import Catalogue
+from node.shop.listing import model_object
+from node.shop.tariffs import Tariffs
+from node.upstream.spec import UpstreamSpec
 from relays.bounds import ModelLimits
 from relays.pricing import ModelPrice
 from tests.node.test_config import GOOD
@@ -26,7 +29,7 @@ GPT: dict[str, Any] = {
 
 def catalogue(settings: dict[str, Any], *models: dict[str, Any]) -> Catalogue:
     loaded = load_settings(Settings, None, **settings)
-    made = Catalogue(loaded, loaded.upstreams())
+    made = Catalogue(loaded, loaded.upstreams(), Tariffs(loaded.fixed_btc_usd))
     made.update({"upstream": models})
     return made
 
@@ -96,6 +99,32 @@ def test_the_context_is_found_where_servers_put_it(raw: dict[str, Any], context:
     assert catalogue(GOOD, {"id": "m"} | raw).get("m").limits.context_length == context
 
 
+def test_the_models_file_of_the_documentation_is_sold_as_it_says(folder: Path) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "prices.md").read_text()
+    (folder / "m.json").write_text(documented.split("```json\n")[1].split("```")[0])
+    loaded = load_settings(Settings, None, **USD, models_path=str(folder / "m.json"))
+    specs = (UpstreamSpec(name="openai"),)
+    shop = Catalogue(loaded, specs, Tariffs(Decimal(100_000)))
+    shop.update({"openai": [{"id": "gpt-4o-mini", "context_length": 1}, *({"id": id_} for id_ in ("ear", "voice"))]})
+    assert [model.id for model in shop.all()] == ["fast", "painter", "ear", "voice", "mine"]
+    fast = shop.get("fast")
+    assert fast.price == ModelPrice(195_000, 780_000, cached_msat_per_mtok=97_500)
+    assert (fast.sources[0].model, fast.limits.context_length) == ("gpt-4o-mini", 128_000)
+    assert shop.get("painter").price.of_image("1024x1024", "hd") == 92_000
+    assert shop.get("ear").price.audio_msat_per_hour == 414_000
+    assert shop.get("voice").price.characters_msat_per_mchar == 17_250_000
+    assert shop.get("mine").price == ModelPrice(500_000, 2_000_000, 10)
+
+
+def test_a_list_says_nothing_that_is_the_operators_to_say() -> None:
+    """An upstream must not set its own markup, nor the price in msat."""
+    sly = GPT | {"markup": 0.001, "msat_pricing": {"prompt_msat_per_mtok": 1, "completion_msat_per_mtok": 1}}
+    sly |= {"node_pricing": sly["msat_pricing"], "upstreams": ["x"], "upstream_id": "dearer"}
+    model = catalogue(USD, sly).get(GPT["id"])
+    assert model.price == ModelPrice(172_500, 690_000, 0)
+    assert model.sources[0].model == GPT["id"]
+
+
 def test_only_a_changed_offer_is_a_change() -> None:
     shop = catalogue(GOOD, {"id": "m", "created": 1})
     assert not shop.update({"upstream": [{"id": "m", "created": 2}]})
@@ -107,8 +136,7 @@ def test_only_a_changed_offer_is_a_change() -> None:
 
 
 def test_the_model_object_has_all_three_prices() -> None:
-    settings = load_settings(Settings, None, **USD)
-    shown = model_object(catalogue(USD, GPT).get(GPT["id"]), settings)
+    shown = model_object(catalogue(USD, GPT).get(GPT["id"]), "a node", Decimal(100_000))
     assert Decimal(shown["pricing"]["prompt"]) == Decimal("0.0000001725")
     assert shown["sats_pricing"]["prompt"] == 0.0001725
     assert shown["msat_pricing"].prompt_msat_per_mtok == 172_500

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.asks import read_ask
-from node.catalogue import Catalogue
 from node.config import Settings, load_settings
 from node.errors import Refusal
 from node.metering.measure import Known
@@ -24,6 +23,8 @@ from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import MEDIA_TOKENS, count, count_prompt
 from node.metering.whole import measured
 from node.quote import Quote, quote_for, upstream_request
+from node.shop.catalogue import Catalogue
+from node.shop.tariffs import Tariffs
 from node.sse import BOUNDARY, Cutter
 from node.upstream.fleet import Fleet
 from node.upstream.http import HttpPool
@@ -43,7 +44,7 @@ from tests.node.test_config import GOOD
 from tests.node.test_endpoints import sound
 
 SETTINGS = load_settings(Settings, None, **GOOD)
-SHOP = Catalogue(SETTINGS, SETTINGS.upstreams())
+SHOP = Catalogue(SETTINGS, SETTINGS.upstreams(), Tariffs(SETTINGS.fixed_btc_usd))
 MODELS: list[dict[str, Any]] = [
     {"id": "m", "context_length": 1000, "max_output_tokens": 100},
     {"id": "sees", "context_length": 1000, "architecture": {"input_modalities": ["text", "image"]}},
@@ -215,7 +216,7 @@ def test_rate_limits_count_every_choice_and_no_more_than_can_be() -> None:
 
 
 def test_a_price_is_taken_from_the_operator_and_not_from_a_servers_list() -> None:
-    shop = Catalogue(SETTINGS, SETTINGS.upstreams())
+    shop = Catalogue(SETTINGS, SETTINGS.upstreams(), Tariffs(SETTINGS.fixed_btc_usd))
     free = {"prompt_msat_per_mtok": 0, "completion_msat_per_mtok": 0}
     shop.update({"upstream": [{"id": "m", "context_length": 1000, "msat_pricing": free}]})
     assert shop.get("m").price != ModelPrice(0, 0)
@@ -334,7 +335,7 @@ def test_nothing_is_given_away_where_nothing_that_is_used_has_a_price(
     entry = {"id": "m", "context_length": 100, "msat_pricing": msgspec.to_builtins(price)}
     (folder / "models.json").write_text(json.dumps([entry]))
     settings = load_settings(Settings, None, **{**GOOD, "models_path": folder / "models.json"})
-    shop = Catalogue(settings, settings.upstreams())
+    shop = Catalogue(settings, settings.upstreams(), Tariffs(settings.fixed_btc_usd))
     shop.update({})
     with pytest.raises(Refusal, match="no price"):
         quote_for(read_ask(endpoint, json.dumps(body).encode(), ""), shop)

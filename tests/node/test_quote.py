@@ -8,17 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.asks import read_ask
-from node.catalogue import Catalogue
 from node.config import Settings, load_settings
 from node.errors import Refusal
 from node.quote import Quote, quote_for, upstream_request
+from node.shop.catalogue import Catalogue
+from node.shop.tariffs import Tariffs
 from relays.bounds import most_usage
 from relays.endpoints import CHAT
 from relays.pricing import Usage
 from tests.node.test_config import GOOD
 
 SETTINGS = load_settings(Settings, None, **GOOD)
-SHOP = Catalogue(SETTINGS, SETTINGS.upstreams())
+SHOP = Catalogue(SETTINGS, SETTINGS.upstreams(), Tariffs(SETTINGS.fixed_btc_usd))
 SHOP.update({"upstream": [{"id": "m", "context_length": 1000, "max_output_tokens": 100}]})
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 

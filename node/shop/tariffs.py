@@ -1,0 +1,118 @@
+"""The tariff in force: the price of bitcoin and how busy the node is, each at its lowest of the last minute.
+
+So a price that a quote named holds for that long, whoever asks and however often: a rise takes effect a minute after it is
+announced, a fall at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Final, Generic, TypeVar
+
+from node.shop.listprice import Tariff
+
+T = TypeVar("T")
+
+HOLDS_S: Final = 60
+"""How long a price holds that was told."""
+FACTOR_STEP: Final = Decimal("0.05")
+"""Of the factor: finer changes are not told."""
+MOST_BUSY: Final = Decimal("0.99")
+SMOOTHING: Final = Decimal("0.3")
+"""How much the latest look counts (Pura's)."""
+
+
+class Recent(Generic[T]):
+    """A value, and those it took the place of in the last minute."""
+
+    def __init__(self, value: T, clock: Callable[[], float]) -> None:
+        self._value = value
+        self._clock = clock
+        self._before: deque[tuple[float, T]] = deque()
+
+    def put(self, value: T) -> None:
+        """From now on; what was before still holds for a minute."""
+        if value != self._value:
+            self._before.append((self._clock() + HOLDS_S, self._value))
+            self._value = value
+
+    @property
+    def value(self) -> T:
+        return self._value
+
+    def all(self) -> list[T]:
+        """All that hold now."""
+        now = self._clock()
+        while self._before and self._before[0][0] <= now:
+            self._before.popleft()
+        return [self._value, *(value for _, value in self._before)]
+
+
+def factor_of(busy: Decimal, gamma: Decimal, floor: Decimal, ceiling: Decimal) -> Decimal:
+    """What prices are multiplied by at a utilisation from 0 to 1: 1 + gamma u / (1 - u), as Pura has it, in steps."""
+    u = min(busy, MOST_BUSY)
+    factor = (1 + gamma * u / (1 - u)) if gamma else Decimal(1)
+    stepped = (factor / FACTOR_STEP).to_integral_value(ROUND_HALF_EVEN) * FACTOR_STEP
+    return max(floor, min(ceiling, stepped)).normalize()
+
+
+class Utilisation:
+    """How busy the node is, from 0 to 1, smoothed over some looks."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._smooth = Decimal(0)
+
+    def seen(self, running: int) -> Decimal:
+        """Take in how many requests run now; what that makes of the average."""
+        busy = min(Decimal(1), Decimal(running) / self._capacity)
+        self._smooth += SMOOTHING * (busy - self._smooth)
+        return self._smooth
+
+
+class Tariffs:
+    """Tells the tariff, and keeps what was told before for as long as it holds."""
+
+    def __init__(
+        self,
+        btc_usd: Decimal | None,
+        is_known: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._btc = Recent[Decimal | None](btc_usd, clock)
+        self._factor = Recent(Decimal(1), clock)
+        self._is_known = is_known
+
+    @property
+    def btc_is_known(self) -> bool:
+        """Whether bitcoin has a price that is young enough to sell by."""
+        return self._btc.value is not None and self._is_known()
+
+    @property
+    def btc_usd(self) -> Decimal | None:
+        """USD per bitcoin, to show amounts in USD; however old."""
+        return self._btc.value
+
+    def put_btc(self, usd: Decimal) -> None:
+        """Another price of bitcoin."""
+        self._btc.put(usd)
+
+    def put_factor(self, factor: Decimal) -> bool:
+        """How much dearer the node is for being busy; True when that has changed."""
+        changed = factor != self._factor.value
+        self._factor.put(factor)
+        return changed
+
+    @property
+    def now(self) -> Tariff:
+        """What requests are held and charged by."""
+        known = [usd for usd in self._btc.all() if usd is not None]
+        return Tariff(max(known, default=None), min(self._factor.all()))
+
+    @property
+    def announced(self) -> Tariff:
+        """What is coming into force, if it is not yet: announcements and lists outlive a minute."""
+        return Tariff(self._btc.value, self._factor.value)
