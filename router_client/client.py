@@ -41,6 +41,7 @@ from router_client.errors import (
 from router_client.fetch import check_plain, first_bytes, plain
 from router_client.nodeapi import error_of, said, with_money
 from router_client.payments import Payments
+from router_client.quoting import Asked, ask_all, quoted
 from router_client.selection import Candidate, Choice, Purse, choose
 from router_client.stream import AnswerStream, OnText, ReaderFailed
 
@@ -120,7 +121,9 @@ class RouterClient:
         for candidate in choice.candidates[:MAX_TRIES]:
             label = candidate.provider.announcement.name or candidate.provider.npub[:16]
             try:
-                return await self._buy(body, task, candidate, choice.candidates, on_text)
+                request = _request(body, candidate)
+                agreed = await quoted(self._http, candidate, request, max_cost_msat)
+                return await self._buy(request, task, agreed, choice.candidates, on_text)
             except NodeUnavailable as error:
                 self.directory.forget(candidate.provider.announcement.pubkey)
                 reasons[label] = str(error)
@@ -135,6 +138,10 @@ class RouterClient:
             raise refusal
         raise NoProvider(_why(reasons, self.directory.failures))
 
+    async def quotes(self, body: dict[str, Any]) -> list[Asked]:
+        """What a request costs at each node that announces its model, cheapest first. Pays nothing."""
+        return await ask_all(self._http, await self.directory.providers(), body)
+
     async def recover(self, older_than_s: float = 0) -> Msat:
         """Fetch what earlier runs left at nodes and mints for at least that long; returns what came back."""
         return await self.payments.recover(older_than_s)
@@ -144,7 +151,7 @@ class RouterClient:
 
     async def _buy(
         self,
-        body: dict[str, Any],
+        request: dict[str, Any],
         task: Task,
         candidate: Candidate,
         all_candidates: tuple[Candidate, ...],
@@ -154,7 +161,6 @@ class RouterClient:
         purse = candidate.purse
         paid = await self.payments.pay(candidate.url, purse.mint, purse.unit, candidate.hold_msat, lock=lock)
         stream = AnswerStream(on_text)
-        request = {**body, "model": candidate.offer.id, "stream": True, "stream_options": {"include_usage": True}}
         try:
             await self._run(candidate.url, request, paid.token, stream)
         except NodeUnreached:
@@ -169,7 +175,7 @@ class RouterClient:
         except ReaderFailed as error:
             await self._take_back(paid, stream)
             raise error.error from None
-        receipt, problem = _verify(stream, candidate, largest_usage(body, candidate.offer.limits))
+        receipt, problem = _verify(stream, candidate, largest_usage(request, candidate.offer.limits))
         settled, fraud = await self._settle(paid, stream)
         problem = problem or fraud
         usage = receipt.usage if receipt is not None else stream.usage or Usage(0, 0)
@@ -250,6 +256,10 @@ class RouterClient:
             await self.payments.keep(paid)
         except (NodeError, WalletError) as error:
             log.warning("the money of %s is still out: %s", paid.id, error)
+
+
+def _request(body: dict[str, Any], candidate: Candidate) -> dict[str, Any]:
+    return {**body, "model": candidate.offer.id, "stream": True, "stream_options": {"include_usage": True}}
 
 
 def _priced(usage: Usage, candidate: Candidate) -> int:

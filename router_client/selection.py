@@ -109,7 +109,7 @@ def _candidate(
     try:
         likely = Usage(task.prompt_tokens, min(task.completion_tokens, offer.limits.max_output_tokens))
         expected_msat = cost(likely, offer.price)
-        hold_msat = cost(most_usage(body, offer.limits, offer.price), offer.price)
+        hold_msat = cost(most_usage({**body, "model": offer.id}, offer.limits, offer.price), offer.price)
     except MoneyError:
         return "its price is beyond all bitcoin"
     if max_cost_msat is not None and hold_msat > max_cost_msat:

@@ -12,11 +12,11 @@ import msgspec
 from relays import receipt as receipts
 from relays.announcement import ModelOffer
 from relays.bounds import ModelLimits, largest_usage, most_usage
-from relays.endpoints import COUNT_TOKENS, Endpoint
+from relays.endpoints import Endpoint
 from relays.errors import InvalidJson, InvalidKey, MoneyError
 from relays.event import Event, pubkey_of
 from relays.jsontext import from_json
-from relays.pricing import ModelPrice, Usage, cost
+from relays.pricing import ModelPrice, Usage, cost, price_for
 from relays.receipt import Receipt
 from router_client.errors import NodeUnavailable
 from router_client.fetch import FetchFailed, fetch
@@ -71,7 +71,7 @@ class Shop(msgspec.Struct, frozen=True):
         offer = self.offers.get(str(fields.get("model")))
         if offer is None:
             raise NodeUnavailable(f"{self.url} does not sell that model any more")
-        price = offer.price if endpoint is not COUNT_TOKENS else ModelPrice(0, 0, offer.price.request_msat)
+        price = price_for(fields, endpoint, offer.price)
         try:
             hold_msat = cost(most_usage(fields, offer.limits, price, endpoint, audio_ms=audio_ms), price)
         except MoneyError as error:

@@ -10,6 +10,7 @@ from node.cli.buyer import ask, nodes, wallet
 from node.cli.console import CommandFailed
 from node.cli.keys import keys
 from node.cli.local import demo, up
+from node.cli.price import price
 from node.cli.serve import serve
 from node.errors import BadSettings, NodeFault
 from node.version import VERSION
@@ -41,10 +42,11 @@ def satroute() -> None:
     The same, and a story played on it once:           satroute demo
     Run a node for real:                               satroute serve --env-file .env
     Buy an answer:                                     satroute ask "What is 2+2?"
+    Ask what it costs first:                           satroute price MODEL "What is 2+2?"
     """
 
 
-for _command in (up, demo, serve, keys, ask, nodes, wallet):
+for _command in (up, demo, serve, keys, ask, nodes, price, wallet):
     satroute.add_command(_command)
 
 

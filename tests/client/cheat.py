@@ -44,6 +44,7 @@ class Cheat:
         self.refund: Answering = lambda token: web.json_response({"error": {}}, status=500)
         self.change: Answering = lambda token: web.Response(status=404)
         self.kept_receipt: Answering = lambda token: web.Response(status=404)
+        self.quote: Callable[[dict[str, Any]], web.Response] = lambda body: web.Response(status=404)
         self.mints: tuple[str, ...] = ()
         self.lock: str | None = None
         self.price = PRICE
@@ -74,6 +75,9 @@ class Cheat:
     async def on_receipt(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
         return await answered(self.kept_receipt, request.headers["Authorization"].removeprefix("Bearer "))
+
+    async def on_quote(self, request: web.Request) -> web.StreamResponse:
+        return self.quote(await request.json())
 
     async def on_info(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"npub": SIGNER.npub, "mints": self.mints, "lock": self.lock})
@@ -111,6 +115,7 @@ async def serving(node: Cheat) -> AsyncIterator[None]:
     app.router.add_post("/v1/balance/refund", node.on_refund)
     app.router.add_get("/v1/change/{id}", node.on_change)
     app.router.add_get("/v1/receipts/{id}", node.on_receipt)
+    app.router.add_post("/v1/quote", node.on_quote)
     app.router.add_get("/v1/info", node.on_info)
     app.router.add_get("/v1/models", node.on_models)
     runner = web.AppRunner(app)

@@ -5,7 +5,8 @@ keeps, shortens or falsifies it is found out, and what only it can give back is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -256,14 +257,31 @@ async def test_a_locked_token_that_a_node_keeps_is_told_of_until_it_relents(
     assert buyer.wallet.balance_msat() >= 10_000 - COST_MSAT - FEES_MSAT
 
 
+@asynccontextmanager
+async def gone_after_its_quote() -> AsyncIterator[str]:
+    """The URL of a node that answers once, that it gives no quotes, and is not there any more."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.close()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
 async def test_a_locked_token_that_could_not_be_delivered_pays_for_the_next_request(
     buyer: RouterClient, cheat: Cheat, mint_url: str, locked: None
 ) -> None:
     (provider,) = await buyer.directory.providers()
-    live, cheat.url = cheat.url, DEAD_MINT
-    announce(buyer, cheat, mint_url, provider.announcement.lock)
-    with pytest.raises(NoProvider):
-        await buyer.chat(BODY)
+    live = cheat.url
+    async with gone_after_its_quote() as cheat.url:
+        announce(buyer, cheat, mint_url, provider.announcement.lock)
+        with pytest.raises(NoProvider):
+            await buyer.chat(BODY)
     (out,) = buyer.payments.out()
     await buyer.payments._db.run(
         lambda conn: conn.execute("UPDATE payments SET node_url = ? WHERE id = ?", (live, out.id)).close()

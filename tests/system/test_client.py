@@ -16,7 +16,9 @@ import pytest
 
 from node.localnet.process import free_port
 from node.localnet.relay import start_relay, wait_relay
+from node.quote import Quote, told
 from relays.pool import RelayPool
+from relays.quote import QuoteAnswer
 from router_client.client import RouterClient
 from router_client.discovery import Directory
 from router_client.ecash.mint import BlindedMessage, MintClient
@@ -307,15 +309,21 @@ async def test_money_left_at_a_node_by_a_crash_is_fetched(
 
 
 async def test_a_node_that_overcharges_is_found_out(
-    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
+    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It asks for more than it quoted a moment before."""
     async with running_node(folder, **settings("cheat", mint_url, model_url, relay)) as running:
         node = await announced(running)
         await buyer.directory.providers(fresh=True)
-        object.__setattr__(node.node.settings, "fixed_per_1k_output_tokens", Decimal(9))
-        node.node.catalogue.update(
-            {"upstream": [{"id": HELLO["model"], "context_length": 2048, "max_output_tokens": 8}]}
-        )
+
+        def quoted_and_raised(quote: Quote) -> QuoteAnswer:
+            catalogue = node.node.catalogue
+            object.__setattr__(node.node.settings, "fixed_per_1k_output_tokens", Decimal(9))
+            catalogue.update({"upstream": [{"id": HELLO["model"], "context_length": 2048, "max_output_tokens": 8}]})
+            catalogue._before.clear()  # an honest node keeps to its quote for a minute
+            return told(quote)
+
+        monkeypatch.setattr("node.api.prices.told", quoted_and_raised)
         answer = await buyer.chat({**HELLO, "max_tokens": 100})
         assert not answer.verified
         assert answer.problem is not None

@@ -54,6 +54,10 @@ def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: P
         data = ["--data", str(folder / "net")]
         listed = run("nodes", "--json", *data)
         assert sorted(node["name"] for node in json.loads(listed)["nodes"]) == ["marathon", "sprint"]
+        priced = json.loads(run("price", "smollm2-135m", "What is 2+2?", "--max-tokens", "10", "--json", *data))[
+            "quotes"
+        ]
+        assert len({each["quote"]["expected_msat"] for each in priced}) == 2
         answer = json.loads(run("ask", "What is 2+2?", "--max-tokens", "10", "--json", *data))
         assert answer["verified"]
         assert answer["text"]

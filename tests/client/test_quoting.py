@@ -1,0 +1,162 @@
+"""Before it pays, the client asks what the request costs now: what is too much, or fits no price, is not paid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from relays.bounds import ModelLimits, most_usage
+from relays.pricing import ModelPrice, Usage, cost
+from relays.quote import QuoteAnswer
+from router_client.client import RouterClient
+from router_client.ecash.token import decode
+from router_client.errors import NodeRefused, NoProvider
+from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, announce, receipt
+
+LIMITS = ModelLimits(2048, 1024)
+USED = Usage(31, 5)
+
+
+def hold_at(price: ModelPrice, body: dict[str, Any] = BODY) -> int:
+    return cost(most_usage(body, LIMITS, price), price)
+
+
+def times(percent: int) -> ModelPrice:
+    return ModelPrice(PRICE.prompt_msat_per_mtok * percent // 100, PRICE.completion_msat_per_mtok * percent // 100)
+
+
+def answer(price: ModelPrice, hold_msat: int | None = None, **fields: Any) -> web.Response:
+    made = QuoteAnswer(
+        model="m",
+        endpoint="/v1/chat/completions",
+        hold_msat=hold_at(price) if hold_msat is None else hold_msat,
+        expected_msat=1,
+        expected_usage=USED,
+        price=price,
+        valid_s=60,
+    )
+    return web.json_response(msgspec.to_builtins(made) | fields)
+
+
+def paying(cheat: Cheat) -> list[int]:
+    """What the node is paid, request by request."""
+    paid: list[int] = []
+
+    async def on_payment(token: str) -> None:
+        paid.append(decode(token).amount_msat)
+
+    cheat.on_payment = on_payment
+    return paid
+
+
+async def test_what_is_paid_is_what_was_quoted(buyer: RouterClient, cheat: Cheat, mint_url: str) -> None:
+    """A quote below the announcement: less is brought, and the receipt must keep to the quote."""
+    announce(buyer, cheat, mint_url)
+    cheaper = times(50)
+    paid = paying(cheat)
+    asked: list[dict[str, Any]] = []
+
+    def quote(body: dict[str, Any]) -> web.Response:
+        asked.append(body)
+        return answer(cheaper)
+
+    cheat.quote = quote
+    cost_msat = cost(USED, cheaper)
+    cheat.chat = [TEXT, receipt(cost_msat, price=cheaper, hold_msat=hold_at(cheaper)), DONE]
+    got = await buyer.chat(BODY)
+    assert got.cost_msat == cost_msat
+    assert hold_at(cheaper) <= paid[0] < hold_at(PRICE)
+    assert asked[0]["messages"] == BODY["messages"], "the very body of the request"
+    assert asked[0]["model"] == "m"
+
+
+async def test_a_receipt_above_the_quote_is_found_out(buyer: RouterClient, cheat: Cheat, mint_url: str) -> None:
+    announce(buyer, cheat, mint_url)
+    cheat.quote = lambda _: answer(times(50))
+    cheat.chat = [TEXT, receipt(cost(USED, PRICE), price=PRICE, hold_msat=hold_at(times(50))), DONE]
+    got = await buyer.chat(BODY)
+    assert not got.verified
+    assert "higher price" in str(got.problem)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        lambda _: answer(times(126)),
+        lambda _: answer(times(10_000)),
+        lambda _: answer(PRICE, hold_at(PRICE) + 1),
+        lambda _: answer(times(50), hold_at(PRICE)),
+        lambda _: answer(PRICE, -1),
+        lambda _: answer(PRICE, 10**30),
+        lambda _: web.json_response({"object": "quote"}),
+        lambda _: web.json_response([]),
+        lambda _: web.Response(text="<html>"),
+        lambda _: web.Response(status=500),
+        lambda _: web.Response(status=503),
+        lambda _: answer(PRICE, model=7),
+    ],
+)
+async def test_a_quote_that_is_too_much_or_cannot_be_is_not_paid(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, quote: Any
+) -> None:
+    announce(buyer, cheat, mint_url)
+    cheat.quote = quote
+    before_msat = buyer.wallet.balance_msat()
+    with pytest.raises(NoProvider):
+        await buyer.chat(BODY)
+    assert cheat.asked == [], "nothing was sent"
+    assert buyer.wallet.balance_msat() == before_msat
+    assert buyer.payments.out() == []
+
+
+async def test_a_small_rise_is_paid_unless_the_caller_forbids_it(
+    buyer: RouterClient, cheat: Cheat, mint_url: str
+) -> None:
+    announce(buyer, cheat, mint_url)
+    dearer = times(120)
+    cheat.quote = lambda _: answer(dearer)
+    with pytest.raises(NoProvider, match="allowed"):
+        await buyer.chat(BODY, max_cost_msat=hold_at(PRICE))
+    assert cheat.asked == []
+    announce(buyer, cheat, mint_url)
+    cheat.chat = [TEXT, receipt(cost(USED, dearer), price=dearer, hold_msat=hold_at(dearer)), DONE]
+    got = await buyer.chat(BODY)
+    assert got.cost_msat == cost(USED, dearer)
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_a_node_that_gives_no_quotes_is_taken_by_its_announcement(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, status: int
+) -> None:
+    announce(buyer, cheat, mint_url)
+    paid = paying(cheat)
+    cheat.quote = lambda _: web.Response(status=status)
+    cheat.chat = [TEXT, receipt(), DONE]
+    await buyer.chat(BODY)
+    assert paid[0] >= hold_at(PRICE)
+
+
+async def test_a_request_that_is_refused_at_the_quote_costs_nothing(
+    buyer: RouterClient, cheat: Cheat, mint_url: str
+) -> None:
+    announce(buyer, cheat, mint_url)
+    refusal = {"error": {"code": "invalid_request", "message": "too odd"}}
+    cheat.quote = lambda _: web.json_response(refusal, status=400)
+    with pytest.raises(NodeRefused, match="too odd"):
+        await buyer.chat(BODY)
+    assert cheat.asked == []
+
+
+async def test_quotes_of_all_who_sell_it_cheapest_first(buyer: RouterClient, cheat: Cheat, mint_url: str) -> None:
+    announce(buyer, cheat, mint_url)
+    cheat.quote = lambda _: answer(PRICE)
+    (asked,) = await buyer.quotes(BODY)
+    assert asked.quote is not None
+    assert (asked.name, asked.model, asked.quote.hold_msat) == ("cheat", "m", hold_at(PRICE))
+    cheat.quote = lambda _: web.Response(status=500)
+    (asked,) = await buyer.quotes(BODY)
+    assert (asked.quote, bool(asked.problem)) == (None, True)
+    assert await buyer.quotes(BODY | {"model": "other"}) == []
