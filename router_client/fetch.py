@@ -64,6 +64,7 @@ async def fetch(
     content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     deadline_s: float,
+    most_bytes: int = MAX_BYTES,
 ) -> Reply:
     """The whole answer, whatever its status. Raises FetchFailed."""
     try:
@@ -75,8 +76,8 @@ async def fetch(
             body = bytearray()
             async for chunk in reply.aiter_raw():
                 body += chunk
-                if len(body) > MAX_BYTES:
-                    raise FetchFailed(f"the answer is longer than {MAX_BYTES} bytes")
+                if len(body) > most_bytes:
+                    raise FetchFailed(f"the answer is longer than {most_bytes} bytes")
             return Reply(reply.status_code, bytes(body), dict(reply.headers.items()))
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {deadline_s:g} s") from error

@@ -24,6 +24,8 @@ from router_client.fetch import FetchFailed, fetch
 log = logging.getLogger(__name__)
 
 LOOK_DEADLINE_S: Final = 20.0
+MAX_LIST_BYTES: Final = 32 * 1024 * 1024
+"""Five thousand models take four megabytes."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,9 @@ async def look(http: httpx.AsyncClient, url: str) -> Shop:
     base = url.rstrip("/").removesuffix("/v1")
     try:
         info_reply = await fetch(http, "GET", f"{base}/v1/info", deadline_s=LOOK_DEADLINE_S)
-        models_reply = await fetch(http, "GET", f"{base}/v1/models", deadline_s=LOOK_DEADLINE_S)
+        models_reply = await fetch(
+            http, "GET", f"{base}/v1/models", deadline_s=LOOK_DEADLINE_S, most_bytes=MAX_LIST_BYTES
+        )
         info = from_json(info_reply.body, _Info)
         listed = from_json(models_reply.body, dict[str, Any]).get("data")
         pubkey = pubkey_of(info.npub)
