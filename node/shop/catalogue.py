@@ -109,9 +109,10 @@ class Catalogue:
         self._read: object = None
         """The lists as they were read last."""
         self._goods: dict[str, Goods] = {}
-        self._priced: dict[str, tuple[Tariff, Model]] = {}
-        self._before: dict[str, tuple[float, Goods]] = {}
-        """What a model was until an update, and until when its price still holds."""
+        self._priced: dict[str, tuple[Goods, Tariff, Model]] = {}
+        """Made of what, and at which tariff: requests are quoted in several threads while lists change in another."""
+        self._before: dict[str, tuple[tuple[float, Goods], ...]] = {}
+        """What a model was before updates, and until when its price still holds."""
         self._clock = clock
         self._version = 0
 
@@ -133,9 +134,7 @@ class Catalogue:
                 else:
                     goods[id_] = _joined(goods[id_], found) if id_ in goods else found
         changed = [each.offered for each in goods.values()] != [each.offered for each in self._goods.values()]
-        for id_, each in self._goods.items():
-            if id_ in goods and goods[id_].offered != each.offered:
-                self._before[id_] = (self._clock() + HOLDS_S, each)
+        self._before = self._still_held(goods)
         self._goods, self._priced = goods, {}
         self._version += 1
         return changed
@@ -165,7 +164,8 @@ class Catalogue:
 
     def is_open(self, model: Model) -> bool:
         """Whether it is sold at this moment."""
-        return not self._goods[model.id].in_usd or self.tariffs.btc_is_known
+        goods = self._goods.get(model.id)
+        return goods is not None and (self.tariffs.btc_is_known or not goods.in_usd)
 
     def get(self, model_id: str) -> Model:
         """The model of that name at the tariff in force. Raises Refusal 404, or 503 when bitcoin's price is not known."""
@@ -173,28 +173,26 @@ class Catalogue:
         if goods.in_usd and not self.tariffs.btc_is_known:
             _closed(goods)
         found = self._priced.get(model_id)
-        if found is not None and found[0] == tariff:
-            return found[1]
+        if found is not None and found[0] is goods and found[1] == tariff:
+            return found[2]
         model = _model(goods, tariff) or _closed(goods)
-        if model_id in self._before:
-            return self._still(model, tariff)
-        self._priced[model_id] = (tariff, model)
+        now = self._clock()
+        if told := [earlier for until, earlier in self._before.get(model_id, ()) if until > now]:
+            return reduce(lambda cheapest, earlier: _still(cheapest, earlier, tariff), told, model)
+        self._priced[model_id] = (goods, tariff, model)
         return model
 
-    def _still(self, model: Model, tariff: Tariff) -> Model:
-        """The model at the prices that were told before an update, for as long as they hold and are lower."""
-        until, before = self._before[model.id]
-        if until <= self._clock():
-            del self._before[model.id]
-            return model
-        earlier = _model(before, tariff)
-        told = {} if earlier is None else {(each.upstream, each.model): each.price for each in earlier.sources}
-        sources = []
-        for source in model.sources:
-            price = told.get((source.upstream, source.model), source.price)
-            sources.append(msgspec.structs.replace(source, price=price) if at_most(price, source.price) else source)
-        price = reduce(ceiling, (source.price for source in sources))
-        return msgspec.structs.replace(model, sources=tuple(sources), price=price)
+    def _still_held(self, goods: Mapping[str, Goods]) -> dict[str, tuple[tuple[float, Goods], ...]]:
+        """What still holds once these are the goods."""
+        now = self._clock()
+        held: dict[str, tuple[tuple[float, Goods], ...]] = {}
+        for id_, each in self._goods.items():
+            before = tuple(old for old in self._before.get(id_, ()) if old[0] > now)
+            if id_ in goods and goods[id_].offered != each.offered:
+                before = (*before, (now + HOLDS_S, each))
+            if before:
+                held[id_] = before
+        return held
 
     def _find(self, model_id: str) -> Goods:
         try:
@@ -205,6 +203,18 @@ class Catalogue:
                 payment.UNKNOWN_MODEL,
                 f"the model {model_id[:100]!r} is not sold here; GET /v1/models lists those that are",
             ) from None
+
+
+def _still(model: Model, before: Goods, tariff: Tariff) -> Model:
+    """The model at the prices that were told before an update, where they are lower."""
+    earlier = _model(before, tariff)
+    told = {} if earlier is None else {(each.upstream, each.model): each.price for each in earlier.sources}
+    sources = []
+    for source in model.sources:
+        price = told.get((source.upstream, source.model), source.price)
+        sources.append(msgspec.structs.replace(source, price=price) if at_most(price, source.price) else source)
+    price = reduce(ceiling, (source.price for source in sources))
+    return msgspec.structs.replace(model, sources=tuple(sources), price=price)
 
 
 def _closed(goods: Goods) -> Model:

@@ -7,7 +7,6 @@ announced, a fall at once.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, Generic, TypeVar
@@ -31,12 +30,13 @@ class Recent(Generic[T]):
     def __init__(self, value: T, clock: Callable[[], float]) -> None:
         self._value = value
         self._clock = clock
-        self._before: deque[tuple[float, T]] = deque()
+        self._before: tuple[tuple[float, T], ...] = ()
 
     def put(self, value: T) -> None:
-        """From now on; what was before still holds for a minute."""
+        """From now on; what was before still holds for a minute. Others may look meanwhile, also in other threads."""
         if value != self._value:
-            self._before.append((self._clock() + HOLDS_S, self._value))
+            now = self._clock()
+            self._before = (*(each for each in self._before if each[0] > now), (now + HOLDS_S, self._value))
             self._value = value
 
     @property
@@ -45,10 +45,10 @@ class Recent(Generic[T]):
 
     def all(self) -> list[T]:
         """All that hold now."""
+        if not self._before:
+            return [self._value]
         now = self._clock()
-        while self._before and self._before[0][0] <= now:
-            self._before.popleft()
-        return [self._value, *(value for _, value in self._before)]
+        return [self._value, *(value for until, value in self._before if until > now)]
 
 
 def factor_of(busy: Decimal, gamma: Decimal, floor: Decimal, ceiling: Decimal) -> Decimal:

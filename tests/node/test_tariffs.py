@@ -80,6 +80,17 @@ def test_a_dearer_list_holds_for_a_minute_too_and_a_cheaper_one_does_not() -> No
     assert shop.charged == 1_000_000
 
 
+def test_a_list_that_rises_twice_in_a_minute_costs_what_was_told_first() -> None:
+    shop = Shop()
+    for usd in ("0.000002", "0.000003", "0.0000005", "0.000004"):
+        shop.clock.now += 10
+        shop.list(MODEL | {"pricing": {"prompt": usd, "completion": usd}})
+        lowest = 500_000 if usd in ("0.0000005", "0.000004") else 1_000_000
+        assert shop.charged == lowest
+    shop.clock.now += HOLDS_S
+    assert shop.charged == 4_000_000
+
+
 def test_a_model_that_its_upstream_dropped_leaves_the_shop() -> None:
     shop = Shop()
     assert shop.list(MODEL | {"id": "other"})
