@@ -30,6 +30,17 @@ GRACE_S = 30
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
+class OneLine(logging.Formatter):
+    """A line a record, whatever strangers' words it repeats: theirs must not pass for lines of the log's own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if not record.message.isprintable():
+            record.message = "".join(
+                each if each.isprintable() else each.encode("unicode_escape").decode() for each in record.message
+            )
+        return super().formatMessage(record)
+
+
 def settle_memory() -> None:
     """What stands now stays: it is not looked through again at every collection, and those come less often."""
     gc.collect()
@@ -46,7 +57,9 @@ def settle_memory() -> None:
 def serve(env_file: Path | None) -> None:
     """Run a node: sell an OpenAI-compatible upstream for ecash."""
     settings = load_settings(Settings, env_file)
-    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine(LOG_FORMAT))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
     for quiet in ("httpx", "httpcore", "apscheduler", "alembic"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
     for line in unused_settings(settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from node.cli.console import escaped, printable
 from node.cli.main import satroute as command
+from node.cli.serve import LOG_FORMAT, OneLine
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, bearer, running_node
 from tests.system import forked
@@ -223,3 +225,12 @@ def test_an_interrupted_demo_says_so_and_leaves_nothing(folder: Path, worked_s: 
 def test_strangers_do_not_steer_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07\r\u202ec\n\td") == "a[2Jbc\n\td"
     assert escaped("[red]x\x1b") == "\\[red]x"
+
+
+def test_strangers_words_make_no_lines_of_the_log() -> None:
+    forged = "no list of models: x\n2026-11-21 INFO node.ledger: paid out 5 BTC\x1b[2J\r\u2028"
+    record = logging.LogRecord("node.upstream", logging.WARNING, "f.py", 1, "%s", (forged,), None)
+    line = OneLine(LOG_FORMAT).format(record)
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    assert "paid out 5 BTC" in line
