@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
+from aiohttp import web
 
 from relays import kinds
 from relays.announcement import decode
@@ -14,6 +15,7 @@ from relays.pool import RelayPool
 from router_client.discovery import current
 from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import MODEL, running_node
+from tests.node.hostile import Hostile
 
 
 async def test_announced_with_prices_and_withdrawn_on_a_clean_stop(
@@ -75,3 +77,86 @@ async def test_a_price_change_is_announced(folder: Path, model_url: str, relay_u
         assert (await pool.query(author)).events[0].values("m") == ("renamed",)
         await running.node.refresh_models()
         assert (await pool.query(author)).events[0].values("m") == (MODEL,)
+
+
+async def test_a_busy_node_announces_that_it_is_dearer_and_that_it_no_longer_is(
+    folder: Path, model_url: str, relay_url: str
+) -> None:
+    busy = {"utilisation_gamma": "1", "utilisation_capacity": 2, "price_ceiling": "2.5"}
+    async with (
+        running_node(
+            folder,
+            cashu_mints=DEAD_MINT,
+            upstream_base_url=model_url,
+            relays=relay_url,
+            http_url="https://n.example",
+            **busy,
+        ) as running,
+        RelayPool([relay_url]) as pool,
+    ):
+        node = running.node
+        author = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [node.signer.pubkey]}
+
+        async def announced() -> int:
+            event = (await pool.query(author)).events[0]
+            models = decode(event, now=int(time.time())).models
+            assert models is not None
+            return models[0].price.prompt_msat_per_mtok
+
+        await node.announcer.publish()
+        usual = await announced()
+        with node.limits.running(1, 1), node.limits.running(2, 1):
+            seen = []
+            for _ in range(12):
+                await node.look_how_busy()
+                seen.append(await announced())
+        assert seen == sorted(seen)
+        assert usual < seen[0]
+        assert seen[-1] == usual * 5 // 2, "the ceiling"
+        for _ in range(20):
+            await node.look_how_busy()
+        assert await announced() == usual
+        assert node.catalogue.get(MODEL).price.prompt_msat_per_mtok == usual
+
+
+async def test_a_move_of_bitcoins_price_is_announced(
+    folder: Path, hostile: tuple[Hostile, str], relay_url: str
+) -> None:
+    """By the node's own job, from sources that agree."""
+    price = {"usd": "100000"}
+
+    async def ticker(_: web.Request) -> web.Response:
+        return web.json_response(price)
+
+    app = web.Application()
+    app.router.add_get("/ticker", ticker)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    source = f"http://127.0.0.1:{runner.addresses[0][1]}/ticker#/usd"
+    models = folder / "models.json"
+    models.write_text('[{"id": "smollm2-135m", "pricing": {"prompt": "0.000001", "completion": "0.000001"}}]')
+    settings = {"fixed_per_1k_input_tokens": None, "fixed_per_1k_output_tokens": None, "markup": "1"}
+    async with (
+        running_node(
+            folder,
+            cashu_mints=DEAD_MINT,
+            upstream_base_url=hostile[1],
+            models_path=models,
+            relays=relay_url,
+            http_url="https://n.example",
+            btc_price_sources=source,
+            **settings,
+        ) as running,
+        RelayPool([relay_url]) as pool,
+    ):
+        author = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [running.node.signer.pubkey]}
+        assert running.node.catalogue.get(MODEL).price.prompt_msat_per_mtok == 1_000_000, "asked for at the start"
+        for usd, msat in (("100100", None), ("50000", 2_000_000), ("200000", 500_000)):
+            price["usd"] = usd
+            await running.node.refresh_btc()
+            if msat is not None:
+                event = (await pool.query(author)).events[0]
+                (model,) = decode(event, now=int(time.time())).models or ()
+                assert model.price.prompt_msat_per_mtok == msat
+    await runner.cleanup()
