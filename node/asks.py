@@ -22,11 +22,13 @@ from relays.bounds import MAX_CONTEXT, is_search
 from relays.endpoints import Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import MAX_DEPTH, from_json, too_deep
+from relays.pictures import without_pictures
 
 MAX_CHOICES: Final = 128
 MAX_IMAGES: Final = 10
 MAX_INPUTS: Final = 4096
 MAX_SEARCHES: Final = 100
+MAX_PICTURES: Final = 500
 DEFAULT_MODERATION_MODEL: Final = "omni-moderation-latest"
 _SAMPLING: Final = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
@@ -130,6 +132,7 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
     fields = {name: value for name, value in fields.items() if (name, value) not in _AS_ALWAYS}
     _check_common(fields, {*FIELDS[endpoint.name], *extra_fields})
     _CHECKS[endpoint.name](fields)
+    _check_pictures(fields)
     if form is None:
         return Ask(endpoint=endpoint, fields=fields)
     _check_files(form, endpoint)
@@ -210,6 +213,9 @@ def _check_chat(fields: Mapping[str, Any]) -> None:
     _check_stored(fields["messages"])
     if not isinstance(fields.get("web_search_options"), dict | None):
         raise _bad("'web_search_options' is an object")
+    modalities = fields.get("modalities")
+    if modalities is not None and not (isinstance(modalities, list) and set(map(str, modalities)) <= {"text", "audio"}):
+        raise _bad("'modalities' are text and audio: pictures are made at /v1/images/generations")
 
 
 def _check_completions(fields: Mapping[str, Any]) -> None:
@@ -262,6 +268,9 @@ def _check_images(fields: Mapping[str, Any]) -> None:
         raise _bad("'prompt' is missing")
     if (fields.get("n") or 1) > MAX_IMAGES:
         raise _bad(f"'n' is at most {MAX_IMAGES}")
+    for field in ("size", "quality"):  # they decide what an image costs
+        if not isinstance(fields.get(field), str | None):
+            raise _bad(f"'{field}' is a text, such as 1024x1024 or hd")
 
 
 def _check_speech(fields: Mapping[str, Any]) -> None:
@@ -299,6 +308,12 @@ def _check_messages(fields: Mapping[str, Any]) -> None:
         raise _bad("'messages' is missing: a list of at least one message")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
         raise _bad("every message is an object with a 'role'")
+
+
+def _check_pictures(fields: Mapping[str, Any]) -> None:
+    """Each is looked at, to count its tiles."""
+    if len(without_pictures(fields)[1]) > MAX_PICTURES:
+        raise _bad(f"a request holds at most {MAX_PICTURES} pictures")
 
 
 def _check_texts(fields: Mapping[str, Any], field: str) -> None:

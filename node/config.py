@@ -179,7 +179,7 @@ class Settings(StorageSettings):
         description="Dearer when busy: prices times 1 + GAMMA u / (1 - u), u from 0 to 1; 0 switches it off",
     )
     utilisation_capacity: int = Field(32, ge=1, description="Requests at the same time that count as u = 1")
-    price_floor: Decimal = Field(Decimal(1), gt=0, le=1, description="Least factor of being busy")
+    price_floor: Decimal = Field(Decimal(1), ge=1, le=1000, description="Least factor of being busy")
     price_ceiling: Decimal = Field(Decimal(3), ge=1, le=1000, description="Greatest factor of being busy")
     models_path: Path | None = Field(
         None, description="JSON file of the models to sell, in OpenRouter's form; without it: all of the upstream's"
@@ -313,6 +313,12 @@ class Settings(StorageSettings):
                 "no price: set FIXED_PER_1K_INPUT_TOKENS and FIXED_PER_1K_OUTPUT_TOKENS in sats, "
                 "or FIXED_BTC_USD or BTC_PRICE_SOURCES for models priced in USD"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _between(self) -> Settings:
+        if self.price_floor > self.price_ceiling:
+            raise ValueError("PRICE_FLOOR is above PRICE_CEILING: lower one or raise the other")
         return self
 
     @model_validator(mode="after")

@@ -73,9 +73,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         """Ask what bitcoin costs, if anything is priced in USD; announce the new prices if it has moved."""
         if self.settings.fixed_btc_usd is not None or not self.catalogue.needs_btc:
             return
+        was_open = self.catalogue.tariffs.btc_is_known
         if await self.btc_price.refresh() and self.btc_price.latest is not None:
             log.info("a bitcoin costs %s USD", self.btc_price.latest)
-            self.catalogue.tariffs.put_btc(self.btc_price.latest)
+            self.catalogue.tariffs.put_btc(self.btc_price.latest, was_open=was_open)
             await self.announcer.publish()
 
     async def look_how_busy(self) -> None:

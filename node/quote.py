@@ -16,7 +16,6 @@ from node.forms import write_form
 from node.metering.measure import Known
 from node.metering.tokens import count_prompt
 from node.shop.catalogue import Catalogue, Model
-from node.shop.tariffs import HOLDS_S
 from node.upstream.base import Source, UpstreamRequest
 from relays import payment
 from relays.bounds import (
@@ -102,7 +101,7 @@ def likely_usage(ask: Ask, limits: ModelLimits) -> Usage:
     asked = next((fields[field] for field in endpoint.output_fields if fields.get(field)), LIKELY_OUTPUT)
     many = choices(fields, endpoint)
     return Usage(
-        likely_prompt_tokens(fields, endpoint),
+        likely_prompt_tokens(fields, endpoint, limits.pictures),
         many * min(asked, limits.max_output_tokens) if endpoint.writes else 0,
         images=many if endpoint in (IMAGES, IMAGE_EDITS) else 0,
         audio_ms=ask.audio_ms,
@@ -111,8 +110,8 @@ def likely_usage(ask: Ask, limits: ModelLimits) -> Usage:
     )
 
 
-def told(quote: Quote) -> QuoteAnswer:
-    """A quote for who asks for one. Prices are told before they rise: it holds for a minute."""
+def told(quote: Quote, holds_s: int) -> QuoteAnswer:
+    """A quote for who asks for one; it holds for a minute, or until a rise that was announced before takes effect."""
     ask, model = quote.ask, quote.model
     cheapest = price_for(ask.fields, ask.endpoint, quote.sources[0].price)
     return QuoteAnswer(
@@ -122,14 +121,14 @@ def told(quote: Quote) -> QuoteAnswer:
         expected_msat=min(quote.hold_msat, cost(quote.likely, cheapest)),
         expected_usage=quote.likely,
         price=price_for(ask.fields, ask.endpoint, model.price),
-        valid_s=HOLDS_S,
+        valid_s=holds_s,
     )
 
 
 def known_of(ask: Ask, source: Source) -> Known:
     """What the request says of its own usage. What has a price of its own is not also estimated in tokens."""
     price, sound = source.price, ask.endpoint in (TRANSCRIPTIONS, TRANSLATIONS)
-    count: Callable[[], int] = cache(partial(count_prompt, ask.fields, ask.endpoint))
+    count: Callable[[], int] = cache(partial(count_prompt, ask.fields, ask.endpoint, source.limits.pictures))
     if sound:
         tokens = 0 if price.audio_msat_per_hour else ceil_div(ask.audio_ms * TOKENS_PER_SECOND, 1000)
         count = partial(int, tokens)
@@ -170,7 +169,7 @@ def _output_limit(ask: Ask, source: Source) -> dict[str, int]:
     named = {field: min(ask.fields[field], longest) for field in ask.endpoint.output_fields if ask.fields.get(field)}
     if named or not ask.endpoint.output_fields or longest >= source.limits.context_length:
         return named
-    room = source.limits.context_length - prompt_bound(ask.fields, ask.endpoint)
+    room = source.limits.context_length - prompt_bound(ask.fields, ask.endpoint, source.limits.pictures)
     return {ask.endpoint.output_fields[-1]: min(longest, room)} if room > 0 else {}
 
 

@@ -56,22 +56,24 @@ _PLAIN = frozenset({"text", "id", "title"})
 """Fields of a document that is all text."""
 
 
-class ModelLimits(msgspec.Struct, frozen=True):
+class ModelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """Context window and longest answer of a model, in tokens."""
 
     context_length: int
     max_output_tokens: int
+    pictures: str = ""
+    """By which rule pictures are counted; see `pictures`."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.context_length <= MAX_CONTEXT and 1 <= self.max_output_tokens <= MAX_CONTEXT):
             raise ValueError(f"limits are from 1 to {MAX_CONTEXT} tokens")
 
 
-def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
-    """At most this many tokens are read: bytes of everything the model sees, plus what a template adds."""
+def prompt_bound(body: Mapping[str, Any], endpoint: Endpoint = CHAT, rule: str = "") -> int:
+    """At most this many tokens are read: bytes of everything the model sees, plus what a template adds, and its pictures by
+    their rule."""
     text_bytes, pictures = _read(body, endpoint)
-    model = str(body.get("model"))
-    most = text_bytes + TEMPLATE_TOKENS + sum(picture_tokens(picture, model) for picture in pictures)
+    most = text_bytes + TEMPLATE_TOKENS + sum(picture_tokens(picture, rule) for picture in pictures)
     if tools := body.get("tools") or body.get(
         "functions"
     ):  # templates write them out at length, and tell how to use them
@@ -176,7 +178,7 @@ def largest_usage(
     context = limits.context_length * inputs(body, endpoint)
     prompt, opaque, searched = context, _opaque(body, endpoint), searches(body, endpoint)
     if not (opaque or searched):  # what a sound or a file becomes, and what is found, is not to be told beforehand
-        prompt = min(prompt_bound(body, endpoint), context)
+        prompt = min(prompt_bound(body, endpoint, limits.pictures), context)
     written = completion_bound(body, limits, endpoint) * choices(body, endpoint)
     speaks = "audio" in modalities if isinstance(modalities := body.get("modalities"), list) else False
     return Usage(
@@ -195,7 +197,7 @@ def _opaque(body: Mapping[str, Any], endpoint: Endpoint) -> bool:
     """Whether a part is neither text nor a picture."""
     if not media_types(body, endpoint):
         return False
-    return endpoint.multipart or bool(media_types(without_pictures(dict(body))[0], endpoint))
+    return endpoint.multipart or bool(media_types(without_pictures(body)[0], endpoint))
 
 
 def searches(body: Mapping[str, Any], endpoint: Endpoint) -> int:
@@ -240,8 +242,7 @@ def _sized(usage: Usage, prompt_tokens: int, completion_tokens: int) -> Usage:
     )
 
 
-def likely_prompt_tokens(body: Mapping[str, Any], endpoint: Endpoint = CHAT) -> int:
+def likely_prompt_tokens(body: Mapping[str, Any], endpoint: Endpoint = CHAT, rule: str = "") -> int:
     """A guess at the tokens read, for expectations and for when nobody counts: a token is about four bytes of text."""
     text_bytes, pictures = _read(body, endpoint)
-    model = str(body.get("model"))
-    return ceil_div(text_bytes, BYTES_PER_TOKEN) + sum(likely_tokens(picture, model) for picture in pictures)
+    return ceil_div(text_bytes, BYTES_PER_TOKEN) + sum(likely_tokens(picture, rule) for picture in pictures)

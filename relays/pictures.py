@@ -14,8 +14,9 @@ import binascii
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 import imagesize
 
@@ -29,20 +30,21 @@ LEAST_TOKENS: Final = 6_500
 """Of a picture at a model that nobody knows: some scale even the smallest up to four tiles of 1,601 tokens."""
 LIKELY_TOKENS: Final = 1000
 """Of a picture at a model that nobody knows: a large one at most providers."""
-_READ: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
-"""The formats that models read; of others no size is looked for, since their readers do more than read a header."""
+MOST_URL_CHARS: Final = 4096
+_FORMATS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
+"""The formats that models read; what is in another is taken for more than a picture."""
+_PLACES: Final = ("messages", "input", "system")
+_PARTS: Final = ("content", "output")
+_DETAILS: Final = (None, "auto", "low", "high")
 
 _Size = tuple[int, int] | None
 
 
-class Rule(NamedTuple):
-    """How a family of models counts, by size and whether low detail was asked for; None is a size that is not known."""
-
-    names: re.Pattern[str]
-    tokens: Callable[[_Size, bool], int]
+Rule = Callable[[_Size, bool], int]
+"""How a family of models counts, by size and whether low detail was asked for; None is a size that is not known."""
 
 
-def _tiles(base: int, tile: int) -> Callable[[_Size, bool], int]:
+def _tiles(base: int, tile: int) -> Rule:
     """OpenAI: into 2,048 by 2,048, then the shorter side to 768, then tiles of 512; at low detail the base alone."""
 
     def tokens(size: _Size, low: bool) -> int:
@@ -58,7 +60,7 @@ def _tiles(base: int, tile: int) -> Callable[[_Size, bool], int]:
     return tokens
 
 
-def _patches(percent: int) -> Callable[[_Size, bool], int]:
+def _patches(percent: int) -> Rule:
     """OpenAI's small models: patches of 32 pixels, at most 1,536 of them, times a factor."""
 
     def tokens(size: _Size, low: bool) -> int:
@@ -79,11 +81,11 @@ def _anthropic(size: _Size, low: bool) -> int:
 def _gemini(size: _Size, low: bool) -> int:
     """258 tokens a tile, whose side is two thirds of the shorter one, from 256 to 768; later models up to 2,240 in all."""
     if size is None:
-        return 4128
+        return MOST_TOKENS
     if max(size) <= 384:
         return 1120
     side = min(768, max(256, int(min(size) / 1.5)))
-    return max(2240, 258 * ceil_div(size[0], side) * ceil_div(size[1], side))
+    return min(MOST_TOKENS, max(2240, 258 * ceil_div(size[0], side) * ceil_div(size[1], side)))
 
 
 def _unknown(size: _Size, low: bool) -> int:
@@ -92,42 +94,61 @@ def _unknown(size: _Size, low: bool) -> int:
     return min(MOST_TOKENS, max(LEAST_TOKENS, (ceil_div(size[0], 14) + 1) * ceil_div(size[1], 14)))
 
 
-def _rule(names: str, tokens: Callable[[_Size, bool], int]) -> Rule:
-    return Rule(re.compile(names), tokens)
-
-
-RULES: Final = (
-    _rule(r"gpt-4o-mini", _tiles(2833, 5667)),
-    _rule(r"gpt-4\.1-mini|gpt-5(\.\d)?-mini", _patches(162)),
-    _rule(r"gpt-4\.1-nano|gpt-5(\.\d)?-nano", _patches(246)),
-    _rule(r"o4-mini", _patches(172)),
-    _rule(r"gpt-4o|gpt-4\.1|gpt-4\.5|gpt-4-turbo|chatgpt-4o", _tiles(85, 170)),
-    _rule(r"gpt-5", _tiles(85, 170)),
-    _rule(r"o1|o3", _tiles(75, 150)),
-    _rule(r"claude", _anthropic),
-    _rule(r"gemini", _gemini),
+UNKNOWN: Final = ""
+LARGEST: Final = "largest"
+"""Of a model that is served by several with different rules, or whose rule is not known here."""
+RULES: Final[Mapping[str, Rule]] = MappingProxyType(
+    {
+        UNKNOWN: _unknown,
+        "openai-mini": _tiles(2833, 5667),
+        "openai-patches-162": _patches(162),
+        "openai-patches-172": _patches(172),
+        "openai-patches-246": _patches(246),
+        "openai-tiles": _tiles(85, 170),
+        "anthropic": _anthropic,
+        "gemini": _gemini,
+    }
 )
-"""By the beginning of a model's name, after its maker's; the first that fits."""
+_NAMES: Final = (
+    (re.compile(r"gpt-4o-mini"), "openai-mini"),
+    (re.compile(r"(gpt-4\.1|gpt-5(\.\d)?)-mini"), "openai-patches-162"),
+    (re.compile(r"(gpt-4\.1|gpt-5(\.\d)?)-nano"), "openai-patches-246"),
+    (re.compile(r"o4-mini"), "openai-patches-172"),
+    (re.compile(r"gpt-4o|gpt-4\.1|gpt-4\.5|gpt-4-turbo|chatgpt-4o|gpt-5|o1|o3"), "openai-tiles"),
+    (re.compile(r"claude"), "anthropic"),
+    (re.compile(r"gemini"), "gemini"),
+)
+"""By the beginning of a model's name at its server, after its maker's; the first that fits."""
 
 
-def picture_tokens(part: Mapping[str, Any], model: str) -> int:
+def rule_for(model: str) -> str:
+    """The name of the rule that a model's maker counts pictures by."""
+    name = model.rsplit("/", 1)[-1].lower()
+    return next((rule for names, rule in _NAMES if names.match(name)), UNKNOWN)
+
+
+def rule_of_all(rules: Iterable[str]) -> str:
+    """The rule of a model that several serve."""
+    different = set(rules)
+    return different.pop() if len(different) == 1 else LARGEST
+
+
+def picture_tokens(part: Mapping[str, Any], rule: str) -> int:
     """At most how many tokens a part of a prompt that is a picture becomes."""
     data, low = _data_of(part)
-    return (_rule_for(model) or _unknown)(None if data is None else size_of(data), low)
+    size = None if data is None else size_of(data)
+    if rule in RULES:
+        return RULES[rule](size, low)
+    return max(tokens(size, low) for tokens in RULES.values())
 
 
-def likely_tokens(part: Mapping[str, Any], model: str) -> int:
+def likely_tokens(part: Mapping[str, Any], rule: str) -> int:
     """How many it probably becomes, for when nobody reports it."""
-    return LIKELY_TOKENS if _rule_for(model) is None else picture_tokens(part, model)
+    return LIKELY_TOKENS if rule in (UNKNOWN, LARGEST) else picture_tokens(part, rule)
 
 
-def _rule_for(model: str) -> Callable[[_Size, bool], int] | None:
-    name = model.rsplit("/", 1)[-1].lower()
-    return next((rule.tokens for rule in RULES if rule.names.match(name)), None)
-
-
-def without_pictures(value: Any) -> tuple[Any, list[Mapping[str, Any]]]:
-    """The same without the data of its pictures, and the pictures. Nests no deeper than a request may."""
+def without_pictures(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """A request without its pictures, and the pictures: they stand among the parts of messages, and nowhere else."""
     pictures: list[Mapping[str, Any]] = []
 
     def bare(part: Any) -> Any:
@@ -138,31 +159,58 @@ def without_pictures(value: Any) -> tuple[Any, list[Mapping[str, Any]]]:
         if is_picture(part):
             pictures.append(part)
             return None
-        return {name: bare(inner) for name, inner in part.items()}
+        return {name: bare(inner) if name in _PARTS else inner for name, inner in part.items()}
 
-    return bare(value), pictures
+    return {name: bare(value) if name in _PLACES else value for name, value in body.items()}, pictures
 
 
 def is_picture(part: Mapping[str, Any]) -> bool:
-    """Whether a part of a message is a picture and nothing else, in OpenAI's or Anthropic's form."""
-    kind = part.get("type")
+    """Whether a part of a message is a picture and nothing else, in OpenAI's or Anthropic's form: what is called one may be
+    a file, or text in fields that its server reads all the same."""
+    kind, image, source = part.get("type"), part.get("image_url"), part.get("source")
+    if kind == "image":
+        if part.keys() - {"type", "source", "cache_control"} or not isinstance(source, Mapping):
+            return False
+        if source.keys() == {"type", "url"}:
+            return _is_address(source["url"])
+        return source.keys() == {"type", "media_type", "data"} and _is_image(source["data"])
     if kind == "image_url":
-        return part.keys() <= {"type", "image_url", "cache_control"}
-    if kind == "input_image":
-        return part.keys() <= {"type", "image_url", "detail"}
-    return kind == "image" and part.keys() <= {"type", "source", "cache_control"}
+        if part.keys() - {"type", "image_url", "cache_control"}:
+            return False
+        if isinstance(image, Mapping):
+            if image.keys() - {"url", "detail"} or image.get("detail") not in _DETAILS:
+                return False
+            image = image.get("url")
+    elif kind != "input_image" or part.keys() - {"type", "image_url", "detail"} or part.get("detail") not in _DETAILS:
+        return False
+    if isinstance(image, str) and image.startswith("data:image/"):
+        head, found, data = image.partition(";base64,")
+        return bool(found) and len(head) < 40 and _is_image(data)
+    return _is_address(image)
+
+
+def _is_address(url: object) -> bool:
+    return isinstance(url, str) and url.startswith(("https://", "http://")) and len(url) <= MOST_URL_CHARS
+
+
+def _is_image(data: object) -> bool:
+    """Whether base64 begins as a picture does."""
+    if not isinstance(data, str):
+        return False
+    try:
+        return base64.b64decode(data[:16]).startswith(_FORMATS)
+    except (binascii.Error, ValueError):
+        return False
 
 
 def size_of(data: str) -> _Size:
     """Width and height of a picture in base64, by its header; None where it does not tell."""
     head = data[:HEAD_CHARS]
     try:
-        raw = base64.b64decode(
-            head[: len(head) // 4 * 4] + ("" if len(data) > HEAD_CHARS else data[len(head) // 4 * 4 :])
-        )
+        raw = base64.b64decode(head[: len(head) // 4 * 4])
     except (binascii.Error, ValueError):
         return None
-    if not raw.startswith(_READ):
+    if not raw.startswith(_FORMATS) or raw.startswith(b"GIF"):  # a GIF's frames may be larger than it says
         return None
     width, height = imagesize.get(io.BytesIO(raw), exif_rotation=False)
     return (width, height) if width > 0 and height > 0 else None
@@ -177,6 +225,6 @@ def _data_of(part: Mapping[str, Any]) -> tuple[str | None, bool]:
     if isinstance(image, Mapping):
         detail = image.get("detail")
         image = image.get("url")
-    if isinstance(image, str) and image.startswith("data:") and ";base64," in image[:100]:
+    if isinstance(image, str) and image.startswith("data:"):
         return image.partition(";base64,")[2], detail == "low"
     return None, detail == "low"

@@ -52,7 +52,7 @@ class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     speech_msat_per_mtok: int | None = None
     """For what of the completion is sound; None: as the rest of it."""
     image_msat: int = 0
-    """Per image made, of a size that has no price of its own."""
+    """Per image made, where sizes have no prices of their own."""
     image_sizes: tuple[SizePrice, ...] = ()
     audio_msat_per_hour: int = 0
     """Per hour of sound heard."""
@@ -97,11 +97,11 @@ class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         if not self.image_sizes:
             return self.image_msat
         prices = {each.quality: each.msat for each in self.image_sizes if each.size == size}
-        if prices and (quality == "auto" or not prices.keys() & {quality, ""}):
+        if not prices:
+            return self.largest_image_msat
+        if quality == "auto" or not prices.keys() & {quality, ""}:
             return max(self.image_msat, *prices.values())
-        if prices:
-            return prices[quality] if quality in prices else prices[""]
-        return self.largest_image_msat if size in ("", "auto") else self.image_msat or self.largest_image_msat
+        return prices[quality] if quality in prices else prices[""]
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -239,6 +239,20 @@ def ceiling(first: ModelPrice, second: ModelPrice) -> ModelPrice:
     else:
         sizes = first.image_sizes
     return plainest(ModelPrice(**parts, **kinds, image_sizes=sizes))
+
+
+def floor(first: ModelPrice, second: ModelPrice) -> ModelPrice:
+    """The highest price that is above neither of two, part by part; for images the second where their sizes differ and it
+    is lower, else the first."""
+    parts: dict[str, Any] = {part: min(getattr(first, part), getattr(second, part)) for part in _PARTS}
+    parts |= {f"{kind}_msat_per_mtok": min(getattr(first, kind), getattr(second, kind)) for kind in _KINDS}
+    lower = second if at_most(_images_of(second), _images_of(first)) else first
+    parts |= {"image_msat": lower.image_msat, "image_sizes": lower.image_sizes}
+    return plainest(ModelPrice(**parts))
+
+
+def _images_of(price: ModelPrice) -> ModelPrice:
+    return ModelPrice(0, 0, image_msat=price.image_msat, image_sizes=price.image_sizes)
 
 
 def plainest(price: ModelPrice) -> ModelPrice:

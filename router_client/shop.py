@@ -102,6 +102,7 @@ class _Model(msgspec.Struct):
     context_length: int
     msat_pricing: ModelPrice
     top_provider: _Top | None = None
+    picture_rule: str = ""
 
 
 async def look(http: httpx.AsyncClient, url: str) -> Shop:
@@ -127,7 +128,9 @@ def _offer(entry: Mapping[str, Any]) -> ModelOffer | None:
         model = msgspec.convert(entry, type=_Model)
         longest = model.top_provider.max_completion_tokens if model.top_provider else None
         return ModelOffer(
-            model.id, ModelLimits(model.context_length, longest or model.context_length), model.msat_pricing
+            model.id,
+            ModelLimits(model.context_length, longest or model.context_length, model.picture_rule[:40]),
+            model.msat_pricing,
         )
     except (msgspec.ValidationError, ValueError):
         return None

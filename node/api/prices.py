@@ -40,7 +40,7 @@ def price_routes(node: Node) -> list[HTTPRouteHandler]:
         """Every model's price in USD, sats and msat."""
         return _page(request, await node.listing.pricing())
 
-    @post("/v1/quote", status_code=200)
+    @post(["/v1/quote", "/quote"], status_code=200)
     async def quote(request: Request[Any, Any, Any], endpoint: FromQuery[str] = CHAT.name) -> QuoteAnswer:
         """What a request would hold and is expected to cost: its very body, and as `endpoint` where it will be sent, such as
         `chat` or `/v1/responses`."""
@@ -54,12 +54,13 @@ def price_routes(node: Node) -> list[HTTPRouteHandler]:
 
 def _quoted(node: Node, endpoint: Endpoint, body: bytes, content_type: str) -> QuoteAnswer:
     ask = read_ask(endpoint, body, content_type, node.settings.extra_request_fields)
-    return told(quote_for(ask, node.catalogue))
+    holds_s = node.catalogue.holds_s(ask.model)
+    return told(quote_for(ask, node.catalogue), holds_s)
 
 
 def _endpoint(name: str) -> Endpoint:
     for endpoint in ENDPOINTS:
-        if name in (endpoint.name, endpoint.path, "/v1" + endpoint.path):
+        if name.removeprefix("/v1").removeprefix("/") in (endpoint.name, endpoint.path[1:]):
             return endpoint
     names = ", ".join(endpoint.name for endpoint in ENDPOINTS)
     raise Refusal(400, payment.INVALID_REQUEST, f"'endpoint' is one of {names}")

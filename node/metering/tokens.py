@@ -51,18 +51,18 @@ def count(text: str) -> int:
     return sum(len(_tokenizer().encode_ordinary(piece)) for piece in pieces)
 
 
-def count_prompt(body: Mapping[str, Any], endpoint: Endpoint, *, exact: bool = False) -> int:
+def count_prompt(body: Mapping[str, Any], endpoint: Endpoint, rule: str = "", *, exact: bool = False) -> int:
     """About how many tokens the model reads of a request. `exact` takes a second for some megabytes."""
     read: Any = [body[field] for field in endpoint.prompt_fields if body.get(field)]
     media = 0
     if media_parts(body, endpoint):
-        bare, pictures = without_pictures(dict(body))
+        bare, pictures = without_pictures(body)
         media = MEDIA_TOKENS * len(media_parts(bare, endpoint))
-        media += sum(likely_tokens(picture, str(body.get("model"))) for picture in pictures)
+        media += sum(likely_tokens(picture, rule) for picture in pictures)
     messages = body.get("messages")
     extra = PER_MESSAGE * len(messages) if isinstance(messages, list) else 0
     counted = (count if exact else estimate)("\n".join(strings_in(read)))
-    return min(prompt_bound(body, endpoint), counted + extra) + media
+    return min(prompt_bound(body, endpoint, rule), counted + extra) + media
 
 
 def strings_in(value: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ import msgspec
 
 from node.shop.catalogue import Catalogue, Model
 from relays.money import MSAT_PER_BTC, MSAT_PER_SAT
-from relays.pricing import MS_PER_HOUR, TOKENS_PER_PRICE, ModelPrice, Usage, cost
+from relays.pricing import MS_PER_HOUR, TOKENS_PER_PRICE, ModelPrice, Usage, cost, dearest
 
 MODELS: Final = "models"
 PRICING: Final = "pricing"
@@ -51,9 +51,15 @@ class Listing:
         state = self._catalogue.state
         kept = self._pages.get(name)
         if kept is None or kept[0] != state or (kept[1].done() and kept[1].exception() is not None):
-            making = asyncio.ensure_future(asyncio.to_thread(_written, make))
+            making = asyncio.ensure_future(self._made(name, make, state))
             self._pages[name] = kept = (state, making)
         return await asyncio.shield(kept[1])
+
+    async def _made(self, name: str, make: Callable[[], Any], state: object) -> Page:
+        page = await asyncio.to_thread(_written, make)
+        if self._catalogue.state != state:  # it may show what came meanwhile, or half of it
+            self._pages.pop(name, None)
+        return page
 
     def _models(self) -> dict[str, Any]:
         catalogue = self._catalogue
@@ -109,7 +115,7 @@ def _by_piece(price: ModelPrice) -> Mapping[str, Decimal]:
     prices = {name: Decimal(part) / TOKENS_PER_PRICE for name, part in per_token.items() if part is not None}
     prices["request"] = Decimal(price.request_msat)
     if price.largest_image_msat:
-        prices["image"] = Decimal(price.image_msat or price.largest_image_msat)
+        prices["image"] = Decimal(price.largest_image_msat)
     if price.search_msat:
         prices["web_search"] = Decimal(price.search_msat)
     if price.audio_msat_per_hour:
@@ -121,10 +127,16 @@ def model_object(model: Model, owner: str, btc_usd: Decimal | None, *, is_open: 
     """A model in OpenRouter's form, with sats beside (RIP-05) and the exact msat."""
     price, limits = model.price, model.limits
     largest_prompt = max(0, limits.context_length - limits.max_output_tokens)
+    image = msgspec.structs.replace(price, image_msat=price.largest_image_msat, image_sizes=())
+    images = 1 if "image" in model.output_modalities or price.largest_image_msat else 0
+
+    def most(prompt_tokens: int, completion_tokens: int, images: int = 0) -> float:
+        return cost(dearest(Usage(prompt_tokens, completion_tokens, images=images), image), image) / MSAT_PER_SAT
+
     maxima = {
-        "max_prompt_cost": cost(Usage(limits.context_length, 0), price) / MSAT_PER_SAT,
-        "max_completion_cost": cost(Usage(0, limits.max_output_tokens), price) / MSAT_PER_SAT,
-        "max_cost": cost(Usage(largest_prompt, limits.max_output_tokens), price) / MSAT_PER_SAT,
+        "max_prompt_cost": most(limits.context_length, 0),
+        "max_completion_cost": most(0, limits.max_output_tokens, images),
+        "max_cost": most(largest_prompt, limits.max_output_tokens, images),
     }
     return {
         "id": model.id,
@@ -144,6 +156,7 @@ def model_object(model: Model, owner: str, btc_usd: Decimal | None, *, is_open: 
         "pricing": usd_prices(price, btc_usd),
         "sats_pricing": sats_prices(price) | maxima,
         "msat_pricing": price,
+        "picture_rule": limits.pictures,
         "per_request_limits": None,
         "top_provider": {
             "context_length": limits.context_length,

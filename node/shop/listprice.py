@@ -116,7 +116,8 @@ def read_usd(pricing: Mapping[str, Any], *, makes_images: bool, markup: Decimal,
     """OpenRouter's `pricing`. Raises ValueError for one that lacks what is needed, or is not fixed."""
     if any(pricing.get(name) is None for name in _NEEDED):
         raise ValueError("it has no price")
-    # What a picture in a prompt costs is told for people: it is paid for by its tokens.
+    # What a picture in a prompt costs is told for people: it is paid for by its tokens, if those have a price.
+    makes_images = makes_images or not any(_decimal(pricing[name]) for name in _NEEDED)
     told = [name for name in (*_NEEDED, *_KINDS, *_PIECES) if name != "image" or makes_images]
     parts = {name: _decimal(pricing[name]) for name in told if pricing.get(name) is not None}
     sizes = pricing.get("image_sizes") or {}

@@ -32,12 +32,20 @@ class Recent(Generic[T]):
         self._clock = clock
         self._before: tuple[tuple[float, T], ...] = ()
 
-    def put(self, value: T) -> None:
-        """From now on; what was before still holds for a minute. Others may look meanwhile, also in other threads."""
+    def put(self, value: T, *, was_told: bool = True) -> None:
+        """From now on; what was before still holds for a minute, if anybody was told it. Others may look meanwhile, also in
+        other threads."""
         if value != self._value:
             now = self._clock()
-            self._before = (*(each for each in self._before if each[0] > now), (now + HOLDS_S, self._value))
+            held = tuple(each for each in self._before if each[0] > now)
+            self._before = (*held, (now + HOLDS_S, self._value)) if was_told else ()
             self._value = value
+
+    @property
+    def holds_s(self) -> float:
+        """How long all that holds now goes on to hold."""
+        now = self._clock()
+        return min((until - now for until, _ in self._before if until > now), default=float(HOLDS_S))
 
     @property
     def value(self) -> T:
@@ -96,9 +104,14 @@ class Tariffs:
         """USD per bitcoin, to show amounts in USD; however old."""
         return self._btc.value
 
-    def put_btc(self, usd: Decimal) -> None:
-        """Another price of bitcoin."""
-        self._btc.put(usd)
+    def put_btc(self, usd: Decimal, *, was_open: bool = True) -> None:
+        """Another price of bitcoin; `was_open` says whether anything was sold at the one before until now."""
+        self._btc.put(usd, was_told=was_open)
+
+    @property
+    def holds_s(self) -> float:
+        """How long the tariff of now holds at least."""
+        return min(self._btc.holds_s, self._factor.holds_s)
 
     def put_factor(self, factor: Decimal) -> bool:
         """How much dearer the node is for being busy; True when that has changed."""

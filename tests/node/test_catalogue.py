@@ -38,7 +38,7 @@ def test_usd_prices_become_msat_with_the_markup() -> None:
     model = catalogue(USD, GPT).get("openai/gpt-4o-mini")
     # 0.15 USD a million tokens, 1 USD = 1,000 sat = 1,000,000 msat, times 1.15
     assert model.price == ModelPrice(172_500, 690_000, 0)
-    assert model.limits == ModelLimits(128_000, 16_384)
+    assert model.limits == ModelLimits(128_000, 16_384, "openai-mini")
     assert model.input_modalities == ("text", "image")
 
 
@@ -105,7 +105,14 @@ def test_the_models_file_of_the_documentation_is_sold_as_it_says(folder: Path) -
     loaded = load_settings(Settings, None, **USD, models_path=str(folder / "m.json"))
     specs = (UpstreamSpec(name="openai"),)
     shop = Catalogue(loaded, specs, Tariffs(Decimal(100_000)))
-    shop.update({"openai": [{"id": "gpt-4o-mini", "context_length": 1}, *({"id": id_} for id_ in ("ear", "voice"))]})
+    shop.update(
+        {
+            "openai": [
+                {"id": "gpt-4o-mini", "context_length": 1},
+                *({"id": id_} for id_ in ("painter", "ear", "voice", "mine")),
+            ]
+        }
+    )
     assert [model.id for model in shop.all()] == ["fast", "painter", "ear", "voice", "mine"]
     fast = shop.get("fast")
     assert fast.price == ModelPrice(195_000, 780_000, cached_msat_per_mtok=97_500)
@@ -123,6 +130,68 @@ def test_a_list_says_nothing_that_is_the_operators_to_say() -> None:
     model = catalogue(USD, sly).get(GPT["id"])
     assert model.price == ModelPrice(172_500, 690_000, 0)
     assert model.sources[0].model == GPT["id"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"upstreams": None}, "upstreams"),
+        ({"upstreams": "upstream-eu"}, "upstreams"),
+        ({"upstreams": [7]}, "upstreams"),
+        ({"enabled": "false"}, "enabled"),
+        ({"context_length": "128000"}, "context_length"),
+        ({"context_length": True}, "context_length"),
+        ({"context_length": -1}, "context_length"),
+    ],
+)
+def test_an_entry_of_the_models_file_that_would_pass_for_something_else_is_said(
+    folder: Path, entry: dict[str, Any], problem: str
+) -> None:
+    (folder / "m.json").write_text(json.dumps([{"id": "a"} | entry]))
+    with pytest.raises(BadSettings, match=f"a: .*{problem}"):
+        catalogue(USD | {"models_path": str(folder / "m.json")})
+
+
+def test_an_entry_is_served_by_the_upstreams_that_it_names_alone(folder: Path) -> None:
+    exact = {"prompt_msat_per_mtok": 7, "completion_msat_per_mtok": 9}
+    file = folder / "m.json"
+    file.write_text(json.dumps([{"id": "a", "msat_pricing": exact, "upstreams": ["two"]}]))
+    loaded = load_settings(Settings, None, **USD, models_path=str(file))
+    shop = Catalogue(loaded, (UpstreamSpec(name="one"), UpstreamSpec(name="two")), Tariffs(Decimal(1)))
+    shop.update({"one": [{"id": "a"}], "two": [{"id": "a"}]})
+    assert [source.upstream for source in shop.get("a").sources] == ["two"]
+
+
+def test_what_an_upstream_has_dropped_leaves_though_a_file_or_an_alias_names_it(folder: Path) -> None:
+    exact = {"prompt_msat_per_mtok": 7, "completion_msat_per_mtok": 9}
+    file = folder / "m.json"
+    file.write_text(json.dumps([{"id": "a", "msat_pricing": exact}, {"id": "b", "msat_pricing": exact}]))
+    shop = catalogue(USD | {"models_path": str(file)}, {"id": "b"})
+    assert [model.id for model in shop.all()] == ["b"]
+    loaded = load_settings(Settings, None, **GOOD)
+    aliased = Catalogue(loaded, (UpstreamSpec(name="one", aliases={"ours": "theirs"}),), Tariffs(None))
+    aliased.update({"one": [{"id": "theirs"}]})
+    assert aliased.get("ours").sources[0].model == "theirs"
+    aliased.update({"one": [{"id": "others"}]})
+    assert [model.id for model in aliased.all()] == ["others"]
+
+
+@pytest.mark.parametrize("name", ["m\r\nX-Evil: 1", "m\0", "m" * 201, "\x1b[2J"])
+def test_a_name_that_is_no_line_of_text_is_not_sold(name: str) -> None:
+    assert [model.id for model in catalogue(GOOD, {"id": name}, {"id": "m"}).all()] == ["m"]
+
+
+def test_a_model_that_is_paid_by_the_picture_alone_is_not_free() -> None:
+    painter = {"id": "p", "pricing": {"prompt": "0", "completion": "0", "image": "0.08"}}
+    assert catalogue(USD, painter).get("p").price.image_msat == 92_000
+
+
+def test_the_most_that_a_request_can_cost_has_all_its_kinds() -> None:
+    pricing = {"prompt": "0.000001", "completion": "0.000001", "input_cache_write": "0.000002"}
+    model = catalogue(USD | {"markup": "1"}, {"id": "m", "context_length": 1000, "pricing": pricing}).get("m")
+    assert model_object(model, "x", None)["sats_pricing"]["max_prompt_cost"] == 2.0
+    painter = {"id": "p", "pricing": {"prompt": "0", "completion": "0", "image_sizes": {"1x1": "0.1", "2x2": "0.2"}}}
+    assert model_object(catalogue(USD, painter).get("p"), "x", None)["sats_pricing"]["max_cost"] == 230.0
 
 
 def test_only_a_changed_offer_is_a_change() -> None:

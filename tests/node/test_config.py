@@ -54,7 +54,7 @@ def test_everything_missing_is_a_line_each() -> None:
         ),
         ({"btc_price_sources": "kraken,bitfinex"}, "BTC_PRICE_SOURCES"),
         ({"btc_price_sources": "https://example.com/price"}, "JSON pointer"),
-        ({"price_floor": "1.5"}, "PRICE_FLOOR"),
+        ({"price_floor": "3.5"}, "PRICE_FLOOR"),
         ({"price_ceiling": "0.5"}, "PRICE_CEILING"),
         ({"models_path": "/nowhere/models.json"}, "MODELS_PATH"),
         ({"database_url": "mysql://x"}, "DATABASE_URL"),

@@ -14,7 +14,7 @@ import pytest
 from relays.pricing import ModelPrice, SizePrice, Usage, cost
 from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
-from tests.node.harness import Running, bearer, granted_key, receipt_of, running_node
+from tests.node.harness import MODEL, Running, bearer, granted_key, receipt_of, running_node
 from tests.node.hostile import Hostile
 from tests.node.shopful import running_shopful
 
@@ -33,10 +33,11 @@ ASK = [{"role": "user", "content": "What is new?"}]
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 
 
-def models(folder: Path) -> Path:
+def models(folder: Path, there: str = "m") -> Path:
+    """Two at different prices; `there` is what the server calls them."""
     entries = [
-        {"id": "m", "context_length": 4000, "msat_pricing": PRICE},
-        {"id": "plain", "context_length": 4000, "msat_pricing": PLAIN},
+        {"id": "m", "upstream_id": there, "context_length": 4000, "msat_pricing": PRICE},
+        {"id": "plain", "upstream_id": there, "context_length": 4000, "msat_pricing": PLAIN},
     ]
     path = folder / "models.json"
     path.write_bytes(msgspec.json.encode({"data": entries}))
@@ -55,7 +56,7 @@ async def painter(folder: Path) -> AsyncIterator[Running]:
 @pytest.fixture
 async def node(folder: Path, hostile: tuple[Hostile, str]) -> AsyncIterator[Running]:
     async with running_node(
-        folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], models_path=models(folder)
+        folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], models_path=models(folder, MODEL)
     ) as running:
         yield running
 
@@ -81,7 +82,8 @@ async def paid(node: Running, http: httpx.AsyncClient, path: str, body: dict[str
         ({"size": "1024x1024", "quality": "low"}, 30_000),
         ({"size": "1024x1024", "quality": "auto"}, 60_000),
         ({"size": "1024x1792", "quality": "hd"}, 90_000),
-        ({"size": "256x256"}, 40_000),
+        ({"size": "256x256"}, 90_000),
+        ({"size": "01024x1024"}, 90_000),
         ({"size": "auto"}, 90_000),
         ({}, 90_000),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from relays.bounds import ModelLimits, most_usage
 from relays.pricing import ModelPrice, cost
 from relays.quote import QuoteAnswer
 from tests.conftest import DEAD_MINT
@@ -116,6 +117,7 @@ async def test_a_price_that_changes_while_a_hundred_requests_run_charges_each_at
         assert reply.status_code == 200, reply.text
         receipt = receipt_of(reply)
         assert receipt.cost_msat == cost(receipt.usage, receipt.price) <= receipt.hold_msat
+        assert receipt.hold_msat == cost(most_usage(ASK, ModelLimits(4000, 4000), receipt.price), receipt.price)
         seen.add(receipt.price.prompt_msat_per_mtok)
         return receipt.cost_msat
 

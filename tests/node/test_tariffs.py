@@ -91,6 +91,49 @@ def test_a_list_that_rises_twice_in_a_minute_costs_what_was_told_first() -> None
     assert shop.charged == 4_000_000
 
 
+def test_a_shop_that_was_closed_opens_at_the_price_of_now() -> None:
+    shop = Shop()
+    shop.tariffs.put_btc(Decimal(50_000), was_open=False)
+    assert shop.charged == 2_000_000, "nobody was told the old one since"
+
+
+def test_a_list_that_is_dearer_in_one_part_and_cheaper_in_another_costs_the_lower_of_each() -> None:
+    shop = Shop()
+    shop.list(MODEL | {"pricing": {"prompt": "0.000003", "completion": "0.0000005"}})
+    price = shop.catalogue.get("m").price
+    assert (price.prompt_msat_per_mtok, price.completion_msat_per_mtok) == (1_000_000, 500_000)
+
+
+def test_longer_answers_wait_for_a_minute_as_a_rise_does() -> None:
+    """Who said no length was quoted the shorter ones."""
+    shop = Shop()
+    shop.list(MODEL | {"context_length": 9000})
+    assert shop.catalogue.get("m").limits.context_length == 1000
+    shop.clock.now += HOLDS_S
+    assert shop.catalogue.get("m").limits.context_length == 9000
+
+
+def test_a_model_that_was_away_for_a_moment_costs_what_was_told() -> None:
+    shop = Shop()
+    shop.list()
+    shop.clock.now += 10
+    shop.list(MODEL | {"pricing": {"prompt": "0.000003", "completion": "0.000003"}})
+    assert shop.charged == 1_000_000
+
+
+def test_a_quote_tells_how_long_it_holds() -> None:
+    shop = Shop()
+    assert shop.catalogue.holds_s("m") == HOLDS_S
+    shop.tariffs.put_btc(Decimal(50_000))
+    shop.clock.now += 20
+    assert shop.catalogue.holds_s("m") == HOLDS_S - 20
+    shop.list(MODEL | {"pricing": {"prompt": "0.000003", "completion": "0.000003"}})
+    shop.clock.now += 30
+    assert shop.catalogue.holds_s("m") == 10
+    shop.clock.now += 40
+    assert shop.catalogue.holds_s("m") == HOLDS_S
+
+
 def test_a_model_that_its_upstream_dropped_leaves_the_shop() -> None:
     shop = Shop()
     assert shop.list(MODEL | {"id": "other"})
@@ -125,8 +168,8 @@ def test_what_is_priced_in_msat_is_sold_without_a_price_of_bitcoin() -> None:
     assert not shop.catalogue.needs_btc
 
 
-factors = st.decimals("0.1", "1", places=2)
-ceilings = st.decimals("1", "10", places=2)
+factors = st.decimals("1", "2", places=2)
+ceilings = st.decimals("2", "10", places=2)
 
 
 @given(st.decimals("0", "1", places=3), st.decimals("0", "100", places=2), factors, ceilings)
@@ -136,7 +179,7 @@ def test_a_busy_nodes_factor_is_within_its_bounds(
     factor = factor_of(busy, gamma, floor, ceiling)
     assert floor <= factor <= ceiling
     if busy == 0 or gamma == 0:
-        assert factor == 1
+        assert factor == max(1, floor)
     assert factor_of(min(Decimal(1), busy + Decimal("0.1")), gamma, floor, ceiling) >= factor
 
 
@@ -146,6 +189,10 @@ def test_the_factor_follows_puras_curve_in_steps() -> None:
     assert factor_of(Decimal("0.75"), Decimal(1), *bounds) == 4
     assert factor_of(Decimal("0.5"), Decimal("0.33"), *bounds) == Decimal("1.35")
     assert factor_of(Decimal(1), Decimal(1), *bounds) == 10
+
+
+def test_the_factor_is_never_below_its_floor() -> None:
+    assert factor_of(Decimal(0), Decimal(1), Decimal("1.2"), Decimal(3)) == Decimal("1.2")
 
 
 def test_utilisation_is_smoothed() -> None:

@@ -316,12 +316,12 @@ async def test_a_node_that_overcharges_is_found_out(
         node = await announced(running)
         await buyer.directory.providers(fresh=True)
 
-        def quoted_and_raised(quote: Quote) -> QuoteAnswer:
+        def quoted_and_raised(quote: Quote, holds_s: int) -> QuoteAnswer:
             catalogue = node.node.catalogue
             object.__setattr__(node.node.settings, "fixed_per_1k_output_tokens", Decimal(9))
             catalogue.update({"upstream": [{"id": HELLO["model"], "context_length": 2048, "max_output_tokens": 8}]})
             catalogue._before.clear()  # an honest node keeps to its quote for a minute
-            return told(quote)
+            return told(quote, holds_s)
 
         monkeypatch.setattr("node.api.prices.told", quoted_and_raised)
         answer = await buyer.chat({**HELLO, "max_tokens": 100})
