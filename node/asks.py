@@ -211,6 +211,10 @@ def _check_chat(fields: Mapping[str, Any]) -> None:
     _check_caches(dict(fields))
     _check_tools(fields, lambda tool: tool.get("type") in ("function", "custom"))
     _check_stored(fields["messages"])
+    if fields.get("store"):
+        raise _bad("nothing is stored here: leave 'store' out, or send false")
+    if any(isinstance(message.get("audio"), dict) for message in fields["messages"]):
+        raise _bad("sounds kept at a server are not served here: send the message as text")
     if not isinstance(fields.get("web_search_options"), dict | None):
         raise _bad("'web_search_options' is an object")
     modalities = fields.get("modalities")
@@ -225,8 +229,10 @@ def _check_completions(fields: Mapping[str, Any]) -> None:
 def _check_responses(fields: Mapping[str, Any]) -> None:
     if not isinstance(fields.get("input"), str | list) or not fields["input"]:
         raise _bad("'input' is missing: a text, or a list of items")
-    if isinstance(fields["input"], list) and not all(isinstance(item, dict) for item in fields["input"]):
-        raise _bad("every item of 'input' is an object")
+    if isinstance(fields["input"], list) and not all(
+        isinstance(item, dict) and item.keys() & {"type", "role"} for item in fields["input"]
+    ):  # without either it is a reference to one that is kept at the server
+        raise _bad("every item of 'input' is an object with a 'role' or a 'type'")
     if fields.get("store"):
         raise _bad("nothing is stored here: leave 'store' out, or send false")
     _check_tools(fields, lambda tool: tool.get("type") in ("function", "custom"))

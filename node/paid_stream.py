@@ -24,6 +24,8 @@ from relays.receipt import Receipt, to_sse
 log = logging.getLogger(__name__)
 
 LAST_WRITE_S = 30.0
+READ_ON_S = 2.0
+"""How long a stream is read whose caller has left."""
 
 Outcome = Literal["complete", "aborted", "interrupted"]
 Begin = Callable[[], Awaitable[None]]
@@ -70,6 +72,8 @@ class PaidStream:
             except (UpstreamError, TimeoutError) as error:
                 outcome, failure = "interrupted", refusal_for(error)
         finally:
+            if outcome == "aborted":
+                await self._read_on()
             self._begun.reply.close()
             receipt, event = await self._finish(outcome)
         last = b"" if failure is None else sse_error(failure, self._request_id, self._endpoint)
@@ -79,6 +83,16 @@ class PaidStream:
         with suppress(TimeoutError):  # a caller that stopped reading
             async with asyncio.timeout(LAST_WRITE_S):
                 await write(last)
+
+    async def _read_on(self) -> None:
+        """The caller has left. Where the answer is whole, or only its report tells what was thought unseen, that is read a
+        moment longer: who leaves before the bill would have it for less."""
+        if not (self._meter.ended or self._endpoint is RESPONSES):
+            return
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(READ_ON_S):
+                async for chunk in self._begun.reply.chunks():
+                    self._meter.feed(chunk)
 
     async def _relay(self, write: Write) -> None:
         if passed := self._meter.feed(self._begun.first):

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from node.metering.measure import Known, Measured, measure
+from node.metering.texts import texts_of
 from node.metering.written import Written
 from node.sse import Cutter, data_of, split
 from relays import usage as reports
@@ -47,10 +48,21 @@ class _Head(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
 
 
+class Choice(msgspec.Struct):
+    """A choice, as far as it can say that it failed (OpenRouter's way)."""
+
+    error: msgspec.Raw = reports.NULL
+    finish_reason: msgspec.Raw = reports.NULL
+
+    @property
+    def failed(self) -> bool:
+        return bytes(self.error) != b"null" or bytes(self.finish_reason) == b'"error"'
+
+
 def says_something(data: bytes, endpoint: Endpoint) -> bool:
     """Whether an event is part of an answer: until one came, a failure is free."""
     head = _head(data)
-    if head is None or bytes(head.error) != b"null":
+    if head is None or _failed(head):
         return False
     if endpoint in (CHAT, COMPLETIONS):
         return bool(head.choices)
@@ -110,7 +122,8 @@ class StreamMeter:
         """Look at complete events: the plain case costs a few searches and no parsing."""
         if self._plain and not self.ended and any(word in events for word in _FINISHED):
             self.ended = True
-        if not self.kept_back and not any(word in events for word in _WATCHED):
+        told = self._plain and self._report is not None
+        if not (self.kept_back or told) and not any(word in events for word in _WATCHED):
             self.written.keep(events)
             return events
         return b"".join([self._look(event) for event in split(events)])
@@ -122,10 +135,12 @@ class StreamMeter:
             self.done = self.ended = True
             return b""
         head = _head(data) or _Head()
-        if head.type in _FAILED or bytes(head.error) != b"null":
+        if head.type in _FAILED or _failed(head):
             self.broken = True
             self._take_report(data, head)
             return b""
+        if self._plain and self._report is not None and head.choices and texts_of(data):
+            self._so_far, self._report = self._report, None  # it was told before the end
         self._images_made += head.type in _IMAGE_MADE
         self._images_begun |= head.type in _IMAGE_BEGUN
         self._take_report(data, head)
@@ -154,6 +169,20 @@ class StreamMeter:
         together = reports.merged(self._report, report)
         if reports.usage_of(together) is not None:
             self._report = together
+
+
+def _failed(head: _Head) -> bool:
+    """Whether an event says that the answer failed, for itself or in one of its choices."""
+    if bytes(head.error) != b"null":
+        return True
+    return any(b'"error"' in bytes(raw) and _choice(raw).failed for raw in head.choices or ())
+
+
+def _choice(raw: msgspec.Raw) -> Choice:
+    try:
+        return from_json(bytes(raw), Choice)
+    except InvalidJson:
+        return Choice()
 
 
 def _head(data: bytes) -> _Head | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final
@@ -14,6 +16,9 @@ VOCABULARY: Final = "o200k_base"
 PIECE_CHARS: Final = 16_384
 """Text is counted in pieces of this size: a tokenizer's time may grow faster than its text."""
 SAMPLE_CHARS: Final = 32_768
+SLICE_CHARS: Final = 1024
+SHORT_CHARS: Final = 64
+"""What a name, a role or an id has at most; what is longer in a request may be text, whatever its field is called."""
 MEDIA_TOKENS: Final = 1000
 """Of a page or a sound that nobody reports."""
 PER_MESSAGE: Final = 4
@@ -28,6 +33,10 @@ _SILENT: Final = frozenset(
 """Fields whose strings no model wrote or reads as text."""
 
 
+_OF_FILES: Final = frozenset({"media_type", "format", "filename", "file_data", "mime_type"})
+_BASE64: Final = re.compile(r"(data:[^,]{0,100},)?[A-Za-z0-9+/=_-]+")
+
+
 @cache
 def _tokenizer() -> Any:
     """Loaded when it is first needed: it takes 0.2 s and 40 MB."""
@@ -37,10 +46,11 @@ def _tokenizer() -> Any:
 
 
 def estimate(text: str) -> int:
-    """About how many tokens the text is: a long one is judged by its beginning and its end."""
+    """About how many tokens the text is: a long one is judged by pieces of it that its writer cannot foresee."""
     if len(text) <= 2 * SAMPLE_CHARS:
         return count(text)
-    sample = text[:SAMPLE_CHARS] + text[-SAMPLE_CHARS:]
+    starts = (random.randrange(len(text) - SLICE_CHARS) for _ in range(2 * SAMPLE_CHARS // SLICE_CHARS))
+    sample = "".join([text[start : start + SLICE_CHARS] for start in starts])
     return -(-count(sample) * len(text) // len(sample))
 
 
@@ -61,18 +71,32 @@ def count_prompt(body: Mapping[str, Any], endpoint: Endpoint, rule: str = "", *,
         media += sum(likely_tokens(picture, rule) for picture in pictures)
     messages = body.get("messages")
     extra = PER_MESSAGE * len(messages) if isinstance(messages, list) else 0
-    counted = (count if exact else estimate)("\n".join(strings_in(read)))
+    counted = (count if exact else estimate)("\n".join(strings_in(read, longest_silent=SHORT_CHARS)))
     return min(prompt_bound(body, endpoint, rule), counted + extra) + media
 
 
-def strings_in(value: Any) -> Iterator[str]:
-    """All text inside a value, in its order; however deep it nests."""
+def strings_in(value: Any, *, longest_silent: int | None = None) -> Iterator[str]:
+    """All text inside a value, in its order; however deep it nests. With `longest_silent`, what a stranger wrote: then
+    fields that hold no text are passed over only if they are that short, or hold what came as a file."""
     waiting = [value]
     while waiting:
         part = waiting.pop()
         if isinstance(part, str):
             yield part
         elif isinstance(part, dict):
-            waiting.extend(inner for name, inner in reversed(part.items()) if name not in _SILENT)
+            waiting.extend(
+                inner
+                for name, inner in reversed(part.items())
+                if name not in _SILENT or (longest_silent is not None and not _is_silent(inner, part, longest_silent))
+            )
         elif isinstance(part, list | tuple):
             waiting.extend(reversed(part))
+
+
+def _is_silent(value: Any, part: dict[str, Any], longest: int) -> bool:
+    """Whether a field of a request holds no text: a short word, or base64 in a part that is a file."""
+    if not isinstance(value, str):
+        return value is None or isinstance(value, bool | int | float)
+    if len(value) <= longest:
+        return True
+    return bool(part.keys() & _OF_FILES) and _BASE64.fullmatch(value[:4096]) is not None

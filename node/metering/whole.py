@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from node.metering.measure import Known, Measured, measure
+from node.metering.stream import Choice
 from node.metering.texts import texts_of
 from node.metering.tokens import count
 from relays import usage as reports
@@ -64,6 +66,10 @@ def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
         return False
     if bytes(answer.get("error", reports.NULL)) != b"null":
         return False
+    if endpoint in (CHAT, COMPLETIONS) and b'"error"' in bytes(answer.get("choices", reports.NULL)):
+        with suppress(InvalidJson):
+            if any(choice.failed for choice in from_json(bytes(answer["choices"]), list[Choice])):
+                return False
     nothing = (b"null",) if endpoint in _MAY_BE_EMPTY else (b"null", b"[]")
     return any(bytes(answer[field]) not in nothing for field in fields or ("text",) if field in answer)
 

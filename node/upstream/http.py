@@ -23,9 +23,12 @@ LONG_BODY_BYTES: Final = 512 * 1024
 
 
 _OF_THE_ACCOUNT: Final = re.compile(
-    r"api[ _-]?key|credit balance|billing|insufficient (quota|funds|balance)|exceeded your current quota|permission denied",
+    r"api[ _-]?key|credit balance|billing|insufficient (quota|funds|balance)|exceeded your current quota|permission denied"
+    r"|usage limits?\b|location is not supported|organization has been|budget has been|(your|this) account|spend limit",
     re.IGNORECASE,
 )
+MIN_SECRET_CHARS: Final = 6
+"""A shorter credential, as play servers have, is found in any text."""
 
 
 class HttpReply:
@@ -64,7 +67,9 @@ class HttpPool:
 
     def __init__(self, headers: Mapping[str, str], timeouts: Timeouts) -> None:
         self._stream = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s, sock_read=timeouts.idle_s)
-        self._whole = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s, sock_read=timeouts.whole_s)
+        self._whole = aiohttp.ClientTimeout(total=timeouts.whole_s, sock_connect=timeouts.connect_s)
+        words = [word for value in headers.values() for word in value.split()]
+        self._secrets = [word for word in words if len(word) > MIN_SECRET_CHARS]
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
             headers={"Accept-Encoding": "identity", **headers},
@@ -101,8 +106,9 @@ class HttpPool:
             async with response:
                 message = message_of(await response.content.read(MAX_ERROR_BYTES))
                 # Some say with 400 that the key or the credit is no good: that is the operator's, and not of the request.
-                status = 401 if response.status == 400 and _OF_THE_ACCOUNT.search(message) else response.status
-                raise UpstreamRefused(status, message, response.headers.get("Retry-After"))
+                its_own = _OF_THE_ACCOUNT.search(message) or any(secret in message for secret in self._secrets)
+                status = 401 if response.status in (400, 413, 422) and its_own else response.status
+                raise UpstreamRefused(status, "" if its_own else message, response.headers.get("Retry-After"))
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise UpstreamDown("the upstream cannot be reached") from error
         except TimeoutError as error:

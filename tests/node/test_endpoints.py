@@ -291,6 +291,11 @@ async def test_unknown_paths_are_404_and_go_nowhere(
         ("/responses", {"input": "hi", "store": True}),
         ("/responses", {"input": "hi", "tools": [{"type": "web_search"}]}),
         ("/responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+        ("/responses", {"input": [{"id": "msg_1"}]}),
+        ("/chat/completions", {"messages": ASK, "store": True}),
+        ("/chat/completions", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}),
+        ("/chat/completions", {"messages": ASK, "modalities": ["text", "image"]}),
+        ("/images/generations", {"prompt": "a", "size": ["1024x1024"]}),
         ("/chat/completions", {"messages": ASK, "tools": [{"type": "openrouter:web_search"}]}),
         ("/chat/completions", {"messages": ASK, "web_search_options": {}}),
         (

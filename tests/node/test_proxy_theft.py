@@ -197,12 +197,16 @@ async def test_a_stream_that_is_cut_off_without_a_word_is_not_made_to_look_whole
         "API key not valid. Please pass a valid API key.",
         "Incorrect API key provided: na***ys",
         "You exceeded your current quota, please check your plan and billing details",
+        "You have reached your specified API usage limits.",
+        "User location is not supported for the API use.",
+        "no model for the bearer sk-operators-own",
     ],
 )
 async def test_a_400_about_the_operators_account_is_no_business_of_the_callers(
     folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str], words: str
 ) -> None:
-    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as node:
+    settings = {"upstream_base_url": hostile[1], "upstream_api_key": "sk-operators-own"}
+    async with running_node(folder, cashu_mints=DEAD_MINT, **settings) as node:
         _, key = await granted_key(node.node, 10**6)
         hostile[0].answer = (400, {}, [json.dumps({"error": {"message": words}}).encode()])
         reply = await http.post(f"{node.url}/v1/chat/completions", json=REAL_HELLO, headers=bearer(key))

@@ -1,0 +1,121 @@
+"""Who leaves, drips, hides or fails before the bill comes pays what was served: no more, and no less."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node.metering.tokens import count, count_prompt
+from relays.endpoints import CHAT, MESSAGES
+from relays.pricing import Usage
+from tests.conftest import DEAD_MINT
+from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
+from tests.node.hostile import Hostile
+
+GRANT_MSAT = 1_000_000
+EVENTS = {"Content-Type": "text/event-stream"}
+JSON = {"Content-Type": "application/json"}
+TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
+FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def usage(prompt: int, completion: int) -> bytes:
+    report = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return b"data: " + json.dumps({"choices": [], "usage": report}).encode() + b"\n\n"
+
+
+@pytest.fixture
+async def node(folder: Path, hostile: tuple[Hostile, str]) -> AsyncIterator[Running]:
+    async with running_node(
+        folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], upstream_answer_timeout_s=1
+    ) as running:
+        yield running
+
+
+async def test_who_leaves_between_the_answer_and_its_bill_pays_the_bill(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """What was thought unseen is told at the end alone."""
+    hostile[0].answer = (200, EVENTS, [TEXT, FINISH, *[b": wait\n\n"] * 20, usage(31, 200), DONE])
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "max_tokens": 1000, "stream": True}
+    async with http.stream("POST", f"{node.url}/v1/chat/completions", json=body, headers=bearer(text)) as reply:
+        request_id = reply.headers["x-satroute-request-id"]
+        async for line in reply.aiter_lines():
+            if "finish_reason" in line:
+                break
+    async with asyncio.timeout(10):
+        while (posted := await node.node.ledger.receipt(request_id, key.account)) is None:
+            await asyncio.sleep(0.02)
+    assert posted.receipt.usage == Usage(31, 200)
+    assert posted.receipt.outcome == "aborted"
+
+
+async def test_an_answer_that_drips_is_cut_off_at_its_time(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, JSON, [b" "] * 400)
+    _, text = await granted_key(node.node, GRANT_MSAT)
+    async with asyncio.timeout(3.5):
+        reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text))
+    assert reply.status_code == 504
+
+
+@pytest.mark.parametrize("choice", [{"error": {"message": "org is out of credit"}}, {"finish_reason": "error"}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_inside_a_choice_is_no_answer(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], choice: dict[str, Any], stream: bool
+) -> None:
+    answer = json.dumps({"choices": [{"index": 0, "message": {"content": ""}, **choice}]}).encode()
+    hostile[0].answer = (200, EVENTS, [b"data: " + answer + b"\n\n", DONE]) if stream else (200, JSON, [answer])
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "stream": stream}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(text))
+    assert (reply.status_code, "credit" in reply.text) == (502, False)
+    assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT
+
+
+async def test_a_report_before_the_text_is_not_the_bill(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, EVENTS, [TEXT, usage(31, 1), *[TEXT] * 50, FINISH, DONE])
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "max_tokens": 500, "stream": True}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(text))
+    assert reply.text.endswith("data: [DONE]\n\n")
+    spent_msat = GRANT_MSAT - (await node.node.ledger.account(key.account)).available_msat
+    assert spent_msat >= 31 * 2 + count("abcd" * 51) * 8
+
+
+WORDS = "The quick brown fox jumps over the lazy dog. " * 400
+
+
+@pytest.mark.parametrize("field", ["data", "source", "url", "id", "model", "status", "image_url", "signature", "title"])
+def test_a_prompt_is_counted_whatever_its_fields_are_called(field: str) -> None:
+    schema = {"type": "object", "properties": {field: {"type": "string", "description": WORDS, field: WORDS}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [tool]}
+    assert count_prompt(body, CHAT) >= 2 * count(WORDS)
+
+
+def test_a_prompt_that_is_padded_is_counted_by_what_it_holds() -> None:
+    """Where it is looked at is not to be foreseen."""
+    text = " " * 40_000 + WORDS * 20 + " " * 40_000
+    body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+    assert count_prompt(body, CHAT) > count(WORDS * 20) // 2
+
+
+def test_a_file_in_a_prompt_is_not_counted_as_text() -> None:
+    source = {"type": "base64", "media_type": "application/pdf", "data": "QUJD" * 100_000}
+    body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]}
+    assert count_prompt(body, MESSAGES) < 2000
+    plain = {"type": "text", "media_type": "text/plain", "data": WORDS}
+    body["messages"] = [{"role": "user", "content": [{"type": "document", "source": plain}]}]
+    assert count_prompt(body, MESSAGES) > count(WORDS)
