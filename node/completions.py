@@ -223,7 +223,7 @@ class Completions:
         receipt, event = await self._post(_draft(request_id, quote, source, used, "complete"))
         body = served.body
         if served.content_type == "application/json" and quote.ask.endpoint is not COUNT_TOKENS:
-            body = told_in_body(body, receipt)
+            body = told_in_body(body, receipt, quote.ask.endpoint)
         answer = Answer(body, served.content_type, receipt, event)
         if keep is not None:
             try:

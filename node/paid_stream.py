@@ -77,7 +77,7 @@ class PaidStream:
             self._begun.reply.close()
             receipt, event = await self._finish(outcome)
         last = b"" if failure is None else sse_error(failure, self._request_id, self._endpoint)
-        last += to_sse(event) + await last_words() + told_in_events(self._meter.kept_back, receipt)
+        last += to_sse(event) + await last_words() + told_in_events(self._meter.kept_back, receipt, self._endpoint)
         if outcome == "complete" and (self._meter.done or self._endpoint in (CHAT, COMPLETIONS)):
             last += DONE
         with suppress(TimeoutError):  # a caller that stopped reading

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from node.sse import data_of, write
+from relays.endpoints import MESSAGES, RESPONSES, Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from relays.money import MSAT_PER_SAT
@@ -38,41 +39,45 @@ def cost_of(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def told_in_body(body: bytes, receipt: Receipt) -> bytes:
+def told_in_body(body: bytes, receipt: Receipt, endpoint: Endpoint) -> bytes:
     """A JSON answer that tells what it cost; any other as it is. Nothing else in it is touched."""
-    told = _with_cost(body, receipt)
+    told = _with_cost(body, receipt, endpoint)
     return body if told is None else msgspec.json.encode(told)
 
 
-def told_in_events(events: list[bytes], receipt: Receipt) -> bytes:
+def told_in_events(events: list[bytes], receipt: Receipt, endpoint: Endpoint) -> bytes:
     """The last events of a stream, the one with the usage telling what it cost."""
-    return b"".join(_told_in_event(event, receipt) if b'"usage"' in event else event for event in events)
+    return b"".join(_told_in_event(event, receipt, endpoint) if b'"usage"' in event else event for event in events)
 
 
-def _told_in_event(event: bytes, receipt: Receipt) -> bytes:
+def _told_in_event(event: bytes, receipt: Receipt, endpoint: Endpoint) -> bytes:
     data = data_of(event)
     try:
         top = from_json(data, dict[str, msgspec.Raw])
     except InvalidJson:
         return event
     told: dict[str, Any] | None
-    inner = None if "response" not in top else _with_cost(bytes(top["response"]), receipt)
-    told = _with_cost(data, receipt) if inner is None else {**top, "response": inner}
+    inner = None if "response" not in top else _with_cost(bytes(top["response"]), receipt, endpoint)
+    told = _with_cost(data, receipt, endpoint) if inner is None else {**top, "response": inner}
     names = [line[6:].strip().decode(errors="replace") for line in event.splitlines() if line.startswith(b"event:")]
     return event if told is None else write(told, names[-1] if names else "")
 
 
-def _with_cost(data: bytes, receipt: Receipt) -> dict[str, Any] | None:
+def _with_cost(data: bytes, receipt: Receipt, endpoint: Endpoint) -> dict[str, Any] | None:
     try:
         top = from_json(data, dict[str, msgspec.Raw])
         told = bytes(top.get("usage", NULL))
         usage = {} if told == b"null" else from_json(told, dict[str, msgspec.Raw])
     except InvalidJson:
         return None
-    return {**top, "usage": {**(usage or _usage_of(receipt)), **cost_of(receipt)}}
+    return {**top, "usage": {**(usage or _usage_of(receipt, endpoint)), **cost_of(receipt)}}
 
 
-def _usage_of(receipt: Receipt) -> dict[str, Any]:
-    """For an answer that reported none."""
+def _usage_of(receipt: Receipt, endpoint: Endpoint) -> dict[str, Any]:
+    """For an answer that reported none, in its language."""
     read, written = receipt.usage.prompt_tokens, receipt.usage.completion_tokens
+    if endpoint is MESSAGES:
+        return {"input_tokens": read, "output_tokens": written}
+    if endpoint is RESPONSES:
+        return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

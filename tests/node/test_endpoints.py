@@ -257,6 +257,11 @@ async def test_an_answer_without_usage_is_neither_free_nor_the_whole_hold(
     assert receipt.metered == "counted"
     assert PRICE.request_msat < receipt.cost_msat
     assert receipt.cost_msat < receipt.hold_msat or call in ("speech", "images")
+    if call in ("chat", "messages", "responses"):  # told in the language of the endpoint
+        told, used = reply.json()["usage"], receipt.usage
+        names = ("prompt_tokens", "completion_tokens") if call == "chat" else ("input_tokens", "output_tokens")
+        assert [told[name] for name in names] == [used.prompt_tokens, used.completion_tokens]
+        assert len({"prompt_tokens", "input_tokens"} & told.keys()) == 1
 
 
 @pytest.mark.parametrize("call", [*JSON_CALLS])
