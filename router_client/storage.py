@@ -226,8 +226,11 @@ class Database:
         conn = self._writer
         conn.execute("BEGIN IMMEDIATE")
         try:
-            for together in dict.fromkeys(job.together for job in batch if job.together is not None):
-                jobs = [job for job in batch if job.together == together]
+            groups: dict[Together[Any], list[_Job]] = {}
+            for job in batch:
+                if job.together is not None:
+                    groups.setdefault(job.together, []).append(job)
+            for together, jobs in groups.items():
                 for job, result in zip(jobs, together(conn, [job.item for job in jobs]), strict=True):
                     job.result = result
             for job in batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ _AMONG = "(SELECT value FROM json_each(?))"
 _HOLDS = f"SELECT {columns(HoldRow)} FROM holds WHERE id IN {_AMONG}"
 _ACCOUNTS = f"SELECT {columns(AccountRow)} FROM accounts WHERE id IN {_AMONG}"
 _KEYS = f"SELECT {columns(KeyRow)} FROM keys WHERE id IN {_AMONG}"
+_NEWEST = "SELECT MAX(id) FROM holds WHERE id <= ?"
+NEW_FOR_S = 365 * 24 * 3600
+"""Ids begin with their time: one that is newer than all in the books is not looked for there."""
 _SAVE_ACCOUNTS = "UPDATE accounts SET available_msat = ?, held_msat = ?, spent_msat = ? WHERE id = ?"
 _SAVE_KEYS = "UPDATE keys SET spent_msat = ?, held_msat = ?, day = ?, day_msat = ? WHERE id = ?"
 _MAKE_HOLDS = f"INSERT INTO holds ({columns(HoldRow)}) VALUES ({', '.join('?' * len(HoldRow.__struct_fields__))})"
@@ -87,15 +91,21 @@ class _Moves:
         self._db = db
         self._page = Page()
         self._seen: tuple[int, ...] | None = None
+        self._newest = self._latest = ""
+        """No hold in the books has an id above the first, up to the second."""
 
     def __call__(self, conn: sqlite3.Connection, moves: Sequence[Move]) -> list[Outcome]:
         before = self._state(conn)
         if before != self._seen or self._page.size > MOST_KEPT:
             self._page = Page()
+            self._latest = f"req_{int((time.time() + NEW_FOR_S) * 1000):012x}"
+            self._newest = conn.execute(_NEWEST, (self._latest,)).fetchone()[0] or ""
         self._seen = None
         page = self._page
-        _load(conn, page, moves)
+        new, last = self._newest, self._latest
+        _load(conn, page, moves, [id_ for id_ in page.lacking_holds(moves) if not new < id_ <= last])
         outcomes = [page.apply(move) for move in moves]
+        self._newest = max((new, *(id_ for id_ in page.made if id_ <= last)))
         _save(conn, page)
         page.written()
         self._seen = (before[0], conn.total_changes, self._db.rollbacks)  # others cannot have written since the look
@@ -107,9 +117,9 @@ class _Moves:
         return (others, conn.total_changes, self._db.rollbacks)
 
 
-def _load(conn: sqlite3.Connection, page: Page, moves: Sequence[Move]) -> None:
-    """The rows of the moves that the page lacks."""
-    if holds := page.lacking_holds(moves):
+def _load(conn: sqlite3.Connection, page: Page, moves: Sequence[Move], holds: Sequence[str]) -> None:
+    """The rows of the moves that the page lacks; of holds those that can be in the books."""
+    if holds:
         page.add(holds=[HoldRow(*row) for row in conn.execute(_HOLDS, (json.dumps(holds),))])
     if accounts := page.lacking_accounts(moves):
         page.add(accounts=[AccountRow(*row) for row in conn.execute(_ACCOUNTS, (json.dumps(accounts),))])
