@@ -29,6 +29,7 @@ MAX_IMAGES: Final = 10
 MAX_INPUTS: Final = 4096
 MAX_SEARCHES: Final = 100
 MAX_PICTURES: Final = 500
+LONG_BYTES: Final = 128 * 1024
 DEFAULT_MODERATION_MODEL: Final = "omni-moderation-latest"
 _SAMPLING: Final = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
@@ -100,6 +101,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     audio_ms: int = 0
     """How long the sound says it is."""
     most_audio_ms: int = 0
+    is_long: bool = False
+    """Whether looking through it takes long enough to be done beside the loop."""
 
     @property
     def model(self) -> str:
@@ -134,7 +137,7 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
     _CHECKS[endpoint.name](fields)
     _check_pictures(fields)
     if form is None:
-        return Ask(endpoint=endpoint, fields=fields)
+        return Ask(endpoint=endpoint, fields=fields, is_long=len(raw) > LONG_BYTES)
     _check_files(form, endpoint)
     if endpoint is endpoints.IMAGE_EDITS:
         return Ask(endpoint=endpoint, fields=fields, form=form)

@@ -25,7 +25,7 @@ import msgspec
 from node.errors import Refusal, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from node.ledger.ledger import Ledger
 from node.ledger.model import DuplicateHold, Held, HoldOutcome, Insufficient, Key, KeyClosed, LimitReached
-from node.metering.measure import Measured
+from node.metering.measure import Known, Measured
 from node.metering.stream import StreamMeter, says_something
 from node.metering.told import told_in_body
 from node.metering.whole import is_answer, measured
@@ -158,8 +158,8 @@ class Completions:
             begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
         if isinstance(begun, _Served):
             return await asyncio.shield(self._tasks.start(self._end_whole(request_id, begun, keep), "post"))
-        source, opened = begun
-        meter = StreamMeter(quote.ask.endpoint, known_of(quote.ask, source), hide_usage=not quote.ask.wants_usage)
+        source, known, opened = begun
+        meter = StreamMeter(quote.ask.endpoint, known, hide_usage=not quote.ask.wants_usage)
         running = _Running(quote, source, opened.reply, meter)
         self._streams[request_id] = running
         finish = partial(self._finish, request_id, running)
@@ -176,16 +176,19 @@ class Completions:
             raise UpstreamUnreachable("the upstream's answer is none")
         return _Served(quote, source, body, reply.content_type)
 
-    async def _begin(self, quote: Quote, upstream: Upstream, source: Source) -> tuple[Source, Begun] | _Served:
+    async def _begin(self, quote: Quote, upstream: Upstream, source: Source) -> tuple[Source, Known, Begun] | _Served:
         """A stream of one upstream that has begun to say something. Raises UpstreamError."""
         reply: UpstreamReply | None = None
+        known = known_of(quote.ask, source)
+        if quote.ask.is_long:  # counted already: while it streams that would hold up others
+            await asyncio.to_thread(known.count_prompt)
         try:
             async with asyncio.timeout(self._first_token_s):
                 reply = await upstream.send(upstream_request(quote, source))
                 if reply.content_type != "text/event-stream":
                     return await self._not_streamed(quote, source, reply)
                 chunks = reply.chunks()
-                return source, Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
+                return source, known, Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
         except BaseException as error:
             if reply is not None:
                 reply.close()
@@ -219,7 +222,8 @@ class Completions:
 
     async def _end_whole(self, request_id: str, served: _Served, keep: Keep | None) -> Answer:
         quote, source = served.quote, served.source
-        used = measured(served.body, quote.ask.endpoint, known_of(quote.ask, source))
+        measure = partial(_measured, served)
+        used = await asyncio.to_thread(measure) if quote.ask.is_long else measure()
         receipt, event = await self._post(_draft(request_id, quote, source, used, "complete"))
         body = served.body
         if served.content_type == "application/json" and quote.ask.endpoint is not COUNT_TOKENS:
@@ -273,6 +277,10 @@ class Completions:
                 log.warning("the end of request %s is booked again in %g s: %s", request_id, pause_s, error)
                 await asyncio.sleep(pause_s)
         return await end()
+
+
+def _measured(served: _Served) -> Measured:
+    return measured(served.body, served.quote.ask.endpoint, known_of(served.quote.ask, served.source))
 
 
 def _running_draft(request_id: str, running: _Running, outcome: Outcome) -> Receipt:
