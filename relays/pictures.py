@@ -111,14 +111,15 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
 )
 _NAMES: Final = (
     (re.compile(r"gpt-4o-mini"), "openai-mini"),
-    (re.compile(r"(gpt-4\.1|gpt-5(\.\d)?)-mini"), "openai-patches-162"),
-    (re.compile(r"(gpt-4\.1|gpt-5(\.\d)?)-nano"), "openai-patches-246"),
+    (re.compile(r"(gpt-4\.1|gpt-5)-mini"), "openai-patches-162"),
+    (re.compile(r"(gpt-4\.1|gpt-5)-nano"), "openai-patches-246"),
     (re.compile(r"o4-mini"), "openai-patches-172"),
-    (re.compile(r"gpt-4o|gpt-4\.1|gpt-4\.5|gpt-4-turbo|chatgpt-4o|gpt-5|o1|o3"), "openai-tiles"),
+    (re.compile(r"gpt-4o|gpt-4\.1|gpt-4\.5|gpt-4-turbo|chatgpt-4o|gpt-5(?!\.)|o1|o3"), "openai-tiles"),
     (re.compile(r"claude"), "anthropic"),
     (re.compile(r"gemini"), "gemini"),
 )
-"""By the beginning of a model's name at its server, after its maker's; the first that fits."""
+"""By the beginning of a model's name at its server, after its maker's; the first that fits. Later models than these count
+otherwise, and are taken for unknown."""
 
 
 def rule_for(model: str) -> str:

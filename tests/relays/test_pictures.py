@@ -85,6 +85,8 @@ def test_no_bytes_break_the_reader(data: bytes, magic: bytes) -> None:
         ("google/gemini-2.5-flash", (300, 300), {}, 1120),
         ("unknown", (2000, 1000), {}, 10_368),
         ("unknown", (10, 10), {}, LEAST_TOKENS),
+        ("gpt-5.6", (10, 10), {}, LEAST_TOKENS),
+        ("gpt-5", (1024, 1024), {}, 765),
         ("unknown", (99_999, 99_999), {}, MOST_TOKENS),
     ],
 )
