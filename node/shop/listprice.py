@@ -17,7 +17,8 @@ from relays.money import MSAT_PER_BTC
 from relays.pricing import MS_PER_HOUR, TOKENS_PER_PRICE, ModelPrice, SizePrice, plainest
 
 SECONDS_PER_HOUR: Final = MS_PER_HOUR // 1000
-MOST_DIGITS: Final = 60
+MOST_DIGITS: Final = 200
+"""Products are exact: of a price with 30 digits behind the point, a markup, a factor and what a bitcoin has of msat."""
 _NEEDED: Final = {"prompt": "prompt_msat_per_mtok", "completion": "completion_msat_per_mtok"}
 _KINDS: Final = {
     "input_cache_read": "cached_msat_per_mtok",
@@ -141,9 +142,10 @@ def _size(name: str) -> tuple[str, str]:
 
 def _decimal(value: object) -> Decimal:
     number = Decimal(str(value))
-    if not number.is_finite() or number < 0:  # OpenRouter's -1: depends on where it is routed
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int) or number < 0:  # NaN; or OpenRouter's -1: depends on where it is routed
         raise ValueError("its price is not fixed")
-    if number.as_tuple().exponent < -30 or number > 10**9:  # type: ignore[operator] # finite: the exponent is a number
+    if exponent < -30 or number > 10**9:
         raise ValueError("its price cannot be")
     return number
 

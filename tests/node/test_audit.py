@@ -98,27 +98,33 @@ async def test_the_audit_sees_any_lie(books: Books, lie: str) -> None:
         "DELETE FROM holds",
     ],
 )
-async def test_the_tables_refuse_what_cannot_be(books: Books, forgery: str) -> None:
-    """A posted request has its receipt, and no other has one; it is final, as the charge that it is."""
+async def test_the_tables_refuse_to_change_what_has_ended(books: Books, forgery: str) -> None:
+    """A posted request is final, as the charge that it is."""
+    await posted(books)
+    with pytest.raises((sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)):
+        await books.forge(forgery)
+
+
+async def posted(books: Books) -> None:
+    """A request that was held and charged."""
     account = await key(books.ledger, 1000)
     await books.ledger.hold(account, "r", 600, 60)
     await books.ledger.post(draft("r", 600, 250))
-    with pytest.raises((sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)):
-        await books.forge(forgery)
 
 
 @pytest.mark.parametrize(
     "forgery",
     [
         "UPDATE holds SET receipt = NULL",
+        "UPDATE holds SET state = 'voided', posted_msat = 0",
         "UPDATE holds SET state = 'lost', receipt = NULL, posted_at = NULL",
         "UPDATE holds SET posted_msat = amount_msat + 1",
+        "UPDATE accounts SET available_msat = -1 WHERE kind = 'key'",
     ],
 )
-async def test_the_tables_refuse_what_cannot_be_of_whoever_changes_them(books: Books, forgery: str) -> None:
-    account = await key(books.ledger, 1000)
-    await books.ledger.hold(account, "r", 600, 60)
-    await books.ledger.post(draft("r", 600, 250))
+async def test_the_tables_refuse_what_cannot_be(books: Books, forgery: str) -> None:
+    """A posted request has its receipt, and no other has one: also where what has ended could be changed."""
+    await posted(books)
     with pytest.raises((sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)):
         await books.forge_the_final(forgery)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.config import Settings, load_settings
 from node.errors import Refusal
+from node.shop.btc import BtcPrice, PriceSource
 from node.shop.catalogue import Catalogue
 from node.shop.tariffs import HOLDS_S, Tariffs, Utilisation, factor_of
 from tests.node.books import Clock
+from tests.node.hostile import Hostile
 from tests.node.test_config import GOOD
 
 USD = {k: v for k, v in GOOD.items() if not k.startswith("fixed_per")} | {"markup": "1"}
@@ -142,14 +146,24 @@ def test_a_model_that_its_upstream_dropped_leaves_the_shop() -> None:
     assert refused.value.status == 404
 
 
-@pytest.mark.parametrize("jump_s", [-10_000_000, -3600, 0, 3600, 10_000_000])
-def test_a_clock_that_jumps_sells_nothing_below_any_price_of_its_past(jump_s: int) -> None:
-    """The clock of the system moves nothing: prices go by one that does not jump. If even that did, a price is one that
-    was told."""
-    shop = Shop()
-    shop.tariffs.put_btc(Decimal(50_000))
-    shop.clock.now += jump_s
-    assert shop.charged in (1_000_000, 2_000_000)
+@pytest.mark.parametrize("jump_s", [-10_000_000, -3600, 3600, 10_000_000])
+async def test_a_clock_that_jumps_moves_no_price(
+    jump_s: int, http: httpx.AsyncClient, hostile: tuple[Hostile, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither how old bitcoin's price is nor how long a told one holds goes by the system's clock."""
+    source = PriceSource(f"{hostile[1]}/models", ("data", "0", "context_length"))
+    btc = BtcPrice(http, [source], timeout_s=5, max_age_s=60)
+    assert await btc.refresh()
+    loaded = load_settings(Settings, None, **USD)
+    tariffs = Tariffs(Decimal(100_000), lambda: btc.usd is not None)
+    shop = Catalogue(loaded, loaded.upstreams(), tariffs)
+    shop.update({"upstream": [MODEL]})
+    tariffs.put_btc(Decimal(50_000))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+    assert btc.usd is not None
+    assert shop.get("m").price.prompt_msat_per_mtok == 1_000_000, "the told price still holds"
+    assert 50 <= shop.holds_s("m") <= HOLDS_S
 
 
 def test_without_a_price_of_bitcoin_the_shop_is_closed_with_a_reason() -> None:
