@@ -30,6 +30,7 @@ MAX_INPUTS: Final = 4096
 MAX_SEARCHES: Final = 100
 MAX_PICTURES: Final = 500
 LONG_BYTES: Final = 128 * 1024
+"""What is longer is read and looked through beside the loop, in which others are served."""
 DEFAULT_MODERATION_MODEL: Final = "omni-moderation-latest"
 _SAMPLING: Final = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
@@ -102,7 +103,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """How long the sound says it is."""
     most_audio_ms: int = 0
     is_long: bool = False
-    """Whether looking through it takes long enough to be done beside the loop."""
+    """Longer than LONG_BYTES."""
 
     @property
     def model(self) -> str:

@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
-from node.asks import read_ask
+from node.asks import LONG_BYTES, read_ask
 from node.completions import Answer, Keep
 from node.credentials import authorization_in, bearer
 from node.errors import Refusal
@@ -25,8 +25,6 @@ from relays import payment, receipt
 from relays.endpoints import ENDPOINTS, Endpoint
 from relays.money import MSAT_PER_BTC
 
-LONG_BODY_BYTES: Final = 128 * 1024
-"""What is longer is read beside the loop, in which others are served."""
 NO_CHANGE_FOR: Final = (payment.REQUEST_RUNNING, payment.REQUEST_DONE, payment.IDEMPOTENCY_MISMATCH)
 """Answers about an earlier request of the same name, which has the money."""
 
@@ -64,7 +62,7 @@ def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
             headers = dict(scope["headers"])
             body = await read_body(headers, receive, node.settings.max_body_bytes)
             content_type = headers.get(b"content-type", b"").decode("latin-1")
-            if len(body) > LONG_BODY_BYTES:
+            if len(body) > LONG_BYTES:
                 quote = await asyncio.to_thread(_quote, node, endpoint, body, content_type)
             else:
                 quote = _quote(node, endpoint, body, content_type)

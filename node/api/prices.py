@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any
 
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 
-from node.asks import read_ask
+from node.asks import LONG_BYTES, read_ask
 from node.errors import Refusal
 from node.node import Node
 from node.quote import quote_for, told
@@ -17,9 +17,6 @@ from node.shop.listing import Page
 from relays import payment
 from relays.endpoints import CHAT, ENDPOINTS, Endpoint
 from relays.quote import QuoteAnswer
-
-LONG_BODY_BYTES: Final = 128 * 1024
-"""What is longer is read beside the loop, in which others are served."""
 
 
 def price_routes(node: Node) -> list[HTTPRouteHandler]:
@@ -45,7 +42,7 @@ def price_routes(node: Node) -> list[HTTPRouteHandler]:
         """What a request would hold and is expected to cost: its very body, and as `endpoint` where it will be sent, such as
         `chat` or `/v1/responses`."""
         body, kind = await request.body(), request.headers.get("content-type", "")
-        if len(body) > LONG_BODY_BYTES:
+        if len(body) > LONG_BYTES:
             return await asyncio.to_thread(_quoted, node, _endpoint(endpoint), body, kind)
         return _quoted(node, _endpoint(endpoint), body, kind)
 
