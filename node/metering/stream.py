@@ -115,7 +115,10 @@ class StreamMeter:
         return measure(reported, self._known, self.written.tokens, images)
 
     def _at_least_written(self, so_far: Usage) -> Usage:
-        more = max(so_far.completion_tokens, self.written.tokens())
+        counted, most = self.written.tokens(), self._known.most
+        if most is not None:  # by another vocabulary than the model's more may be counted than can be
+            counted = min(counted, most.completion_tokens)
+        more = max(so_far.completion_tokens, counted)
         return msgspec.structs.replace(so_far, completion_tokens=more)
 
     def _pass(self, events: bytes) -> bytes:

@@ -265,3 +265,9 @@ def test_what_was_reported_beside_a_stream_counts_until_its_own_report_comes() -
     assert meter.measured(Usage(31, 200)) == Measured(Usage(31, 200), "upstream")
     meter.feed(sse(usage(32, 40)))
     assert meter.measured(Usage(31, 0)) == Measured(Usage(32, 40), "upstream")
+
+
+def test_a_count_beside_a_report_is_not_more_than_can_be() -> None:
+    meter = StreamMeter(CHAT, Known(lambda: 11, Usage(100, 8)), hide_usage=True)
+    meter.feed(sse(usage(4, 8, [{"delta": {"content": "a b c d e f g h i j k l m n"}}])))
+    assert meter.measured().usage == Usage(4, 8)
