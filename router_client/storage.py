@@ -93,30 +93,17 @@ def _try_lock(lock: IO[bytes], kind: int) -> bool:
 
 
 class _Job:
-    __slots__ = ("error", "future", "item", "loop", "result", "together", "work")
+    """What waits to be written, and whoever waits for it."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        work: Work[Any] | None = None,
-        together: Together[Any] | None = None,
-        item: object = None,
-    ) -> None:
-        self.work = work
+    __slots__ = ("error", "future", "result", "together", "work")
+
+    def __init__(self, together: Together[Any] | None, work: Any) -> None:
         self.together = together
-        self.item = item
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
+        self.work = work
+        """A function of the connection, or, with `together`, that one's item."""
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.result: Any = None
         self.error: BaseException | None = None
-
-    def deliver(self) -> None:
-        if self.future.cancelled():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
 
 
 class Database:
@@ -143,13 +130,12 @@ class Database:
 
         A caller that is cancelled leaves its work to be done: money moves are idempotent for that reason.
         """
-        result: T = await self._queued(_Job(asyncio.get_running_loop(), work))
+        result: T = await self._queued(_Job(None, work))
         return result
 
-    async def run_together(self, together: Together[T], item: object) -> T:
+    def run_together(self, together: Together[T], item: object) -> asyncio.Future[T]:
         """The result for one item of a function that takes all items of the same batch. Otherwise as `run`."""
-        result: T = await self._queued(_Job(asyncio.get_running_loop(), together=together, item=item))
-        return result
+        return self._queued(_Job(together, item))
 
     def _queued(self, job: _Job) -> asyncio.Future[Any]:
         if self._closed:
@@ -231,10 +217,10 @@ class Database:
                 if job.together is not None:
                     groups.setdefault(job.together, []).append(job)
             for together, jobs in groups.items():
-                for job, result in zip(jobs, together(conn, [job.item for job in jobs]), strict=True):
+                for job, result in zip(jobs, together(conn, [job.work for job in jobs]), strict=True):
                     job.result = result
             for job in batch:
-                if job.work is not None:
+                if job.together is None:
                     job.result = job.work(conn)
             conn.execute("COMMIT")
         except BaseException:
@@ -254,7 +240,7 @@ def _deliver(batch: list[_Job]) -> None:
     """Wake the waiting, one call per event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
     for job in batch:
-        by_loop.setdefault(job.loop, []).append(job)
+        by_loop.setdefault(job.future.get_loop(), []).append(job)
     for loop, jobs in by_loop.items():
         try:
             loop.call_soon_threadsafe(_deliver_here, jobs)
@@ -264,4 +250,9 @@ def _deliver(batch: list[_Job]) -> None:
 
 def _deliver_here(jobs: list[_Job]) -> None:
     for job in jobs:
-        job.deliver()
+        if job.future.done():  # its caller left
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)

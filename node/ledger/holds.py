@@ -9,6 +9,7 @@ import msgspec
 
 from node.errors import LedgerError
 from node.ledger import accounts
+from node.ledger.entry import receipt_of
 from node.ledger.model import HoldPurpose, Posted, TransferKind, check_end
 from node.ledger.sql import Row, Steps, one, only, rows, run
 from relays.receipt import Receipt
@@ -102,10 +103,14 @@ def receipt(request_id: str, account: int) -> Steps[Posted | None]:
     """A request's receipt, for the account that paid."""
     if "\0" in request_id:  # which PostgreSQL takes in no text
         return None
-    row = yield from one("SELECT receipt, posted_at FROM holds WHERE id = ?1 AND account = ?2", request_id, account)
+    row = yield from one(
+        "SELECT receipt, amount_msat, posted_msat, posted_at FROM holds WHERE id = ?1 AND account = ?2",
+        request_id,
+        account,
+    )
     if row is None or row[0] is None:
         return None
-    return Posted(msgspec.json.decode(row[0], type=Receipt), int(row[1]))
+    return Posted(receipt_of(row[0], request_id, int(row[1]), int(row[2])), int(row[3]))
 
 
 def account_of(request_id: str) -> Steps[int | None]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from node.errors import LedgerError
+from node.ledger.entry import entry, receipt_of
 from node.ledger.model import (
     DAY_S,
     EARNINGS,
@@ -112,7 +113,7 @@ class HoldRow(msgspec.Struct, gc=False):
     instance: str
     fingerprint: str
     receipt: str | None = None
-    """JSON, of a posted request."""
+    """Of a posted request, see `entry`."""
     posted_at: int | None = None
 
 
@@ -228,7 +229,8 @@ class Page:
     def _post(self, move: Post) -> Posted:
         earlier = self.holds.get(move.id)
         if earlier is not None and earlier.receipt is not None and earlier.posted_at is not None:
-            return Posted(msgspec.json.decode(earlier.receipt, type=Receipt), earlier.posted_at)
+            kept = receipt_of(earlier.receipt, earlier.id, earlier.amount_msat, earlier.posted_msat)
+            return Posted(kept, earlier.posted_at)
         draft = move.draft
         cost_msat = draft.cost_msat
         row = self._end(move.id, "posted", cost_msat)
@@ -240,7 +242,7 @@ class Page:
             self.accounts[EARNINGS].available_msat += cost_msat
             self.changed_accounts.add(EARNINGS)
         posted = Posted(msgspec.structs.replace(draft, balance_msat=account.available_msat), move.now)
-        row.receipt, row.posted_at = msgspec.json.encode(posted.receipt).decode(), move.now
+        row.receipt, row.posted_at = entry(posted.receipt), move.now
         return posted
 
     def _release(self, move: Release) -> bool:

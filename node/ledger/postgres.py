@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -124,9 +124,8 @@ class PostgresBackend:
         result: T = await self._queued(_Job(None, work))
         return result
 
-    async def move(self, move: Move) -> Outcome:
-        outcome: Outcome = await self._queued(_Job(move, None))
-        return outcome
+    def move(self, move: Move) -> Awaitable[Outcome]:
+        return self._queued(_Job(move, None))
 
     async def read(self, work: Work[T]) -> T:
         async with self._connection() as conn:

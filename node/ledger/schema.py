@@ -12,7 +12,7 @@ import asyncpg
 
 from node.ledger.sql import CONNECT_S
 
-CURRENT = "0004"
+CURRENT = "0005"
 """The last revision in `migrations/`."""
 _VERSION = "SELECT version_num FROM alembic_version"
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,12 +55,8 @@ class SqliteBackend:
         except sqlite3.IntegrityError as error:
             raise LedgerConflict(str(error)) from error
 
-    async def move(self, move: Move) -> Outcome:
-        try:
-            outcome: Outcome = await self._db.run_together(self._moves, move)
-        except sqlite3.IntegrityError as error:
-            raise LedgerConflict(str(error)) from error
-        return outcome
+    def move(self, move: Move) -> Awaitable[Outcome]:
+        return self._db.run_together(self._moves, move)
 
     async def read(self, work: Work[T]) -> T:
         return self._db.read(lambda conn: _stepped(conn, work))
@@ -106,7 +102,10 @@ class _Moves:
         _load(conn, page, moves, [id_ for id_ in page.lacking_holds(moves) if not new < id_ <= last])
         outcomes = [page.apply(move) for move in moves]
         self._newest = max((new, *(id_ for id_ in page.made if id_ <= last)))
-        _save(conn, page)
+        try:
+            _save(conn, page)
+        except sqlite3.IntegrityError as error:
+            raise LedgerConflict(str(error)) from error
         page.written()
         self._seen = (before[0], conn.total_changes, self._db.rollbacks)  # others cannot have written since the look
         return outcomes

@@ -97,7 +97,7 @@ class HoldRow(SQLModel, table=True):
     fingerprint: str = ""
     """SHA-256 of the request, where its caller named it by an Idempotency-Key."""
     receipt: str | None = None
-    """JSON of a posted request's receipt; it is signed when it is handed out."""
+    """Of a posted request, see `entry`; it is signed when it is handed out."""
     posted_at: int | None = Field(default=None, sa_type=BIG)
 
 

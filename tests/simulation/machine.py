@@ -19,7 +19,7 @@ from unittest import mock
 import httpx
 
 from router_client.errors import StorageError
-from router_client.storage import Database, _Job, connect
+from router_client.storage import Database, _deliver_here, _Job, connect
 from tests.simulation.mint_http import reply
 
 T = TypeVar("T")
@@ -156,8 +156,7 @@ class Disk(Database):
             return
         self._commit(batch)
         if self._machine is None or not self._machine.dead:  # nobody hears of what a dead machine did
-            for job in batch:
-                job.deliver()
+            _deliver_here(batch)
 
     def _transaction(self, batch: list[_Job]) -> None:
         if self._machine is not None and (fault := self._machine.point("commit")) is not None:
