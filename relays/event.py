@@ -1,14 +1,13 @@
 """Nostr events (NIP-01): parse, check id and signature, sign. Keys in their NIP-19 forms.
 
-The only module that imports pynostr, which is used for keys and Schnorr signatures; ids are computed here, since
-pynostr ignores the id it receives.
+The only module that imports pynostr, which is used for keys and their forms; ids are computed here, since pynostr ignores
+the id it receives.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -16,6 +15,7 @@ from pynostr.key import PrivateKey, PublicKey
 
 from relays.errors import InvalidEvent, InvalidJson, InvalidKey
 from relays.jsontext import from_json, shaped
+from relays.schnorr import SigningKey, verified
 
 MAX_EVENT_BYTES = 128 * 1024
 """Larger events are refused before they are parsed: ours are a few KiB."""
@@ -49,9 +49,8 @@ class Event(msgspec.Struct, frozen=True):
 
 def event_id(pubkey: str, created_at: int, kind: int, tags: Sequence[Sequence[str]], content: str) -> str:
     """The id: SHA-256 over the canonical JSON array, in hex (NIP-01). Raises InvalidEvent on unencodable text."""
-    form = [0, pubkey, created_at, kind, tags, content]
-    try:
-        canonical = json.dumps(form, separators=(",", ":"), ensure_ascii=False).encode()
+    try:  # msgspec writes what NIP-01 asks for: no spaces, and no escapes but the necessary
+        canonical = msgspec.json.encode([0, pubkey, created_at, kind, tags, content])
     except UnicodeEncodeError as error:
         raise InvalidEvent("the event holds text that is not Unicode") from error
     return hashlib.sha256(canonical).hexdigest()
@@ -66,8 +65,8 @@ def verify_event(event: Event) -> None:
     if len(event.pubkey) != 64 or len(event.sig) != 128 or event.pubkey != event.pubkey.lower():
         raise InvalidEvent("key or signature has the wrong form")
     try:
-        genuine = PublicKey.from_hex(event.pubkey).verify(bytes.fromhex(event.sig), bytes.fromhex(event.id))
-    except ValueError as error:  # not hex, or not a point on the curve
+        genuine = verified(bytes.fromhex(event.pubkey), bytes.fromhex(event.sig), bytes.fromhex(event.id))
+    except ValueError as error:  # not hex
         raise InvalidEvent("key or signature is malformed") from error
     if not genuine:
         raise InvalidEvent("the signature is not the author's")
@@ -98,10 +97,10 @@ class Signer:
 
     def __init__(self, secret: bytes) -> None:
         try:
-            self._key = PrivateKey(secret)
+            self._key, self._signing = PrivateKey(secret), SigningKey(secret)
         except ValueError as error:
             raise InvalidKey("not a private key") from error
-        self.pubkey: str = self._key.public_key.hex()
+        self.pubkey: str = self._signing.public.hex()
 
     @classmethod
     def generate(cls) -> Signer:
@@ -136,9 +135,8 @@ class Signer:
         """A new signed event; `created_at` in Unix seconds."""
         frozen = tuple(tuple(tag) for tag in tags)
         identity = event_id(self.pubkey, created_at, kind, frozen, content)
-        signature = self._key.sign(bytes.fromhex(identity))
-        sig = signature.hex() if isinstance(signature, bytes) else str(signature)
-        return Event(identity, self.pubkey, created_at, kind, frozen, content, sig)
+        signature = self._signing.sign(bytes.fromhex(identity))
+        return Event(identity, self.pubkey, created_at, kind, frozen, content, signature.hex())
 
     def __repr__(self) -> str:
         return f"Signer({self.npub})"

@@ -1,12 +1,15 @@
 """Events of others are read and checked as theirs; events of ours are read by others; anything forged is refused."""
 
+import hashlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relays.errors import InvalidEvent, InvalidKey
-from relays.event import MAX_EVENT_BYTES, Signer, npub, parse_event, pubkey_of, to_json
+from relays.event import MAX_EVENT_BYTES, Signer, event_id, npub, parse_event, pubkey_of, to_json
 from tests.relays.golden import EVENTS, SECRET
 
 
@@ -95,3 +98,10 @@ def test_a_signer_does_not_show_its_secret() -> None:
     signer = Signer.parse(SECRET)
     assert SECRET not in repr(signer)
     assert "nsec" not in repr(signer)
+
+
+@given(st.lists(st.lists(st.text(max_size=20), max_size=4), max_size=4), st.text(), st.integers(0, 2**40))
+def test_ids_are_of_the_form_that_nip_01_asks_for(tags: list[list[str]], content: str, created_at: int) -> None:
+    """Python's own writer, told to escape nothing that it need not, is the other opinion."""
+    canonical = json.dumps([0, "a" * 64, created_at, 1, tags, content], separators=(",", ":"), ensure_ascii=False)
+    assert event_id("a" * 64, created_at, 1, tags, content) == hashlib.sha256(canonical.encode()).hexdigest()
