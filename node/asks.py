@@ -22,7 +22,7 @@ from relays.bounds import MAX_CONTEXT, is_search
 from relays.endpoints import Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import MAX_DEPTH, from_json, too_deep
-from relays.pictures import without_pictures
+from relays.prompt import Prompt, read_prompt
 
 MAX_CHOICES: Final = 128
 MAX_IMAGES: Final = 10
@@ -98,6 +98,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: Endpoint
     fields: Mapping[str, Any]
+    prompt: Prompt
     form: Form | None = None
     audio_ms: int = 0
     """How long the sound says it is."""
@@ -136,12 +137,14 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
     fields = {name: value for name, value in fields.items() if (name, value) not in _AS_ALWAYS}
     _check_common(fields, {*FIELDS[endpoint.name], *extra_fields})
     _CHECKS[endpoint.name](fields)
-    _check_pictures(fields)
+    prompt = read_prompt(fields, endpoint)
+    if len(prompt.pictures) > MAX_PICTURES:  # each is looked at, to count its tiles
+        raise _bad(f"a request holds at most {MAX_PICTURES} pictures")
     if form is None:
-        return Ask(endpoint=endpoint, fields=fields, is_long=len(raw) > LONG_BYTES)
+        return Ask(endpoint=endpoint, fields=fields, prompt=prompt, is_long=len(raw) > LONG_BYTES)
     _check_files(form, endpoint)
     if endpoint is endpoints.IMAGE_EDITS:
-        return Ask(endpoint=endpoint, fields=fields, form=form)
+        return Ask(endpoint=endpoint, fields=fields, prompt=prompt, form=form)
     sound = next(part.data for part in form.files)
     told_ms = audio_ms(sound)
     if told_ms is not None:
@@ -149,6 +152,7 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
     return Ask(
         endpoint=endpoint,
         fields=fields,
+        prompt=prompt,
         form=form,
         audio_ms=told_ms or most_audio_ms(sound),
         most_audio_ms=max(told_ms or 0, most_audio_ms(sound)),
@@ -318,12 +322,6 @@ def _check_messages(fields: Mapping[str, Any]) -> None:
         raise _bad("'messages' is missing: a list of at least one message")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
         raise _bad("every message is an object with a 'role'")
-
-
-def _check_pictures(fields: Mapping[str, Any]) -> None:
-    """Each is looked at, to count its tiles."""
-    if len(without_pictures(fields)[1]) > MAX_PICTURES:
-        raise _bad(f"a request holds at most {MAX_PICTURES} pictures")
 
 
 def _check_texts(fields: Mapping[str, Any], field: str) -> None:

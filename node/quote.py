@@ -22,10 +22,7 @@ from relays.bounds import (
     ModelLimits,
     choices,
     largest_usage,
-    likely_prompt_tokens,
-    media_types,
     most_usage,
-    prompt_bound,
     searches,
 )
 from relays.endpoints import (
@@ -88,7 +85,7 @@ def _quoted(ask: Ask, model: Model) -> Quote:
         raise _bad(f"{model.id} has no price for {what}: choose another model")
     roomy = [source for source in sources if likely.prompt_tokens < source.limits.context_length]
     if not roomy:  # whoever knows the window will refuse it, or read less; elsewhere it could be read and not be paid
-        roomy = [source for source in sources if source.known_context or media_types(ask.fields, ask.endpoint)]
+        roomy = [source for source in sources if source.known_context or ask.prompt.media]
     if not roomy:
         raise _bad(f"this request is longer than the context of {model.id}, {model.limits.context_length} tokens")
     ordered = sorted(roomy, key=lambda source: cost(likely, price_for(ask.fields, ask.endpoint, source.price)))
@@ -101,7 +98,7 @@ def likely_usage(ask: Ask, limits: ModelLimits) -> Usage:
     asked = next((fields[field] for field in endpoint.output_fields if fields.get(field)), LIKELY_OUTPUT)
     many = choices(fields, endpoint)
     return Usage(
-        likely_prompt_tokens(fields, endpoint, limits.pictures),
+        ask.prompt.likely(limits.pictures),
         many * min(asked, limits.max_output_tokens) if endpoint.writes else 0,
         images=many if endpoint in (IMAGES, IMAGE_EDITS) else 0,
         audio_ms=ask.audio_ms,
@@ -134,7 +131,7 @@ def known_of(ask: Ask, source: Source) -> Known:
         count = partial(int, tokens)
     return Known(
         count,
-        largest_usage(ask.fields, source.limits, ask.endpoint, audio_ms=ask.most_audio_ms),
+        largest_usage(ask.fields, source.limits, ask.endpoint, audio_ms=ask.most_audio_ms, prompt=ask.prompt),
         characters=len(ask.fields["input"]) if ask.endpoint is SPEECH else 0,
         audio_ms=ask.audio_ms,
         writes=ask.endpoint.writes,
@@ -169,13 +166,15 @@ def _output_limit(ask: Ask, source: Source) -> dict[str, int]:
     named = {field: min(ask.fields[field], longest) for field in ask.endpoint.output_fields if ask.fields.get(field)}
     if named or not ask.endpoint.output_fields or longest >= source.limits.context_length:
         return named
-    room = source.limits.context_length - prompt_bound(ask.fields, ask.endpoint, source.limits.pictures)
+    room = source.limits.context_length - ask.prompt.bound(source.limits.pictures)
     return {ask.endpoint.output_fields[-1]: min(longest, room)} if room > 0 else {}
 
 
 def _most(ask: Ask, source: Source) -> Msat:
     price = price_for(ask.fields, ask.endpoint, source.price)
-    return cost(most_usage(ask.fields, source.limits, price, ask.endpoint, audio_ms=ask.most_audio_ms), price)
+    return cost(
+        most_usage(ask.fields, source.limits, price, ask.endpoint, audio_ms=ask.most_audio_ms, prompt=ask.prompt), price
+    )
 
 
 def _lacks_price(ask: Ask, price: ModelPrice) -> bool:
@@ -199,7 +198,7 @@ def _check_media(ask: Ask, model: Model) -> None:
     """Refuse what the model cannot read; a part's type is `text`, `image_url`, `input_audio`, `document` or the like."""
     if ask.endpoint.multipart:
         return
-    for kind in sorted(media_types(ask.fields, ask.endpoint)):
+    for kind in sorted(ask.prompt.media):
         plain = kind.removeprefix("input_").removesuffix("_url")
         if {"document": "file"}.get(plain, plain) not in model.input_modalities:
             raise _bad(f"{model.id} does not read parts of type {kind[:40]!r}")

@@ -6,6 +6,7 @@ The node charges with `cost`, the client verifies with the same `cost`: there is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -132,6 +133,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         ):
             raise ValueError(f"this usage cannot be: {self}")
 
+    @property
+    def has_kinds(self) -> bool:
+        """Whether tokens of other kinds than plain ones are among them."""
+        return bool(
+            self.cached_tokens
+            or self.cache_write_tokens
+            or self.reasoning_tokens
+            or self.audio_tokens
+            or self.speech_tokens
+        )
+
     def within(self, most: Usage) -> bool:
         """Whether it is no more than `most` of anything. Kinds of tokens are among those read and written."""
         return (
@@ -188,25 +200,26 @@ def parts_of(usage: Usage, price: ModelPrice) -> int:
 
 def dearest(usage: Usage, price: ModelPrice) -> Usage:
     """The same tokens in the kinds that cost most: what a bound has to reckon with. Sound is not more than `usage` says."""
-    read = [("cached_tokens", price.cached), ("cache_write_tokens", price.cache_write)]
-    written = [("reasoning_tokens", price.reasoning)]
+    read = [(price.cached, "cached_tokens"), (price.cache_write, "cache_write_tokens")]
+    written = [(price.reasoning, "reasoning_tokens")]
     if usage.audio_tokens:
-        read.append(("audio_tokens", price.audio))
+        read.append((price.audio, "audio_tokens"))
     if usage.speech_tokens:
-        written.append(("speech_tokens", price.speech))
-    kinds = dict.fromkeys(
-        ("cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens", "speech_tokens"), 0
-    )
+        written.append((price.speech, "speech_tokens"))
+    kinds = {}
     for all_of_them, plain_msat, others in (
         (usage.prompt_tokens, price.prompt_msat_per_mtok, read),
         (usage.completion_tokens, price.completion_msat_per_mtok, written),
     ):
-        kind, most_msat = max(others, key=lambda other: other[1])
+        most_msat, kind = max(others)
         if most_msat > plain_msat:
             kinds[kind] = all_of_them
-    return msgspec.structs.replace(usage, **kinds)
+    return msgspec.structs.replace(usage, **(_NO_KINDS | kinds)) if kinds or usage.has_kinds else usage
 
 
+_NO_KINDS: Final = MappingProxyType(
+    dict.fromkeys(("cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens", "speech_tokens"), 0)
+)
 _PARTS: Final = (
     *("prompt_msat_per_mtok", "completion_msat_per_mtok", "request_msat", "image_msat", "audio_msat_per_hour"),
     *("characters_msat_per_mchar", "search_msat"),

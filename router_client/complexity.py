@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from relays.bounds import likely_prompt_tokens
+from relays.prompt import read_prompt
 
 Tier = Literal["cheap", "mid", "premium"]
 
@@ -47,7 +47,7 @@ def assess(body: Mapping[str, Any]) -> Task:
     return Task(
         difficulty=difficulty,
         tier="cheap" if difficulty < CHEAP_BELOW else "mid" if difficulty < MID_BELOW else "premium",
-        prompt_tokens=likely_prompt_tokens(body),
+        prompt_tokens=read_prompt(body).likely(),
         completion_tokens=int(asked) * int(body.get("n") or 1),
     )
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
-from relays.bounds import media_parts, prompt_bound
 from relays.endpoints import Endpoint
 from relays.pictures import likely_tokens, without_pictures
+from relays.prompt import media_parts, read_prompt
 
 VOCABULARY: Final = "o200k_base"
 PIECE_CHARS: Final = 16_384
@@ -72,7 +72,7 @@ def count_prompt(body: Mapping[str, Any], endpoint: Endpoint, rule: str = "", *,
     messages = body.get("messages")
     extra = PER_MESSAGE * len(messages) if isinstance(messages, list) else 0
     counted = (count if exact else estimate)("\n".join(strings_in(read, longest_silent=SHORT_CHARS)))
-    return min(prompt_bound(body, endpoint, rule), counted + extra) + media
+    return min(read_prompt(body, endpoint).bound(rule), counted + extra) + media
 
 
 def strings_in(value: Any, *, longest_silent: int | None = None) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relays.bounds import ModelLimits, largest_usage, likely_prompt_tokens, prompt_bound
+from relays.bounds import ModelLimits, largest_usage
 from relays.endpoints import CHAT, MESSAGES, RESPONSES
 from relays.pictures import (
     LEAST_TOKENS,
@@ -23,6 +23,7 @@ from relays.pictures import (
     size_of,
     without_pictures,
 )
+from relays.prompt import read_prompt
 
 
 def png(width: int, height: int) -> str:
@@ -128,8 +129,8 @@ def test_a_request_holds_its_text_and_its_tiles_not_the_window(
 ) -> None:
     window = ModelLimits(128_000, 1000, rule_for(body["model"]))
     assert tokens < largest_usage(body, window, endpoint).prompt_tokens <= tokens + 300
-    assert tokens < prompt_bound(body, endpoint, window.pictures) <= tokens + 300
-    assert tokens <= likely_prompt_tokens(body, endpoint, window.pictures) <= tokens + 100
+    assert tokens < read_prompt(body, endpoint).bound(window.pictures) <= tokens + 300
+    assert tokens <= read_prompt(body, endpoint).likely(window.pictures) <= tokens + 100
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_what_is_only_called_a_picture_holds_the_window(sly: dict[str, Any]) -> 
 )
 def test_what_stands_among_no_message_parts_is_text(endpoint: Any, where: Any) -> None:
     sly = {"type": "image_url", "image_url": f"data:image/png;base64,{png(9, 9)}{'A' * 40_000}"}
-    assert prompt_bound(where(sly), endpoint, "anthropic") > 40_000
+    assert read_prompt(where(sly), endpoint).bound("anthropic") > 40_000
 
 
 def test_a_gif_is_as_large_as_can_be_since_its_frames_may_be_larger_than_it_says() -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relays.bounds import ModelLimits, completion_bound, likely_prompt_tokens, most_usage, prompt_bound
+from relays.bounds import ModelLimits, completion_bound, most_usage
 from relays.errors import MoneyError
 from relays.pricing import ModelPrice, Usage, cost
+from relays.prompt import read_prompt
 
 rates = st.integers(0, 10**12)
 tokens = st.integers(0, 2_000_000)
@@ -58,7 +59,7 @@ bodies: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 def test_no_usage_that_fits_the_request_costs_more_than_its_most(
     body: dict[str, Any], model: ModelLimits, price: ModelPrice, read: float, wrote: float
 ) -> None:
-    prompt = int(read * min(prompt_bound(body), model.context_length))
+    prompt = int(read * min(read_prompt(body).bound(), model.context_length))
     written = int(wrote * min(completion_bound(body, model), model.context_length - prompt))
     used = Usage(prompt, written * body.get("n", 1))
     assert cost(used, price) <= cost(most_usage(body, model, price), price)
@@ -68,8 +69,8 @@ def test_no_usage_that_fits_the_request_costs_more_than_its_most(
 def test_a_prompt_is_never_bounded_below_its_bytes(text: str) -> None:
     text = text.encode(errors="ignore").decode()
     body = {"messages": [{"role": "user", "content": text}]}
-    assert prompt_bound(body) >= len(text.encode())
-    assert likely_prompt_tokens(body) <= prompt_bound(body)
+    assert read_prompt(body).bound() >= len(text.encode())
+    assert read_prompt(body).likely() <= read_prompt(body).bound()
 
 
 def test_max_tokens_tightens_the_bound() -> None:
