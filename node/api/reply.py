@@ -118,22 +118,26 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the caller goes away; then raises CallerGone."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
+    ours = asyncio.current_task()
+    assert ours is not None, "requests run in tasks"
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        ours.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise CallerGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and not ours.uncancel():  # by nobody else beside
+            raise CallerGone from None
+        raise
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
 
 
 def _encoded(pairs: Iterable[tuple[str, str]]) -> Headers:
