@@ -123,12 +123,9 @@ class Completions:
         lifetime_s = self._timeout_s + HOLD_MARGIN_S
         if fingerprint:  # another may hold under the same name: ours is told from it
             fingerprint = f"{fingerprint}{OURS}{secrets.token_hex(4)}"
-        # Shielded: a caller that leaves now must not leave a hold that nobody knows of.
-        holding = self._tasks.start(
-            self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s, fingerprint), "hold"
-        )
+        holding = self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s, fingerprint)
         try:
-            outcome = await asyncio.shield(holding)
+            outcome = await holding
         except (asyncio.CancelledError, StorageError):
             self._tasks.start(self._void_after(holding, request_id, fingerprint), "void")
             raise
@@ -261,7 +258,7 @@ class Completions:
     async def _void(self, request_id: str, fingerprint: str | None = None) -> bool:
         return await self._insist(partial(self._ledger.void, request_id, fingerprint), request_id)
 
-    async def _void_after(self, holding: asyncio.Task[HoldOutcome], request_id: str, fingerprint: str) -> None:
+    async def _void_after(self, holding: asyncio.Future[HoldOutcome], request_id: str, fingerprint: str) -> None:
         """Free a hold that nobody waits for any more: one that was made, or may have been, but never another's."""
         await asyncio.wait([holding])
         unknown = holding.cancelled() or holding.exception() is not None

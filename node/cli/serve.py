@@ -77,6 +77,7 @@ async def _serve(settings: Settings) -> None:
                 access_log=False,  # a URL may hold a token
                 server_header=False,
                 proxy_headers=False,  # nobody is told apart by address
+                ws="none",
                 timeout_graceful_shutdown=GRACE_S,
                 lifespan="on",
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
 from typing import Protocol, TypeVar
 
 from node.ledger.page import Move, Outcome
@@ -28,7 +28,7 @@ class Backend(Protocol):
         """The result of the steps, in one transaction, once it is committed. What they raise rolls their changes back."""
         ...
 
-    def move(self, move: Move) -> Awaitable[Outcome]:
+    def move(self, move: Move) -> asyncio.Future[Outcome]:
         """The outcome of a hold, post or release, once it is committed together with whatever else waits."""
         ...
 

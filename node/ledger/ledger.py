@@ -6,6 +6,7 @@ LedgerError for contradictions.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -158,10 +159,10 @@ class Ledger:
 
     # requests --------------------------------------------------------------------------------------------------------
 
-    async def hold(
+    def hold(
         self, key: Key, request_id: str, amount_msat: int, lifetime_s: float, fingerprint: str = ""
-    ) -> HoldOutcome:
-        """Reserve the most that a request can cost, within the key's limits."""
+    ) -> asyncio.Future[HoldOutcome]:
+        """Reserve the most that a request can cost, within the key's limits. It is booked, whether or not somebody waits."""
         now = self._now()
         move = Hold(
             id=request_id,
@@ -174,8 +175,8 @@ class Ledger:
             instance=self.instance,
             fingerprint=fingerprint,
         )
-        outcome: Any = await self._db.move(move)
-        held: HoldOutcome = outcome
+        outcome: Any = self._db.move(move)
+        held: asyncio.Future[HoldOutcome] = outcome
         return held
 
     async def post(self, draft: Receipt) -> Posted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -124,7 +124,7 @@ class PostgresBackend:
         result: T = await self._queued(_Job(None, work))
         return result
 
-    def move(self, move: Move) -> Awaitable[Outcome]:
+    def move(self, move: Move) -> asyncio.Future[Outcome]:
         return self._queued(_Job(move, None))
 
     async def read(self, work: Work[T]) -> T:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ class SqliteBackend:
         except sqlite3.IntegrityError as error:
             raise LedgerConflict(str(error)) from error
 
-    def move(self, move: Move) -> Awaitable[Outcome]:
+    def move(self, move: Move) -> asyncio.Future[Outcome]:
         return self._db.run_together(self._moves, move)
 
     async def read(self, work: Work[T]) -> T:
