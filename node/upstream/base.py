@@ -21,6 +21,8 @@ class Source(msgspec.Struct, frozen=True):
     price: ModelPrice
     known_context: bool = True
     """Whether the context window was told, by the upstream or by the operator."""
+    thinks: bool = False
+    """Whether the list says that it may think before it writes."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):

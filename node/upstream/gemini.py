@@ -63,5 +63,6 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         "description": entry.get("description"),
         "context_length": entry.get("inputTokenLimit"),
         "max_output_tokens": entry.get("outputTokenLimit"),
+        "thinks": entry.get("thinking") is True,
         "architecture": {"input_modalities": ["text", "image", "audio", "file", "video"]},
     }
