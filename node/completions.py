@@ -49,7 +49,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
-"""Of a stream before its first word: an image may come in one event."""
+"""Of a stream before its first word; a line of data that is longer is one."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAY_NOT_STREAM: Final = (TRANSCRIPTIONS, TRANSLATIONS, IMAGES, IMAGE_EDITS)
 OURS: Final = ":"
@@ -351,6 +351,8 @@ async def _up_to_the_first_word(chunks: AsyncIterator[bytes], endpoint: Endpoint
             if line.startswith(b"data:") and says_something(line[5:], endpoint):
                 return bytes(head)
         if len(head) > MAX_HEAD_BYTES:
+            if head.startswith(b"data:", scanned):  # a picture
+                return bytes(head)
             break
     raise UpstreamUnreachable("the upstream streamed no answer")
 

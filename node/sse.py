@@ -28,6 +28,8 @@ class Cutter:
         self._pieces: list[bytes] = []
         self._size = 0
         self._edge = b""
+        self.inside = False
+        """Whether what was given last ends within an event, whose next piece is to come."""
 
     @property
     def waiting(self) -> int:
@@ -40,13 +42,15 @@ class Cutter:
         end = 0
         for boundary in BOUNDARY.finditer(probe):
             end = boundary.end()
-        if not end and self._longest is not None and self._size + len(chunk) > self._longest:
-            end = len(probe)
-        if not end:
+        inside = not end and self._longest is not None and self._size + len(chunk) > self._longest
+        if inside:
+            end = len(probe.rstrip(b"\r\n"))  # what stands there may be half a boundary
+        if end <= len(self._edge):
             self._pieces.append(chunk)
             self._size += len(chunk)
             self._edge = probe[-MOST_EDGE:]
             return b""
+        self.inside = inside
         cut_at = end - len(self._edge)  # what lies in the edge alone was no boundary before
         whole = b"".join((*self._pieces, chunk[:cut_at]))
         self._keep(chunk[cut_at:])

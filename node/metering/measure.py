@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from relays.pricing import Usage
 from relays.usage import MAX_TOKENS
 
+IMAGE_TOKENS: Final = 1056
+"""Of an image that nobody reports tokens for: OpenAI's square one of medium quality."""
 Metered = Literal["upstream", "counted"]
 
 

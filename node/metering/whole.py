@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from node.metering.measure import Known, Measured, measure
+from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
 from node.metering.stream import Choice
 from node.metering.texts import texts_of
 from node.metering.tokens import count
@@ -47,8 +47,6 @@ _HOLDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """The field that an answer of an endpoint has something in; a transcription is `text`, or no JSON at all."""
-IMAGE_TOKENS: Final = 1056
-"""Of an image that nobody reports tokens for: OpenAI's square one of medium quality."""
 SPEECH_TOKENS: Final = 2
 """Of a spoken character, for which nobody reports any."""
 _MAY_BE_EMPTY: Final = (RESPONSES, MESSAGES)

@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from node.metering.stream import MAX_HELD_BYTES
 from node.metering.tokens import count, count_prompt
 from relays.endpoints import CHAT, MESSAGES
 from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
 from tests.node.hostile import Hostile
+from tests.node.test_metering import picture
 
 GRANT_MSAT = 1_000_000
 EVENTS = {"Content-Type": "text/event-stream"}
@@ -24,6 +26,7 @@ JSON = {"Content-Type": "application/json"}
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
+NOTHING = {"prompt_msat_per_mtok": 0, "completion_msat_per_mtok": 0}
 
 
 def usage(prompt: int, completion: int) -> bytes:
@@ -119,3 +122,21 @@ def test_a_file_in_a_prompt_is_not_counted_as_text() -> None:
     plain = {"type": "text", "media_type": "text/plain", "data": WORDS}
     body["messages"] = [{"role": "user", "content": [{"type": "document", "source": plain}]}]
     assert count_prompt(body, MESSAGES) > count(WORDS)
+
+
+async def test_a_picture_that_is_too_large_for_the_head_is_an_answer(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """It was made, and the caller gets it."""
+    entry = {"id": "smollm2-135m", "context_length": 2048, "msat_pricing": {**NOTHING, "image_msat": 1000}}
+    (folder / "models.json").write_text(json.dumps([entry]))
+    settings = {"upstream_base_url": hostile[1], "models_path": folder / "models.json"}
+    async with running_node(folder, cashu_mints=DEAD_MINT, **settings) as node:
+        made = picture("image_generation.completed", MAX_HELD_BYTES + 4_000_000)
+        pieces = [made[at : at + 1_000_000] for at in range(0, len(made), 1_000_000)]
+        hostile[0].answer = (200, EVENTS, pieces * 2)
+        key, text = await granted_key(node.node, GRANT_MSAT)
+        body = {"model": "smollm2-135m", "prompt": "a cat", "n": 2, "stream": True}
+        reply = await http.post(f"{node.url}/v1/images/generations", json=body, headers=bearer(text), timeout=30)
+        assert (reply.status_code, reply.content.count(made)) == (200, 2)
+        assert (await node.node.ledger.account(key.account)).spent_msat == 2000

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.metering.measure import Known, Measured
+from node.metering.measure import IMAGE_TOKENS, Known, Measured
 from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import count, strings_in
 from node.metering.whole import measured
 from node.metering.written import MAX_KEPT_BYTES
-from relays.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
+from relays.endpoints import CHAT, IMAGES, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
 
 
@@ -142,6 +142,44 @@ def test_a_giant_event_passes_without_being_held() -> None:
     meter = meter_of()
     giant = b"data: " + b"x" * (MAX_HELD_BYTES + 1)
     assert meter.feed(giant) == giant
+
+
+def picture(kind: str, size: int, *, type_last: bool = False, report: Any = None) -> bytes:
+    """An event of a streamed picture."""
+    event: dict[str, Any] = {"b64_json": "x" * size, "revised_prompt": 'a "type":"image_edit.completed"'}
+    if report is not None:
+        event["usage"] = report
+    event = {**event, "type": kind} if type_last else {"type": kind, **event}
+    return f"event: {kind}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+@pytest.mark.parametrize("type_last", [False, True])
+@pytest.mark.parametrize("chunk", [617, 16_384, 100_007])
+@pytest.mark.parametrize("over", [1, 60_000])
+def test_pictures_too_large_to_be_held_are_counted_each(
+    monkeypatch: pytest.MonkeyPatch, type_last: bool, chunk: int, over: int
+) -> None:
+    monkeypatch.setattr("node.metering.stream.MAX_HELD_BYTES", 100_000)
+    told = {"input_tokens": 10, "output_tokens": 4000, "input_tokens_details": {"text_tokens": 10}}
+    begun = picture("image_generation.partial_image", 100)
+    made = [picture("image_generation.completed", 100_000 + over, type_last=type_last) for _ in range(3)]
+    last = picture("image_generation.completed", 100_000 + over, type_last=type_last, report=told)
+    whole = b"".join([begun, *made, last])
+    meter = StreamMeter(IMAGES, Known(lambda: 11), hide_usage=False)
+    passed = b"".join(meter.feed(whole[at : at + chunk]) for at in range(0, len(whole), chunk)) + meter.finish()
+    assert passed == whole
+    assert meter.ended
+    assert meter.measured() == Measured(Usage(10, 4000, images=4), "upstream")
+
+
+def test_large_pictures_are_told_apart_wherever_their_stream_is_cut() -> None:
+    """A cut within the boundary between two of them makes no one of two."""
+    first = picture("image_generation.completed", MAX_HELD_BYTES + 1)
+    whole = first + picture("image_generation.completed", 1)
+    for cut in range(len(first) - 2, len(first) + 3):
+        meter = StreamMeter(IMAGES, Known(lambda: 11), hide_usage=False)
+        assert meter.feed(whole[:cut]) + meter.feed(whole[cut:]) + meter.finish() == whole
+        assert meter.measured().usage == Usage(11, 2 * IMAGE_TOKENS, images=2)
 
 
 @pytest.mark.parametrize(
