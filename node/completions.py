@@ -40,7 +40,7 @@ from node.upstream.fleet import Fleet
 from relays import payment
 from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from relays.event import Event, Signer
-from relays.pricing import cost, price_for
+from relays.pricing import Usage, cost, price_for
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
@@ -87,9 +87,12 @@ class _Running(msgspec.Struct, frozen=True):
     source: Source
     reply: UpstreamReply
     meter: StreamMeter
+    used: Used
 
 
 Keep = Callable[[Answer], Awaitable[None]]
+Used = Callable[[Usage], None]
+"""Hears what a request used, when it ends."""
 
 
 class Completions:
@@ -144,38 +147,40 @@ class Completions:
             return DuplicateHold(outcome.state, outcome.fingerprint.partition(OURS)[0])
         return None
 
-    async def answer(self, request_id: str, quote: Quote, keep: Keep | None = None) -> Answer:
+    async def answer(self, request_id: str, quote: Quote, used: Used, keep: Keep | None = None) -> Answer:
         """Serve a held request that is not a stream, to its end also if the caller leaves; `keep` gets the answer once it is
         charged.
 
         Raises Refusal when no upstream delivers: then it is free.
         """
-        return await outlast(self._tasks.start(self._answered(request_id, quote, keep), "answer"))
+        return await outlast(self._tasks.start(self._answered(request_id, quote, used, keep), "answer"))
 
-    async def _answered(self, request_id: str, quote: Quote, keep: Keep | None) -> Answer:
+    async def _answered(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> Answer:
         async with self._free_unless_served(request_id):
             served = await self._fleet.serve(quote.sources, partial(self._ask, quote))
-        return await self._end_whole(request_id, served, keep)
+        return await self._end_whole(request_id, served, used, keep)
 
-    async def open_stream(self, request_id: str, quote: Quote, keep: Keep | None = None) -> PaidStream | Answer:
+    async def open_stream(
+        self, request_id: str, quote: Quote, used: Used, keep: Keep | None = None
+    ) -> PaidStream | Answer:
         """Send a held streaming request and wait for its first bytes; until then a failure is free. A whole answer is one
         where the server knows no streams. Raises Refusal."""
-        opening = self._tasks.start(self._opened(request_id, quote, keep), "open a stream")
+        opening = self._tasks.start(self._opened(request_id, quote, used, keep), "open a stream")
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             await outlast(self._tasks.start(self._left(opening, quote), "a stream left before its first word"))
             raise
 
-    async def _opened(self, request_id: str, quote: Quote, keep: Keep | None) -> PaidStream | Answer:
+    async def _opened(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> PaidStream | Answer:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with self._free_unless_served(request_id):
             begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
         if isinstance(begun, _Served):
-            return await self._end_whole(request_id, begun, keep)
+            return await self._end_whole(request_id, begun, used, keep)
         source, known, opened = begun
         meter = StreamMeter(quote.ask.endpoint, known, hide_usage=not quote.ask.wants_usage)
-        running = _Running(quote, source, opened.reply, meter)
+        running = _Running(quote, source, opened.reply, meter, used)
         self._streams[request_id] = running
         return PaidStream(
             request_id,
@@ -253,12 +258,13 @@ class Completions:
                 raise refusal_for(error) from error
             raise
 
-    async def _end_whole(self, request_id: str, served: _Served, keep: Keep | None) -> Answer:
+    async def _end_whole(self, request_id: str, served: _Served, used: Used, keep: Keep | None) -> Answer:
         quote, source = served.quote, served.source
         measure = partial(_measured, served)
-        used = await asyncio.to_thread(measure) if quote.ask.is_long else measure()
-        self._unseen.hear(source, used.usage)
-        receipt, event = await self._post(_draft(request_id, quote, source, used, "complete"))
+        told = await asyncio.to_thread(measure) if quote.ask.is_long else measure()
+        self._unseen.hear(source, told.usage)
+        used(told.usage)
+        receipt, event = await self._post(_draft(request_id, quote, source, told, "complete"))
         body = served.body
         if served.content_type == "application/json" and quote.ask.endpoint is not COUNT_TOKENS:
             body = told_in_body(body, receipt, quote.ask.endpoint)
@@ -275,6 +281,7 @@ class Completions:
         self._streams.pop(request_id, None)
         draft = _running_draft(request_id, running, outcome)
         self._unseen.hear(running.source, draft.usage)
+        running.used(draft.usage)
         return await asyncio.shield(self._tasks.start(self._post(draft), "post"))
 
     async def note_streams(self) -> int:
