@@ -44,6 +44,7 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True):
     known_context: bool
     price: ListPrice
     thinks: bool = False
+    draws_unpriced: bool = False
 
 
 class Goods(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,13 +173,16 @@ def goods_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
     architecture = raw.get("architecture") or {}
     written = tuple(str(kind) for kind in architecture.get("output_modalities") or ("text",))
     there = str(raw.get("upstream_id") or id_)
+    price = list_price(raw, settings, spec, makes_images="image" in written)
     stock = Stock(
         upstream=spec.name,
         model=there,
         limits=ModelLimits(context, min(longest, context), str(raw.get("picture_rule") or rule_for(there))),
         known_context=told is not None,
-        price=list_price(raw, settings, spec, makes_images="image" in written),
+        price=price,
         thinks=_thinks(raw),
+        # A price in msat is the operator's own word for whatever the model makes.
+        draws_unpriced=isinstance(price, UsdPrice) and {"text", "image"} <= set(written),
     )
     return Goods(
         id=id_,
