@@ -120,13 +120,15 @@ class StreamMeter:
         the stream, as far as it has come."""
         reported = None if self._report is None else reports.usage_of(self._report)
         so_far = beside if self._so_far is None else reports.usage_of(self._so_far)
+        told = self._report or self._so_far
+        is_sum = told is not None and told.is_sum
         if reported is None and so_far is not None:
-            reported = self._at_least_written(so_far)
+            reported = so_far if is_sum else self._at_least_written(so_far)
         images = self._images_made or int(self._images_begun)
         written = self.written.tokens
         if self._draws:
             written = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
-        return measure(reported, self._known, written, images)
+        return measure(reported, self._known, written, images, is_sum=is_sum)
 
     def _at_least_written(self, so_far: Usage) -> Usage:
         counted, most = self.written.tokens(), self._known.most

@@ -85,7 +85,9 @@ def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
         return count("".join(texts))
 
     report = None if endpoint is SPEECH else reports.report_in(body)  # sound reports nothing
-    return measure(None if report is None else reports.usage_of(report), known, written, images)
+    if report is None:
+        return measure(None, known, written, images)
+    return measure(reports.usage_of(report), known, written, images, is_sum=report.is_sum)
 
 
 class _Images(msgspec.Struct):

@@ -13,7 +13,7 @@ from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import count, strings_in
 from node.metering.whole import measured
 from node.metering.written import MAX_KEPT_BYTES
-from relays.endpoints import CHAT, IMAGES, MESSAGES, RESPONSES, Endpoint
+from relays.endpoints import CHAT, EMBEDDINGS, IMAGES, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
 
 
@@ -210,6 +210,13 @@ def answer(**fields: Any) -> bytes:
         (answer(usage={}), Usage(11, 5), "counted"),
         (answer(usage={"prompt_tokens": 7, "completion_tokens": 0}), Usage(7, 5), "counted"),
         (answer(usage={"prompt_tokens": -7, "completion_tokens": 3}), Usage(11, 5), "counted"),
+        (answer(usage={"total_tokens": 30}), Usage(25, 5), "counted"),
+        (answer(usage={"total_tokens": 3}), Usage(0, 3), "counted"),
+        (
+            answer(usage={"total_tokens": 30, "prompt_tokens_details": {"cached_tokens": 27}}),
+            Usage(27, 3, cached_tokens=27),
+            "counted",
+        ),
         (b'{"choices":[]}', Usage(11, 0), "counted"),
         (b"\xff", Usage(11, 1), "counted"),
     ],
@@ -309,3 +316,16 @@ def test_a_count_beside_a_report_is_not_more_than_can_be() -> None:
     meter = StreamMeter(CHAT, Known(lambda: 11, Usage(100, 8)), hide_usage=True)
     meter.feed(sse(usage(4, 8, [{"delta": {"content": "a b c d e f g h i j k l m n"}}])))
     assert meter.measured().usage == Usage(4, 8)
+
+
+@pytest.mark.parametrize("beside", [[], [{"index": 0, "delta": {"content": ""}}]])
+def test_a_sum_of_what_was_read_and_written_is_not_counted_twice(beside: list[Any]) -> None:
+    """At the end of a stream, and beside a piece of it."""
+    meter = meter_of()
+    meter.feed(sse(text(" wave" * 5), {"choices": beside, "usage": {"total_tokens": 30}}))
+    assert meter.measured() == Measured(Usage(25, 5), "counted")
+
+
+def test_a_sum_is_all_read_where_nothing_is_written() -> None:
+    body = b'{"data":[{"embedding":[1]}],"usage":{"total_tokens":30}}'
+    assert measured(body, EMBEDDINGS, Known(lambda: 11, writes=False)) == Measured(Usage(30, 0), "upstream")
