@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
+from node.metering.private import public_event
 from node.metering.skimmed import Skimmed
 from node.metering.texts import texts_of
 from node.metering.written import Written
@@ -185,7 +186,7 @@ class StreamMeter:
             return b""
         released = b"".join(self.kept_back)  # it was not the last after all
         self.kept_back, self._kept_back_bytes = [], 0
-        return released + event
+        return released + (public_event(event) if b'"usage"' in event else event)
 
     def _keep(self, events: bytes) -> None:
         if not self._draws:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from node.metering.private import public_event
 from node.metering.stream import MAX_HELD_BYTES
 from node.metering.tokens import count, count_prompt
 from relays.endpoints import CHAT, MESSAGES
@@ -140,3 +141,42 @@ async def test_a_picture_that_is_too_large_for_the_head_is_an_answer(
         reply = await http.post(f"{node.url}/v1/images/generations", json=body, headers=bearer(text), timeout=30)
         assert (reply.status_code, reply.content.count(made)) == (200, 2)
         assert (await node.node.ledger.account(key.account)).spent_msat == 2000
+
+
+THEIRS: dict[str, Any] = {
+    **{"cost": 0.0012, "is_byok": False, "cost_in_usd_ticks": 12, "estimated_cost": 0.0012},
+    "cost_details": {"upstream_inference_cost": 0.0011},
+}
+"""What the operator pays elsewhere."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_operator_pays_is_no_business_of_the_callers(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], stream: bool
+) -> None:
+    told = {"prompt_tokens": 31, "completion_tokens": 5, **THEIRS}
+    if stream:
+        beside = {"choices": [{"index": 0, "delta": {"content": "cost"}}], "usage": told}
+        chunks = [beside, {"choices": [], "usage": told}]
+        events = [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks]
+        hostile[0].answer = (200, EVENTS, [events[0], FINISH, events[1], DONE])
+    else:
+        whole = {"choices": [{"message": {"content": "cost"}}], "usage": told}
+        hostile[0].answer = (200, JSON, [json.dumps(whole).encode()])
+    _, text = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "stream": stream, "stream_options": {"include_usage": True} if stream else None}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(text))
+    for word in ("0.0012", "0.0011", "byok", "cost_details", "ticks", "estimated"):
+        assert word not in reply.text
+    assert reply.text.count('"cost"') >= 1, "ours is told"
+    assert '"total_msats":102' in reply.text.replace(" ", "")
+    assert '"content":"cost"' in reply.text.replace(" ", "")
+
+
+@pytest.mark.parametrize("place", ["response", "message"])
+def test_costs_inside_of_an_event_are_left_out(place: str) -> None:
+    inner = {"id": "x", "usage": {"input_tokens": 3, **THEIRS}}
+    event = b"event: e\ndata: " + json.dumps({"type": "e", place: inner}).encode() + b"\n\n"
+    clean = {"type": "e", place: {"id": "x", "usage": {"input_tokens": 3}}}
+    assert public_event(event) == b"event: e\ndata: " + json.dumps(clean, separators=(",", ":")).encode() + b"\n\n"
+    assert public_event(b'data: {"usage": {"n": 1}, "cost": 3}\n\n') == b'data: {"usage": {"n": 1}, "cost": 3}\n\n'
