@@ -33,6 +33,7 @@ from node.metering.told import told_in_body
 from node.metering.whole import is_answer, measured
 from node.paid_stream import Begun, Outcome, PaidStream, refusal_for
 from node.quote import Quote, known_of, upstream_request
+from node.sse import Cutter, data_of, split
 from node.tasks import Tasks, outlast
 from node.unseen import Unseen
 from node.upstream.base import Source, Upstream, UpstreamReply
@@ -49,7 +50,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
-"""Of a stream before its first word; a line of data that is longer is one."""
+"""Of a stream before its first word; an event that is longer is one."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAY_NOT_STREAM: Final = (TRANSCRIPTIONS, TRANSLATIONS, IMAGES, IMAGE_EDITS)
 OURS: Final = ":"
@@ -349,18 +350,18 @@ def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcom
 
 async def _up_to_the_first_word(chunks: AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
     """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
-    head, scanned = bytearray(), 0
+    head, cutter = bytearray(), Cutter(MAX_HEAD_BYTES)
     async for chunk in chunks:
-        searched = len(head)
         head += chunk
-        while (end := head.find(b"\n", max(scanned, searched))) != -1:
-            line, scanned = bytes(head[scanned:end]), end + 1
-            if line.startswith(b"data:") and says_something(line[5:], endpoint):
-                return bytes(head)
+        events = cutter.feed(chunk)
+        if cutter.inside:  # a picture
+            return bytes(head)
+        if any(says_something(data_of(event), endpoint) for event in split(events)):
+            return bytes(head)
         if len(head) > MAX_HEAD_BYTES:
-            if head.startswith(b"data:", scanned):  # a picture
-                return bytes(head)
             break
+    if says_something(data_of(cutter.rest()), endpoint):  # it ended without a boundary
+        return bytes(head)
     raise UpstreamUnreachable("the upstream streamed no answer")
 
 

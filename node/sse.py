@@ -7,7 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+BOUNDARY: Final = re.compile(rb"\r\n\r\n|\r\n\n|\n\r\n|\n\n|\r\r|\r?\n\r(?=[^\n])")
+"""Two line ends, each any of three. The last of them, of two kinds, is one only when the next byte says so."""
+BOM: Final = b"\xef\xbb\xbf"
+"""A stream may begin with it."""
 MOST_EDGE: Final = 3
 """A boundary is at most four bytes: so many may have come in the chunk before."""
 DONE: Final = b"data: [DONE]\n\n"
@@ -45,7 +48,7 @@ class Cutter:
         inside = not end and self._longest is not None and self._size + len(chunk) > self._longest
         if inside:
             end = len(probe.rstrip(b"\r\n"))  # what stands there may be half a boundary
-        if end <= len(self._edge):
+        if not end or (inside and end <= len(self._edge)):
             self._pieces.append(chunk)
             self._size += len(chunk)
             self._edge = probe[-MOST_EDGE:]
@@ -102,7 +105,7 @@ def split(events: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """The `data:` of an event, its lines joined as the standard says."""
-    lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
+    lines = [line[5:] for line in event.removeprefix(BOM).splitlines() if line.startswith(b"data:")]
     return b"\n".join(line[1:] if line.startswith(b" ") else line for line in lines)
 
 

@@ -7,6 +7,7 @@ that it can tell the cost. When nobody reports usage, what was streamed is count
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Final
 
@@ -28,7 +29,9 @@ MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An event longer than this is passed on in pieces: its type and its report are read, its text is counted. No more is kept
 back."""
 _WATCHED: Final = (b'"usage"', b"[DONE]", b'"error"', b'image"', b'.completed"')
-_FINISHED: Final = (b'"finish_reason":"', b'"finish_reason": "')
+_FINISHED: Final = re.compile(rb'"finish_reason"\s{0,16}:\s{0,16}"')
+_SPREAD: Final = re.compile(rb"(?<![^\r\n])data:[^\r\n]*(?:\r\n|\n|\r)data:")
+"""Data on several lines."""
 _LAST: Final = (
     "message_delta",
     "response.completed",
@@ -140,10 +143,11 @@ class StreamMeter:
 
     def _pass(self, events: bytes) -> bytes:
         """Look at complete events: the plain case costs a few searches and no parsing."""
-        if self._plain and not self.ended and any(word in events for word in _FINISHED):
-            self.ended = True
+        if self._plain and not self.ended:
+            self.ended = b"finish_reason" in events and _FINISHED.search(events) is not None
         told = self._plain and self._report is not None
-        if not (self.kept_back or told) and not any(word in events for word in _WATCHED):
+        spread = events.count(b"data:") > 1 and _SPREAD.search(events) is not None
+        if not (self.kept_back or told or spread) and not any(word in events for word in _WATCHED):
             self._keep(events)
             return events
         return b"".join([self._look(event) for event in split(events)])
@@ -174,6 +178,7 @@ class StreamMeter:
             self.broken = True
             self._take_report(data, head)
             return b""
+        self.ended |= self._plain and _FINISHED.search(data) is not None
         if self._plain and self._report is not None and head.choices and texts_of(data):
             self._so_far, self._report = self._report, None  # it was told before the end
         last = self._count(data, head)

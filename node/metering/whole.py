@@ -81,7 +81,7 @@ def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
     def written() -> int:
         if images or endpoint is SPEECH:
             return images * IMAGE_TOKENS + known.characters * SPEECH_TOKENS if known.estimate else 0
-        texts = texts_of(body) if body.startswith((b"{", b" {")) else [body.decode(errors="replace")]
+        texts = texts_of(body) if body.lstrip().startswith(b"{") else [body.decode(errors="replace")]
         return count("".join(texts))
 
     report = None if endpoint is SPEECH else reports.report_in(body)  # sound reports nothing

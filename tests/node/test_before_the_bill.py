@@ -19,7 +19,7 @@ from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
 from tests.node.hostile import Hostile
-from tests.node.test_metering import picture
+from tests.node.test_metering import FINISHED, odd, picture, text
 
 GRANT_MSAT = 1_000_000
 EVENTS = {"Content-Type": "text/event-stream"}
@@ -180,3 +180,18 @@ def test_costs_inside_of_an_event_are_left_out(place: str) -> None:
     clean = {"type": "e", place: {"id": "x", "usage": {"input_tokens": 3}}}
     assert public_event(event) == b"event: e\ndata: " + json.dumps(clean, separators=(",", ":")).encode() + b"\n\n"
     assert public_event(b'data: {"usage": {"n": 1}, "cost": 3}\n\n') == b'data: {"usage": {"n": 1}, "cost": 3}\n\n'
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+async def test_a_stream_that_is_written_unusually_is_an_answer_and_paid(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], end: str
+) -> None:
+    events = [text("abcd" * 10), FINISHED, "[DONE]"]
+    hostile[0].answer = (200, EVENTS, odd(events, "\t", end, spread=True, bom=True))
+    key, credential = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "max_tokens": 100, "stream": True}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(credential))
+    assert reply.status_code == 200
+    assert reply.text.endswith("data: [DONE]\n\n")
+    spent_msat = (await node.node.ledger.account(key.account)).spent_msat
+    assert spent_msat >= count("abcd" * 10) * 8

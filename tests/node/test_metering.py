@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import count, strings_in
 from node.metering.whole import measured
 from node.metering.written import MAX_KEPT_BYTES
+from node.sse import Cutter, data_of, split
 from relays.endpoints import CHAT, EMBEDDINGS, IMAGES, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
 
@@ -329,3 +331,54 @@ def test_a_sum_of_what_was_read_and_written_is_not_counted_twice(beside: list[An
 def test_a_sum_is_all_read_where_nothing_is_written() -> None:
     body = b'{"data":[{"embedding":[1]}],"usage":{"total_tokens":30}}'
     assert measured(body, EMBEDDINGS, Known(lambda: 11, writes=False)) == Measured(Usage(30, 0), "upstream")
+
+
+def odd(events: list[Any], space: str, end: str, *, spread: bool, bom: bool) -> list[bytes]:
+    """The events as the standard allows to write them: other line ends, other spaces, data on several lines."""
+    written = []
+    for event in events:
+        data = event if isinstance(event, str) else json.dumps(event, indent=1 if spread else None)
+        lines = [f"data:{space}{line}" for line in data.split("\n")]
+        written.append((end.join(lines) + end + end).encode())
+    return [b"\xef\xbb\xbf" + written[0], *written[1:]] if bom else written
+
+
+FINISHED = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+@given(
+    cuts=st.lists(st.integers(0, 900), max_size=12),
+    space=st.sampled_from([" ", "", "\t", "   "]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    spread=st.booleans(),
+    bom=st.booleans(),
+    told=st.booleans(),
+)
+def test_any_way_to_write_a_stream_meters_the_same(
+    cuts: list[int], space: str, end: str, spread: bool, bom: bool, told: bool
+) -> None:
+    events: list[Any] = [text("Hello"), text(" wörld ⚡"), FINISHED, *([usage(31, 5)] if told else []), "[DONE]"]
+    written = odd(events, space, end, spread=spread, bom=bom)
+    whole = b"".join(written)
+    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    meter = meter_of(hide=False)
+    passed = b"".join(meter.feed(whole[a:b]) for a, b in itertools.pairwise(places)) + meter.finish()
+    assert passed + b"".join(meter.kept_back) == b"".join(written[:-1])
+    assert meter.ended
+    assert meter.done
+    counted = Measured(Usage(11, count("Hello wörld ⚡")), "counted")
+    assert meter.measured() == (Measured(Usage(31, 5), "upstream") if told else counted)
+
+
+@given(st.text("\r\nx", max_size=12), st.lists(st.integers(0, 12), max_size=6))
+def test_a_boundary_is_two_line_ends_of_any_kind(raw: str, cuts: list[int]) -> None:
+    """However it comes: what an event reads as is not changed by where it is cut."""
+    whole = b"data: a" + raw.encode() + b"data: b\n\n"
+    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    cutter = Cutter()
+    parts = [*(cutter.feed(whole[a:b]) for a, b in itertools.pairwise(places)), cutter.rest()]
+    seen = [data_of(event) for events in parts for event in split(events) if data_of(event)]
+    assert seen == [data_of(event) for event in split(whole) if data_of(event)]
+    ends = re.sub("\r\n|\r", "\n", raw)
+    if set(raw) <= {"\r", "\n"}:
+        assert seen == {0: [b"adata: b"], 1: [b"a\nb"]}.get(len(ends), [b"a", b"b"])
