@@ -3,11 +3,13 @@
 Transaction boundaries, each one commit of the ledger, none open across a network wait:
 
     hold      before anything is sent upstream: the most the request can cost
-    void      nothing was served: upstream down, refused, or silent before its first byte; or the caller left before it
+    void      nothing was served: upstream down, refused, or silent before its first byte; or the caller left a stream before
+              it, whose model does nothing unseen
     post      something was served: the cost of what was used, never above the hold, together with the receipt
 
-Between hold and post a crash leaves a pending hold, which expires (`Ledger.expire_orphans`, `expire_holds`). The end of a
-request runs in a task of its own that no cancellation reaches.
+Between hold and post a crash leaves a pending hold, which expires (`Ledger.expire_orphans`, `expire_holds`). A request that
+is not streamed runs in a task of its own that no cancellation reaches, and so does the end of a stream: who leaves pays what
+was made for them.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ from node.metering.told import told_in_body
 from node.metering.whole import is_answer, measured
 from node.paid_stream import Begun, Outcome, PaidStream, refusal_for
 from node.quote import Quote, known_of, upstream_request
-from node.tasks import Tasks
+from node.sse import Cutter, data_of, split
+from node.tasks import Tasks, outlast
+from node.unseen import Unseen
 from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
 from relays import payment
 from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from relays.event import Event, Signer
-from relays.pricing import cost, price_for
+from relays.pricing import Usage, cost, price_for
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
@@ -46,7 +50,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
-"""Of a stream before its first word: an image may come in one event."""
+"""Of a stream before its first word; an event that is longer is one."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAY_NOT_STREAM: Final = (TRANSCRIPTIONS, TRANSLATIONS, IMAGES, IMAGE_EDITS)
 OURS: Final = ":"
@@ -84,9 +88,12 @@ class _Running(msgspec.Struct, frozen=True):
     source: Source
     reply: UpstreamReply
     meter: StreamMeter
+    used: Used
 
 
 Keep = Callable[[Answer], Awaitable[None]]
+Used = Callable[[Usage], None]
+"""Hears what a request used, when it ends."""
 
 
 class Completions:
@@ -108,6 +115,7 @@ class Completions:
         self._tasks = tasks
         self._timeout_s = timeout_s
         self._first_token_s = first_token_s
+        self._unseen = Unseen()
         self._streams: dict[str, _Running] = {}
         self._noted = False
 
@@ -137,30 +145,61 @@ class Completions:
             return DuplicateHold(outcome.state, outcome.fingerprint.partition(OURS)[0])
         return None
 
-    async def answer(self, request_id: str, quote: Quote, keep: Keep | None = None) -> Answer:
-        """Serve a held request that is not a stream; `keep` gets the answer once it is charged, also if the caller has left.
+    async def answer(self, request_id: str, quote: Quote, used: Used, keep: Keep | None = None) -> Answer:
+        """Serve a held request that is not a stream, to its end also if the caller leaves; `keep` gets the answer once it is
+        charged.
 
         Raises Refusal when no upstream delivers: then it is free.
         """
+        return await outlast(self._tasks.start(self._answered(request_id, quote, used, keep), "answer"))
+
+    async def _answered(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> Answer:
         async with self._free_unless_served(request_id):
             served = await self._fleet.serve(quote.sources, partial(self._ask, quote))
-        ending = self._tasks.start(self._end_whole(request_id, served, keep), "post")
-        return await asyncio.shield(ending)
+        return await self._end_whole(request_id, served, used, keep)
 
-    async def open_stream(self, request_id: str, quote: Quote, keep: Keep | None = None) -> PaidStream | Answer:
+    async def open_stream(
+        self, request_id: str, quote: Quote, used: Used, keep: Keep | None = None
+    ) -> PaidStream | Answer:
         """Send a held streaming request and wait for its first bytes; until then a failure is free. A whole answer is one
         where the server knows no streams. Raises Refusal."""
+        opening = self._tasks.start(self._opened(request_id, quote, used, keep), "open a stream")
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await outlast(self._tasks.start(self._left(opening, quote), "a stream left before its first word"))
+            raise
+
+    async def _opened(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> PaidStream | Answer:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with self._free_unless_served(request_id):
             begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
         if isinstance(begun, _Served):
-            return await asyncio.shield(self._tasks.start(self._end_whole(request_id, begun, keep), "post"))
+            return await self._end_whole(request_id, begun, used, keep)
         source, known, opened = begun
         meter = StreamMeter(quote.ask.endpoint, known, hide_usage=not quote.ask.wants_usage)
-        running = _Running(quote, source, opened.reply, meter)
+        running = _Running(quote, source, opened.reply, meter, used)
         self._streams[request_id] = running
-        finish = partial(self._finish, request_id, running)
-        return PaidStream(request_id, opened, meter, finish, deadline, quote.ask.endpoint)
+        return PaidStream(
+            request_id,
+            opened,
+            meter,
+            partial(self._finish, request_id, running),
+            self._tasks,
+            endpoint=quote.ask.endpoint,
+            deadline=deadline,
+            unseen=self._unseen.may_be(quote.ask, (source,)),
+        )
+
+    async def _left(self, opening: asyncio.Task[PaidStream | Answer], quote: Quote) -> None:
+        """The caller has left before the first word. That is free where only words are made: the upstream is let go."""
+        if not self._unseen.may_be(quote.ask, quote.sources):
+            opening.cancel()
+        await asyncio.wait({opening})
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        if isinstance(stream := opening.result(), PaidStream):
+            await stream.abandon()
 
     async def _ask(self, quote: Quote, upstream: Upstream, source: Source) -> _Served:
         """A whole answer of one upstream. Raises UpstreamError, also for a 200 that is no answer."""
@@ -217,11 +256,13 @@ class Completions:
                 raise refusal_for(error) from error
             raise
 
-    async def _end_whole(self, request_id: str, served: _Served, keep: Keep | None) -> Answer:
+    async def _end_whole(self, request_id: str, served: _Served, used: Used, keep: Keep | None) -> Answer:
         quote, source = served.quote, served.source
         measure = partial(_measured, served)
-        used = await asyncio.to_thread(measure) if quote.ask.is_long else measure()
-        receipt, event = await self._post(_draft(request_id, quote, source, used, "complete"))
+        told = await asyncio.to_thread(measure) if quote.ask.is_long else measure()
+        self._unseen.hear(source, told.usage)
+        used(told.usage)
+        receipt, event = await self._post(_draft(request_id, quote, source, told, "complete"))
         body = served.body
         if served.content_type == "application/json" and quote.ask.endpoint is not COUNT_TOKENS:
             body = told_in_body(body, receipt, quote.ask.endpoint)
@@ -237,6 +278,8 @@ class Completions:
         """Charge and sign, whatever happens to the caller meanwhile."""
         self._streams.pop(request_id, None)
         draft = _running_draft(request_id, running, outcome)
+        self._unseen.hear(running.source, draft.usage)
+        running.used(draft.usage)
         return await asyncio.shield(self._tasks.start(self._post(draft), "post"))
 
     async def note_streams(self) -> int:
@@ -304,16 +347,18 @@ def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcom
 
 async def _up_to_the_first_word(chunks: AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
     """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
-    head, scanned = bytearray(), 0
+    head, cutter = bytearray(), Cutter(MAX_HEAD_BYTES)
     async for chunk in chunks:
-        searched = len(head)
         head += chunk
-        while (end := head.find(b"\n", max(scanned, searched))) != -1:
-            line, scanned = bytes(head[scanned:end]), end + 1
-            if line.startswith(b"data:") and says_something(line[5:], endpoint):
-                return bytes(head)
+        events = cutter.feed(chunk)
+        if cutter.inside:  # a picture
+            return bytes(head)
+        if any(says_something(data_of(event), endpoint) for event in split(events)):
+            return bytes(head)
         if len(head) > MAX_HEAD_BYTES:
             break
+    if says_something(data_of(cutter.rest()), endpoint):  # it ended without a boundary
+        return bytes(head)
     raise UpstreamUnreachable("the upstream streamed no answer")
 
 

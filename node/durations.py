@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
+from node import frames
 from relays.money import ceil_div
 
 LEAST_BYTES_PER_SECOND: Final = 500
@@ -61,10 +62,40 @@ def most_audio_ms(data: bytes) -> int:
 
 
 def least_audio_ms(data: bytes) -> int:
-    """At least how long a sound of so many bytes is: who claims less in its header would have more bytes a second than any
-    server takes."""
+    """At least how long a sound plays, whatever its header claims: by its frames, and by more bytes a second than any server
+    takes. One that was made to take for ever to count is taken for the longest that it can be."""
     most = MOST_BYTES_PER_S["plain" if data[:4] in (b"RIFF", b"fLaC", b"FORM") else "coded"]
-    return len(data) * 1000 // most
+    try:
+        played_ms = round(_played_seconds(data) * frames.SPARE * 1000)
+    except frames.TooMuch:
+        return most_audio_ms(data)
+    return max(len(data) * 1000 // most, min(played_ms, most_audio_ms(data)))
+
+
+def _played_seconds(data: bytes) -> float:
+    """By what it holds; 0 where that is not to be told. Raises TooMuch."""
+    reader = _reader(data)
+    if reader is _mp4_seconds:
+        return frames.aac_seconds(_mp4_packets(data))
+    if reader is _ogg_seconds:
+        return frames.opus_seconds(data) if data[28:36] == b"OpusHead" else 0.0
+    if reader is _mp3_seconds:
+        return frames.mpeg_seconds(data)
+    counted = {_flac_seconds: frames.flac_seconds, _wave_seconds: frames.wave_seconds}
+    return counted[reader](data) if reader in counted else 0.0
+
+
+def _mp4_packets(data: bytes) -> int:
+    """Of the track that sounds, if it is AAC: as many as a decoder finds in its table."""
+    file = _Sparing(data)
+    try:
+        for track in _mutagen("mutagen.mp4._atom:Atoms")(file)[b"moov"].findall(b"trak"):
+            described, sizes = (track[b"mdia", b"minf", b"stbl", name].read(file)[1] for name in (b"stsd", b"stsz"))
+            if described[12:16] == b"mp4a" and len(sizes) >= 12:
+                return int.from_bytes(sizes[8:12])
+    except Exception:  # noqa: BLE001 - as above
+        return 0
+    return 0
 
 
 class _Sparing(io.BytesIO):

@@ -10,6 +10,7 @@ from typing import Final
 
 from node.errors import Refusal
 from relays import payment
+from relays.pricing import Usage
 
 MAX_ACCOUNTS: Final = 20_000
 """More are forgotten, the longest unused first: whoever is forgotten begins with full buckets."""
@@ -45,6 +46,23 @@ class _Account:
         }
 
 
+class Place:
+    """Of one request among those that run: the headers that tell what is left, and what it used, once that is known."""
+
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self.told = told
+        self._tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """None for a request that came to nothing."""
+        return self._tokens
+
+    def used(self, usage: Usage) -> None:
+        """Take down what it used."""
+        self._tokens = usage.prompt_tokens + usage.completion_tokens
+
+
 class RateLimits:
     """`requests` and `tokens` a minute (0: no limit), and how many requests may run at once."""
 
@@ -61,9 +79,9 @@ class RateLimits:
         return self._in_flight
 
     @contextmanager
-    def running(self, account: int, tokens: int) -> Iterator[Mapping[str, str]]:
-        """A block in which a request of the account runs that may use so many tokens; gives the headers that tell what is
-        left. Raises Refusal 429, with when to come again."""
+    def running(self, account: int, tokens: int) -> Iterator[Place]:
+        """A block in which a request of the account runs that may use so many tokens: so many are taken, and at its end as
+        many as it did use. Raises Refusal 429, with when to come again."""
         state, now = self._of(account), self._clock()
         amounts = {"requests": 1, "tokens": tokens}
         waits = {name: bucket.wait_s(amounts[name], now) for name, bucket in state.buckets.items()}
@@ -73,13 +91,16 @@ class RateLimits:
             raise _too_many(f"more than {limit} {name} a minute", waits[name], self._told(state, now))
         if state.running >= self._most:
             raise _too_many(f"{state.running} requests of this account run already", 1, self._told(state, now))
-        for name, bucket in state.buckets.items():
-            bucket.take(amounts[name])
+        for name, taken in state.buckets.items():
+            taken.take(amounts[name])
         state.running += 1
         self._in_flight += 1
+        place = Place(self._told(state, now))
         try:
-            yield self._told(state, now)
+            yield place
         finally:
+            if (bucket := state.buckets.get("tokens")) is not None:
+                bucket.take(place.tokens - tokens)
             state.running -= 1
             self._in_flight -= 1
 

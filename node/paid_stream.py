@@ -15,6 +15,7 @@ from node.errors import Refusal, Unsupported, UpstreamError, UpstreamRefused, Up
 from node.metering.stream import StreamMeter
 from node.metering.told import told_in_events
 from node.sse import DONE
+from node.tasks import Tasks, outlast
 from node.upstream.base import UpstreamReply
 from relays import payment
 from relays.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 LAST_WRITE_S = 30.0
 READ_ON_S = 2.0
-"""How long a stream is read whose caller has left."""
+"""How long the report of an answer that is whole is waited for when its caller has left."""
 
 Outcome = Literal["complete", "aborted", "interrupted"]
 Begin = Callable[[], Awaitable[None]]
@@ -44,17 +45,30 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class PaidStream:
-    """`run` it once, in any case: its hold ends nowhere else."""
+    """`run` it once, or `abandon` it, in any case: its hold ends nowhere else."""
 
     def __init__(
-        self, request_id: str, begun: Begun, meter: StreamMeter, finish: Finish, deadline: float, endpoint: Endpoint
+        self,
+        request_id: str,
+        begun: Begun,
+        meter: StreamMeter,
+        finish: Finish,
+        tasks: Tasks,
+        *,
+        endpoint: Endpoint,
+        deadline: float,
+        unseen: bool,
     ) -> None:
+        """`unseen`: the model may do work that only its report tells of."""
         self._request_id = request_id
         self._begun = begun
         self._meter = meter
         self._finish = finish
-        self._deadline = deadline
+        self._tasks = tasks
         self._endpoint = endpoint
+        self._deadline = deadline
+        self._unseen = unseen
+        self._first = meter.feed(begun.first)
 
     async def run(self, begin: Begin, write: Write, last_words: LastWords) -> None:
         """Begin the response, write the stream, then its receipt, the last words, and what the stream itself ends with.
@@ -73,9 +87,9 @@ class PaidStream:
                 outcome, failure = "interrupted", refusal_for(error)
         finally:
             if outcome == "aborted":
-                await self._read_on()
-            self._begun.reply.close()
-            receipt, event = await self._finish(outcome)
+                await self.abandon()
+        self._begun.reply.close()
+        receipt, event = await self._finish(outcome)
         last = b"" if failure is None else sse_error(failure, self._request_id, self._endpoint)
         last += to_sse(event) + await last_words() + told_in_events(self._meter.kept_back, receipt, self._endpoint)
         if outcome == "complete" and (self._meter.done or self._endpoint in (CHAT, COMPLETIONS)):
@@ -84,19 +98,34 @@ class PaidStream:
             async with asyncio.timeout(LAST_WRITE_S):
                 await write(last)
 
+    async def abandon(self) -> None:
+        """The caller has left: charge what was streamed, or what its report says once that has come."""
+        await outlast(self._tasks.start(self._end_unheard(), "a stream whose caller has left"))
+
+    async def _end_unheard(self) -> None:
+        try:
+            await self._read_on()
+        finally:
+            self._begun.reply.close()
+            await self._finish("aborted")
+
     async def _read_on(self) -> None:
-        """The caller has left. Where the answer is whole, or only its report tells what was thought unseen, that is read a
-        moment longer: who leaves before the bill would have it for less."""
-        if not (self._meter.ended or self._endpoint is RESPONSES):
+        """Read what nobody hears: to the end where thoughts are told by the report alone, a moment longer where the
+        answer is whole. Who leaves before the bill would have it for less."""
+        if not (self._unseen or self._meter.ended):
             return
+        soon = asyncio.get_running_loop().time() + READ_ON_S
         with suppress(UpstreamError, TimeoutError):
-            async with asyncio.timeout(READ_ON_S):
+            async with asyncio.timeout_at(self._deadline if self._unseen else min(soon, self._deadline)):
                 async for chunk in self._begun.reply.chunks():
                     self._meter.feed(chunk)
+                    if self._meter.done:
+                        break
+                self._meter.finish()
 
     async def _relay(self, write: Write) -> None:
-        if passed := self._meter.feed(self._begun.first):
-            await write(passed)
+        if self._first:
+            await write(self._first)
         async for chunk in self._begun.chunks:
             if passed := self._meter.feed(chunk):
                 await write(passed)

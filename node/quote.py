@@ -31,6 +31,7 @@ from relays.endpoints import (
     COUNT_TOKENS,
     IMAGE_EDITS,
     IMAGES,
+    MESSAGES,
     RESPONSES,
     SPEECH,
     TRANSCRIPTIONS,
@@ -45,6 +46,9 @@ LIKELY_OUTPUT: Final = 500
 """Tokens of an answer, to tell which upstream is cheapest."""
 TOKENS_PER_SECOND: Final = 17
 """Of sound that is heard, where nobody reports tokens: what gpt-4o-transcribe makes of it."""
+
+
+_TALKS: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -79,9 +83,11 @@ def quote_for(ask: Ask, catalogue: Catalogue) -> Quote:
 
 def _quoted(ask: Ask, model: Model) -> Quote:
     likely = likely_usage(ask, model.limits)
-    sources = [source for source in model.sources if not _lacks_price(ask, source.price)]
+    sources = [source for source in model.sources if not _lacks_price(ask, source)]
     if not sources:
         what = "searches of the web" if searches(ask.fields, ask.endpoint) else "this endpoint"
+        if ask.endpoint in _TALKS and any(source.draws_unpriced for source in model.sources):
+            what = "the pictures that it draws in its answers"
         raise _bad(f"{model.id} has no price for {what}: choose another model")
     roomy = [source for source in sources if likely.prompt_tokens < source.limits.context_length]
     if not roomy:  # whoever knows the window will refuse it, or read less; elsewhere it could be read and not be paid
@@ -177,9 +183,11 @@ def _most(ask: Ask, source: Source) -> Msat:
     )
 
 
-def _lacks_price(ask: Ask, price: ModelPrice) -> bool:
-    """Whether a model that costs something would be given away at this endpoint, or a search would."""
-    endpoint = ask.endpoint
+def _lacks_price(ask: Ask, source: Source) -> bool:
+    """Whether a model that costs something would be given away at this endpoint, or a search or a picture would."""
+    endpoint, price = ask.endpoint, source.price
+    if endpoint in _TALKS and source.draws_unpriced:
+        return True
     if searches(ask.fields, endpoint) and not price.search_msat:
         return True
     if price == ModelPrice(0, 0) or price.request_msat or endpoint is COUNT_TOKENS:

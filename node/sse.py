@@ -7,7 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+BOUNDARY: Final = re.compile(rb"\r\n\r\n|\r\n\n|\n\r\n|\n\n|\r\r|\r?\n\r(?=[^\n])")
+"""Two line ends, each any of three. The last of them, of two kinds, is one only when the next byte says so."""
+BOM: Final = b"\xef\xbb\xbf"
+"""A stream may begin with it."""
 MOST_EDGE: Final = 3
 """A boundary is at most four bytes: so many may have come in the chunk before."""
 DONE: Final = b"data: [DONE]\n\n"
@@ -28,6 +31,8 @@ class Cutter:
         self._pieces: list[bytes] = []
         self._size = 0
         self._edge = b""
+        self.inside = False
+        """Whether what was given last ends within an event, whose next piece is to come."""
 
     @property
     def waiting(self) -> int:
@@ -40,13 +45,15 @@ class Cutter:
         end = 0
         for boundary in BOUNDARY.finditer(probe):
             end = boundary.end()
-        if not end and self._longest is not None and self._size + len(chunk) > self._longest:
-            end = len(probe)
-        if not end:
+        inside = not end and self._longest is not None and self._size + len(chunk) > self._longest
+        if inside:
+            end = len(probe.rstrip(b"\r\n"))  # what stands there may be half a boundary
+        if not end or (inside and end <= len(self._edge)):
             self._pieces.append(chunk)
             self._size += len(chunk)
             self._edge = probe[-MOST_EDGE:]
             return b""
+        self.inside = inside
         cut_at = end - len(self._edge)  # what lies in the edge alone was no boundary before
         whole = b"".join((*self._pieces, chunk[:cut_at]))
         self._keep(chunk[cut_at:])
@@ -98,7 +105,7 @@ def split(events: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """The `data:` of an event, its lines joined as the standard says."""
-    lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
+    lines = [line[5:] for line in event.removeprefix(BOM).splitlines() if line.startswith(b"data:")]
     return b"\n".join(line[1:] if line.startswith(b" ") else line for line in lines)
 
 

@@ -41,3 +41,13 @@ class Tasks:
         error = task.exception()
         if error is not None and not isinstance(error, Refusal):  # a refusal is an answer to whoever waits
             log.error("background task %s failed: %r", task.get_name(), error)
+
+
+async def outlast(task: asyncio.Task[T]) -> T:
+    """The result of a task that is not cancelled with whoever waits for it: who is waits for its end all the same, and lets
+    go only then of what it holds, such as its place among the requests at once."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -67,6 +67,12 @@ class Report(msgspec.Struct):
     seconds: Seconds = None
     """Of sound, where that is what is paid for."""
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether it tells what was read and written in one number alone."""
+        parts = (self.prompt_tokens, self.completion_tokens, self.input_tokens, self.output_tokens)
+        return self.total_tokens is not None and all(part is None for part in parts)
+
 
 class _Answer(msgspec.Struct):
     """An answer, or an event of a stream: where a report may stand."""
@@ -126,7 +132,8 @@ def merged(first: Report | None, second: Report) -> Report:
 
 
 def usage_of(report: Report) -> Usage | None:
-    """The usage that was reported, None when that cannot be told or cannot be true."""
+    """The usage that was reported, None when that cannot be told or cannot be true. A sum alone stands as what was read:
+    whoever knows what was written takes that out of it."""
     read = _first(report.prompt_tokens, report.input_tokens)
     written = _first(report.completion_tokens, report.output_tokens)
     seconds = report.seconds

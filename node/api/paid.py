@@ -13,7 +13,7 @@ from litestar.types import Receive, Scope, Send
 from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
 from node.asks import LONG_BYTES, read_ask
-from node.completions import Answer, Keep
+from node.completions import Answer, Keep, Used
 from node.credentials import authorization_in, bearer
 from node.errors import Refusal
 from node.ledger.model import Key, Refund
@@ -99,16 +99,16 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
         key = await node.credentials.key(authorization)
     named = call.named(key, token or bearer(authorization))
     try:
-        with node.limits.running(key.account, call.quote.likely_tokens) as told:
-            reply.tell(told)
+        with node.limits.running(key.account, call.quote.likely_tokens) as place:
+            reply.tell(place.told)
             kept = await _hold(node, reply, key, call.quote, named)
             if kept is not None:
                 change = await node.cash.change(key) if token and not kept.is_stream else None
                 await reply.replay(kept, _change_headers(change))
             elif call.quote.stream:
-                await _serve_stream(node, reply, call.quote, named, key if token else None)
+                await _serve_stream(node, reply, call.quote, named, key if token else None, place.used)
             else:
-                await _serve_whole(node, reply, call.quote, named, key if token else None)
+                await _serve_whole(node, reply, call.quote, named, key if token else None, place.used)
     except Refusal as refusal:
         if token and not reply.started and refusal.code not in NO_CHANGE_FOR:
             raise await _with_change(node, key, refusal) from refusal
@@ -131,8 +131,10 @@ async def _hold(node: Node, reply: Reply, key: Key, quote: Quote, named: NamedRe
     raise Refusal(409, payment.REQUEST_DONE, "this Idempotency-Key has failed too often: choose a new one")
 
 
-async def _serve_whole(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
-    answer = await node.completions.answer(reply.request_id, quote, _keeper(node, reply, named))
+async def _serve_whole(
+    node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None, used: Used
+) -> None:
+    answer = await node.completions.answer(reply.request_id, quote, used, _keeper(node, reply, named))
     await _give(node, reply, answer, payer)
 
 
@@ -155,7 +157,9 @@ async def _give(node: Node, reply: Reply, answer: Answer, payer: Key | None) -> 
     await reply.whole(200, answer.body, headers, answer.content_type)
 
 
-async def _serve_stream(node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None) -> None:
+async def _serve_stream(
+    node: Node, reply: Reply, quote: Quote, named: NamedRequest | None, payer: Key | None, used: Used
+) -> None:
     async def change() -> bytes:
         """The last comment before `[DONE]`: the change, or where it can be had."""
         if payer is None:
@@ -166,7 +170,7 @@ async def _serve_stream(node: Node, reply: Reply, quote: Quote, named: NamedRequ
         fee = f": {payment.CHANGE_FEE_HEADER} {made.fee_msat}\n\n"
         return f"{fee}{payment.CHANGE_SSE_PREFIX}{made.token}\n\n".encode()
 
-    stream = await node.completions.open_stream(reply.request_id, quote, _keeper(node, reply, named))
+    stream = await node.completions.open_stream(reply.request_id, quote, used, _keeper(node, reply, named))
     if isinstance(stream, Answer):
         await _give(node, reply, stream, payer)
         return

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from relays.pricing import Usage
 from relays.usage import MAX_TOKENS
 
+IMAGE_TOKENS: Final = 1056
+"""Of an image that nobody reports tokens for: OpenAI's square one of medium quality."""
 Metered = Literal["upstream", "counted"]
 
 
@@ -38,15 +40,18 @@ class Known(msgspec.Struct, frozen=True):
     """Whether images and speech that nobody reports tokens for are estimated in tokens: not if they have their own price."""
 
 
-def measure(reported: Usage | None, known: Known, written: Callable[[], int], images: int = 0) -> Measured:
-    """The usage as reported, as far as that can be true; the rest counted. Nothing written, beside text, is no report."""
+def measure(
+    reported: Usage | None, known: Known, written: Callable[[], int], images: int = 0, *, is_sum: bool = False
+) -> Measured:
+    """The usage as reported, as far as that can be true; the rest counted. Nothing written, beside text, is no report. What
+    is reported as read may be a sum of both."""
     read = reported if reported is not None and (reported.prompt_tokens or reported.completion_tokens) else None
     if read is not None and (read.completion_tokens or not known.writes or not written()):
         tokens, by = read, True
         if not read.prompt_tokens:  # nothing is written without something read
             tokens, by = msgspec.structs.replace(read, prompt_tokens=_read(known)), False
     else:
-        tokens, by = _counted(read, known, written() if known.writes else 0), False
+        tokens, by = _counted(read, known, written() if known.writes else 0, is_sum=is_sum), False
     heard_ms = reported.audio_ms if reported is not None and reported.audio_ms else known.audio_ms
     searches = tokens.searches if reported is not None and known.searches_are_told else known.searches
     usage = msgspec.structs.replace(
@@ -55,12 +60,18 @@ def measure(reported: Usage | None, known: Known, written: Callable[[], int], im
     return Measured(usage, "upstream" if by else "counted")
 
 
-def _counted(read: Usage | None, known: Known, written_tokens: int) -> Usage:
+def _counted(read: Usage | None, known: Known, written_tokens: int, *, is_sum: bool) -> Usage:
     """What was written, as counted; and the prompt as reported, with what of it was cached, or as counted too."""
     most = known.most or Usage(MAX_TOKENS, MAX_TOKENS)
     written_tokens = min(written_tokens, most.completion_tokens)
     if read is not None:
-        return msgspec.structs.replace(read, completion_tokens=written_tokens)
+        prompt_tokens = read.prompt_tokens
+        if is_sum:
+            written_tokens = min(
+                written_tokens, prompt_tokens - read.cached_tokens - read.cache_write_tokens - read.audio_tokens
+            )
+            prompt_tokens -= written_tokens
+        return msgspec.structs.replace(read, prompt_tokens=prompt_tokens, completion_tokens=written_tokens)
     return Usage(_read(known), written_tokens)
 
 

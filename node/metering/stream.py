@@ -7,24 +7,31 @@ that it can tell the cost. When nobody reports usage, what was streamed is count
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from node.metering.measure import Known, Measured, measure
+from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
+from node.metering.private import public_event
+from node.metering.skimmed import Skimmed
 from node.metering.texts import texts_of
 from node.metering.written import Written
 from node.sse import Cutter, data_of, split
 from relays import usage as reports
-from relays.endpoints import CHAT, COMPLETIONS, Endpoint
+from relays.endpoints import CHAT, COMPLETIONS, IMAGE_EDITS, IMAGES, Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from relays.pricing import Usage
 
 MAX_HELD_BYTES: Final = 8 * 1024 * 1024
-"""An event longer than this is passed on in pieces, and counted instead of read; no more is kept back."""
+"""An event longer than this is passed on in pieces: its type and its report are read, its text is counted. No more is kept
+back."""
 _WATCHED: Final = (b'"usage"', b"[DONE]", b'"error"', b'image"', b'.completed"')
-_FINISHED: Final = (b'"finish_reason":"', b'"finish_reason": "')
+_FINISHED: Final = re.compile(rb'"finish_reason"\s{0,16}:\s{0,16}"')
+_SPREAD: Final = re.compile(rb"(?<![^\r\n])data:[^\r\n]*(?:\r\n|\n|\r)data:")
+"""Data on several lines."""
 _LAST: Final = (
     "message_delta",
     "response.completed",
@@ -75,9 +82,13 @@ class StreamMeter:
     def __init__(self, endpoint: Endpoint, known: Known, *, hide_usage: bool) -> None:
         self._plain = endpoint in (CHAT, COMPLETIONS)
         """Its chunks have choices, and a usage event of their own."""
+        self._draws = endpoint in (IMAGES, IMAGE_EDITS)
+        """It makes pictures, and writes nothing."""
         self._known = known
         self._hide_usage = hide_usage
         self._cutter = Cutter(MAX_HELD_BYTES)
+        self._skimmed: Skimmed | None = None
+        """Of the event that passes in pieces."""
         self._report: reports.Report | None = None
         self._so_far: reports.Report | None = None
         """Told beside a piece of the answer: of one choice of several it may be, and of what came before it."""
@@ -97,11 +108,15 @@ class StreamMeter:
     def feed(self, chunk: bytes) -> bytes:
         """The complete events so far, less what is kept back."""
         events = self._cutter.feed(chunk)
-        return self._pass(events) if events else b""
+        if not events:
+            return b""
+        return self._skim(events) if self._skimmed or self._cutter.inside else self._pass(events)
 
     def finish(self) -> bytes:
         """What was left without a boundary at the end of the stream."""
         tail = self._cutter.rest()
+        if self._skimmed is not None:
+            return self._skim(tail, ends=True)
         return self._pass(tail) if tail.strip() else b""
 
     def measured(self, beside: Usage | None = None) -> Measured:
@@ -109,10 +124,15 @@ class StreamMeter:
         the stream, as far as it has come."""
         reported = None if self._report is None else reports.usage_of(self._report)
         so_far = beside if self._so_far is None else reports.usage_of(self._so_far)
+        told = self._report or self._so_far
+        is_sum = told is not None and told.is_sum
         if reported is None and so_far is not None:
-            reported = self._at_least_written(so_far)
+            reported = so_far if is_sum else self._at_least_written(so_far)
         images = self._images_made or int(self._images_begun)
-        return measure(reported, self._known, self.written.tokens, images)
+        written = self.written.tokens
+        if self._draws:
+            written = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
+        return measure(reported, self._known, written, images, is_sum=is_sum)
 
     def _at_least_written(self, so_far: Usage) -> Usage:
         counted, most = self.written.tokens(), self._known.most
@@ -123,13 +143,29 @@ class StreamMeter:
 
     def _pass(self, events: bytes) -> bytes:
         """Look at complete events: the plain case costs a few searches and no parsing."""
-        if self._plain and not self.ended and any(word in events for word in _FINISHED):
-            self.ended = True
+        if self._plain and not self.ended:
+            self.ended = b"finish_reason" in events and _FINISHED.search(events) is not None
         told = self._plain and self._report is not None
-        if not (self.kept_back or told) and not any(word in events for word in _WATCHED):
-            self.written.keep(events)
+        spread = events.count(b"data:") > 1 and _SPREAD.search(events) is not None
+        if not (self.kept_back or told or spread) and not any(word in events for word in _WATCHED):
+            self._keep(events)
             return events
         return b"".join([self._look(event) for event in split(events)])
+
+    def _skim(self, events: bytes, *, ends: bool = False) -> bytes:
+        """A piece of an event that is too long to be held, and what follows it."""
+        skimmed = self._skimmed = self._skimmed or Skimmed()
+        inside = self._cutter.inside and not ends
+        first, *more = [events] if inside else split(events)
+        skimmed.feed(first)
+        self._keep(first)
+        released, self.kept_back, self._kept_back_bytes = b"".join(self.kept_back), [], 0
+        if inside:
+            return released + first
+        self._skimmed = None
+        if not self._plain:  # whose pieces may come with reports of one choice alone
+            self._count(skimmed.data, _head(skimmed.data) or _Head())
+        return released + first + (self._pass(b"".join(more)) if more else b"")
 
     def _look(self, event: bytes) -> bytes:
         """What is passed on of an event, and of those kept back before it."""
@@ -142,23 +178,33 @@ class StreamMeter:
             self.broken = True
             self._take_report(data, head)
             return b""
+        self.ended |= self._plain and _FINISHED.search(data) is not None
         if self._plain and self._report is not None and head.choices and texts_of(data):
             self._so_far, self._report = self._report, None  # it was told before the end
-        self._images_made += head.type in _IMAGE_MADE
-        self._images_begun |= head.type in _IMAGE_BEGUN
-        self._take_report(data, head)
-        last = head.type in _LAST or (self._plain and not head.choices and bytes(head.usage) != b"null")
-        self.ended |= last or head.type in _IMAGE_MADE
+        last = self._count(data, head)
         if last and self._plain and self._hide_usage:
             return b""
-        self.written.keep(event)
+        self._keep(event)
         if last or (self.kept_back and not head.choices and self._kept_back_bytes < MAX_HELD_BYTES):
             self.kept_back.append(event)
             self._kept_back_bytes += len(event)
             return b""
         released = b"".join(self.kept_back)  # it was not the last after all
         self.kept_back, self._kept_back_bytes = [], 0
-        return released + event
+        return released + (public_event(event) if b'"usage"' in event else event)
+
+    def _keep(self, events: bytes) -> None:
+        if not self._draws:
+            self.written.keep(events)
+
+    def _count(self, data: bytes, head: _Head) -> bool:
+        """Take in what an event tells; whether it may be the last."""
+        self._images_made += head.type in _IMAGE_MADE
+        self._images_begun |= head.type in _IMAGE_BEGUN
+        self._take_report(data, head)
+        last = head.type in _LAST or (self._plain and not head.choices and bytes(head.usage) != b"null")
+        self.ended |= last or head.type in _IMAGE_MADE
+        return last
 
     def _take_report(self, data: bytes, head: _Head) -> None:
         report = reports.report_in(data) if b'"usage"' in data else None

@@ -14,7 +14,7 @@ _DELTAS: Final = ("text", "thinking", "partial_json")
 
 def texts_of(data: bytes) -> list[str]:
     """Text, reasoning and tool calls; a JSON text that cannot be read is taken whole."""
-    if not data.startswith((b"{", b" {")):
+    if not data.lstrip().startswith(b"{"):
         return []
     try:
         answer = from_json(data)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from node.metering.private import public
 from node.sse import data_of, write
 from relays.endpoints import MESSAGES, RESPONSES, Endpoint
 from relays.errors import InvalidJson
@@ -70,7 +71,7 @@ def _with_cost(data: bytes, receipt: Receipt, endpoint: Endpoint) -> dict[str, A
         usage = {} if told == b"null" else from_json(told, dict[str, msgspec.Raw])
     except InvalidJson:
         return None
-    return {**top, "usage": {**(usage or _usage_of(receipt, endpoint)), **cost_of(receipt)}}
+    return {**top, "usage": {**(public(usage) or _usage_of(receipt, endpoint)), **cost_of(receipt)}}
 
 
 def _usage_of(receipt: Receipt, endpoint: Endpoint) -> dict[str, Any]:

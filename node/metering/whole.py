@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from node.metering.measure import Known, Measured, measure
+from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
 from node.metering.stream import Choice
 from node.metering.texts import texts_of
 from node.metering.tokens import count
@@ -47,8 +47,6 @@ _HOLDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """The field that an answer of an endpoint has something in; a transcription is `text`, or no JSON at all."""
-IMAGE_TOKENS: Final = 1056
-"""Of an image that nobody reports tokens for: OpenAI's square one of medium quality."""
 SPEECH_TOKENS: Final = 2
 """Of a spoken character, for which nobody reports any."""
 _MAY_BE_EMPTY: Final = (RESPONSES, MESSAGES)
@@ -83,11 +81,13 @@ def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
     def written() -> int:
         if images or endpoint is SPEECH:
             return images * IMAGE_TOKENS + known.characters * SPEECH_TOKENS if known.estimate else 0
-        texts = texts_of(body) if body.startswith((b"{", b" {")) else [body.decode(errors="replace")]
+        texts = texts_of(body) if body.lstrip().startswith(b"{") else [body.decode(errors="replace")]
         return count("".join(texts))
 
     report = None if endpoint is SPEECH else reports.report_in(body)  # sound reports nothing
-    return measure(None if report is None else reports.usage_of(report), known, written, images)
+    if report is None:
+        return measure(None, known, written, images)
+    return measure(reports.usage_of(report), known, written, images, is_sum=report.is_sum)
 
 
 class _Images(msgspec.Struct):

@@ -222,4 +222,12 @@ def _model(goods: Goods, tariff: Tariff) -> Model | None:
 def _source(stock: Stock, tariff: Tariff) -> Source:
     price = stock.price.at(tariff)
     cost(Usage(stock.limits.context_length, stock.limits.context_length), price)  # not beyond all bitcoin
-    return Source(stock.upstream, stock.model, stock.limits, price, stock.known_context)
+    return Source(
+        upstream=stock.upstream,
+        model=stock.model,
+        limits=stock.limits,
+        price=price,
+        known_context=stock.known_context,
+        thinks=stock.thinks,
+        draws_unpriced=stock.draws_unpriced,
+    )

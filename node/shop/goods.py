@@ -43,6 +43,8 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True):
     limits: ModelLimits
     known_context: bool
     price: ListPrice
+    thinks: bool = False
+    draws_unpriced: bool = False
 
 
 class Goods(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +102,9 @@ def read_models_file(path: Path) -> dict[str, dict[str, Any]]:
 
 def _wrong(raw: Mapping[str, Any]) -> str:
     """What is wrong with an entry of the models file that would otherwise pass for something else."""
-    if type(raw.get("enabled", True)) is not bool:
-        return "'enabled' is true or false"
+    for field in ("enabled", "thinks"):
+        if type(raw.get(field, True)) is not bool:
+            return f"'{field}' is true or false"
     upstreams = raw.get("upstreams", [])
     if not isinstance(upstreams, list) or not all(isinstance(name, str) for name in upstreams):
         return "'upstreams' is a list of names"
@@ -170,12 +173,16 @@ def goods_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
     architecture = raw.get("architecture") or {}
     written = tuple(str(kind) for kind in architecture.get("output_modalities") or ("text",))
     there = str(raw.get("upstream_id") or id_)
+    price = list_price(raw, settings, spec, makes_images="image" in written)
     stock = Stock(
         upstream=spec.name,
         model=there,
         limits=ModelLimits(context, min(longest, context), str(raw.get("picture_rule") or rule_for(there))),
         known_context=told is not None,
-        price=list_price(raw, settings, spec, makes_images="image" in written),
+        price=price,
+        thinks=_thinks(raw),
+        # A price in msat is the operator's own word for whatever the model makes.
+        draws_unpriced=isinstance(price, UsdPrice) and {"text", "image"} <= set(written),
     )
     return Goods(
         id=id_,
@@ -204,6 +211,18 @@ def list_price(raw: Mapping[str, Any], settings: Settings, spec: UpstreamSpec, *
         scale = MSAT_PER_SAT * (TOKENS_PER_PRICE // 1000)
         return MsatPrice(ModelPrice(_ceil(per_1k[0] * scale), _ceil(per_1k[1] * scale), _ceil(request_msat)))
     return read_usd(raw.get("pricing") or {}, makes_images=makes_images, markup=markup, request_msat=request_msat)
+
+
+def _thinks(raw: Mapping[str, Any]) -> bool:
+    """Whether a model may think before it writes: as its entry says (`thinks`), by what OpenRouter
+    lets it be told, or since its thoughts have a price."""
+    told, pricing, ours = raw.get("supported_parameters"), raw.get("pricing"), raw.get("msat_pricing")
+    return (
+        raw.get("thinks") is True
+        or (isinstance(told, list) and "reasoning" in told)
+        or (isinstance(pricing, Mapping) and pricing.get("internal_reasoning") not in (None, "0", 0))
+        or (isinstance(ours, Mapping) and ours.get("reasoning_msat_per_mtok") is not None)
+    )
 
 
 def _context_length(raw: Mapping[str, Any]) -> int | None:

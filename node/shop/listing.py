@@ -157,6 +157,7 @@ def model_object(model: Model, owner: str, btc_usd: Decimal | None, *, is_open: 
         "sats_pricing": sats_prices(price) | maxima,
         "msat_pricing": price,
         "picture_rule": limits.pictures,
+        "thinks": any(source.thinks for source in model.sources),
         "per_request_limits": None,
         "top_provider": {
             "context_length": limits.context_length,

@@ -25,8 +25,8 @@ from relays.usage import MAX_TOKENS
 
 Json = dict[str, Any]
 
-MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
-"""An event that is still not complete after this many bytes is none."""
+MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
+"""An event that is still not complete after this many bytes is none; a picture comes in one."""
 FILTERED: Final = frozenset(
     {
         *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"),
@@ -49,11 +49,21 @@ class _Call(msgspec.Struct):
     id: str | None = None
 
 
+class _Blob(msgspec.Struct, rename="camel"):
+    mime_type: str = ""
+    data: str = ""
+
+    @property
+    def is_picture(self) -> bool:
+        return re.fullmatch(r"image/[\w.+-]+", self.mime_type, re.ASCII) is not None
+
+
 class _Part(msgspec.Struct, rename="camel"):
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
     function_call: _Call | None = None
+    inline_data: _Blob | None = None
 
 
 class _Content(msgspec.Struct):
@@ -296,18 +306,26 @@ def _choice(candidate: _Candidate, place: str, spoken: Json, reason: str | None)
 
 
 def _spoken(candidate: _Candidate, answer_id: str, calls: int) -> Json:
-    """What a candidate says: of text, thoughts and calls those that are there. `calls` came before in its choice."""
+    """What a candidate says: of text, thoughts, pictures and calls what is there. `calls` came before in its choice."""
     parts = (candidate.content.parts if candidate.content else None) or []
     spoken: Json = {}
     if thoughts := "".join([part.text for part in parts if part.text and part.thought]):
         spoken["reasoning_content"] = thoughts
     if text := "".join([part.text for part in parts if part.text and not part.thought]):
         spoken["content"] = text
+    blobs = [part.inline_data for part in parts if part.inline_data is not None and not part.thought]
+    if drawn := [_picture(blob) for blob in blobs if blob.is_picture]:
+        spoken["images"] = drawn
     calling = [part for part in parts if part.function_call is not None]
     if calling:
         prefix = f"call_{answer_id}_{candidate.index or 0}"
         spoken["tool_calls"] = [_tool_call(part, f"{prefix}_{place}") for place, part in enumerate(calling, calls)]
     return spoken
+
+
+def _picture(blob: _Blob) -> Json:
+    """In OpenRouter's form: OpenAI's chats have none."""
+    return {"type": "image_url", "image_url": {"url": f"data:{blob.mime_type};base64,{blob.data}"}}
 
 
 def _tool_call(part: _Part, name: str) -> Json:
@@ -327,7 +345,7 @@ def _tool_call(part: _Part, name: str) -> Json:
 
 
 def _has_words(spoken: Json) -> bool:
-    return bool(spoken.get("content") or spoken.get("tool_calls"))
+    return bool(spoken.get("content") or spoken.get("tool_calls") or spoken.get("images"))
 
 
 def _finish_reason(candidate: _Candidate, called: bool) -> str:

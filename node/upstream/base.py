@@ -21,6 +21,10 @@ class Source(msgspec.Struct, frozen=True):
     price: ModelPrice
     known_context: bool = True
     """Whether the context window was told, by the upstream or by the operator."""
+    thinks: bool = False
+    """Whether the list says that it may think before it writes."""
+    draws_unpriced: bool = False
+    """Whether its answers may hold pictures whose tokens cost what no price tells: far more than those of text."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):

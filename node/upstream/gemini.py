@@ -45,6 +45,10 @@ class GeminiUpstream:
             raise Unsupported(f"{self.name} has no {request.endpoint.name}")
         translation: Translation = ChatToGemini()
         if request.endpoint is MESSAGES:
+            if _draws(
+                str(request.fields["model"])
+            ):  # which would be paid, and Anthropic's answers have no place for it
+                raise Unsupported(f"{self.name} draws, and messages hold no pictures")
             translation = Chained(MessagesToChat(), translation)
         body = msgspec.json.encode(translation.request(request.fields))
         call = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
@@ -57,11 +61,21 @@ class GeminiUpstream:
 
 
 def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = str(entry.get("name") or "").removeprefix("models/")
     return {
-        "id": str(entry.get("name") or "").removeprefix("models/"),
+        "id": name,
         "name": entry.get("displayName"),
         "description": entry.get("description"),
         "context_length": entry.get("inputTokenLimit"),
         "max_output_tokens": entry.get("outputTokenLimit"),
-        "architecture": {"input_modalities": ["text", "image", "audio", "file", "video"]},
+        "thinks": entry.get("thinking") is True,
+        "architecture": {
+            "input_modalities": ["text", "image", "audio", "file", "video"],
+            "output_modalities": ["text", "image"] if _draws(name) else ["text"],
+        },
     }
+
+
+def _draws(model: str) -> bool:
+    """Whether a model's answers hold pictures: Google's list does not tell, their names do."""
+    return "-image" in model

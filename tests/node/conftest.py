@@ -72,7 +72,8 @@ async def hostile() -> AsyncIterator[tuple[Hostile, str]]:
     server = Hostile()
     app = web.Application()
     app.router.add_get("/v1/models", server.models)
-    app.router.add_post("/v1/chat/completions", server.chat)
+    for path in ("chat/completions", "responses", "images/generations"):
+        app.router.add_post(f"/v1/{path}", server.chat)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -13,14 +13,18 @@ Answer = tuple[int, dict[str, str], list[bytes]]
 
 
 class Hostile:
-    """Answers every chat with `answer`; keeps what it was asked."""
+    """Answers every request with `answer`; keeps what it was asked."""
 
     def __init__(self) -> None:
         self.answer: Answer = (200, {}, [])
         self.asked: list[dict[str, Any]] = []
+        self.ended = 0
+        """How many answers were taken to their end."""
+        self.entry: dict[str, Any] = {}
+        """What its list says of its model beside the usual."""
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": HELLO["model"], "context_length": 2048}]})
+        return web.json_response({"data": [{"id": HELLO["model"], "context_length": 2048, **self.entry}]})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())
@@ -38,4 +42,5 @@ class Hostile:
             await response.write(chunk)
             await asyncio.sleep(0.01)
         await response.write_eof()
+        self.ended += 1
         return response

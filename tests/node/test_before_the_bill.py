@@ -11,12 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
+from node.metering.private import public_event
+from node.metering.stream import MAX_HELD_BYTES
 from node.metering.tokens import count, count_prompt
 from relays.endpoints import CHAT, MESSAGES
 from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
 from tests.node.hostile import Hostile
+from tests.node.test_metering import FINISHED, odd, picture, text
 
 GRANT_MSAT = 1_000_000
 EVENTS = {"Content-Type": "text/event-stream"}
@@ -24,6 +27,7 @@ JSON = {"Content-Type": "application/json"}
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
+NOTHING = {"prompt_msat_per_mtok": 0, "completion_msat_per_mtok": 0}
 
 
 def usage(prompt: int, completion: int) -> bytes:
@@ -119,3 +123,75 @@ def test_a_file_in_a_prompt_is_not_counted_as_text() -> None:
     plain = {"type": "text", "media_type": "text/plain", "data": WORDS}
     body["messages"] = [{"role": "user", "content": [{"type": "document", "source": plain}]}]
     assert count_prompt(body, MESSAGES) > count(WORDS)
+
+
+async def test_a_picture_that_is_too_large_for_the_head_is_an_answer(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """It was made, and the caller gets it."""
+    entry = {"id": "smollm2-135m", "context_length": 2048, "msat_pricing": {**NOTHING, "image_msat": 1000}}
+    (folder / "models.json").write_text(json.dumps([entry]))
+    settings = {"upstream_base_url": hostile[1], "models_path": folder / "models.json"}
+    async with running_node(folder, cashu_mints=DEAD_MINT, **settings) as node:
+        made = picture("image_generation.completed", MAX_HELD_BYTES + 4_000_000)
+        pieces = [made[at : at + 1_000_000] for at in range(0, len(made), 1_000_000)]
+        hostile[0].answer = (200, EVENTS, pieces * 2)
+        key, text = await granted_key(node.node, GRANT_MSAT)
+        body = {"model": "smollm2-135m", "prompt": "a cat", "n": 2, "stream": True}
+        reply = await http.post(f"{node.url}/v1/images/generations", json=body, headers=bearer(text), timeout=30)
+        assert (reply.status_code, reply.content.count(made)) == (200, 2)
+        assert (await node.node.ledger.account(key.account)).spent_msat == 2000
+
+
+THEIRS: dict[str, Any] = {
+    **{"cost": 0.0012, "is_byok": False, "cost_in_usd_ticks": 12, "estimated_cost": 0.0012},
+    "cost_details": {"upstream_inference_cost": 0.0011},
+}
+"""What the operator pays elsewhere."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_operator_pays_is_no_business_of_the_callers(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], stream: bool
+) -> None:
+    told = {"prompt_tokens": 31, "completion_tokens": 5, **THEIRS}
+    if stream:
+        beside = {"choices": [{"index": 0, "delta": {"content": "cost"}}], "usage": told}
+        chunks = [beside, {"choices": [], "usage": told}]
+        events = [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks]
+        hostile[0].answer = (200, EVENTS, [events[0], FINISH, events[1], DONE])
+    else:
+        whole = {"choices": [{"message": {"content": "cost"}}], "usage": told}
+        hostile[0].answer = (200, JSON, [json.dumps(whole).encode()])
+    _, text = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "stream": stream, "stream_options": {"include_usage": True} if stream else None}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(text))
+    for word in ("0.0012", "0.0011", "byok", "cost_details", "ticks", "estimated"):
+        assert word not in reply.text
+    assert reply.text.count('"cost"') >= 1, "ours is told"
+    assert '"total_msats":102' in reply.text.replace(" ", "")
+    assert '"content":"cost"' in reply.text.replace(" ", "")
+
+
+@pytest.mark.parametrize("place", ["response", "message"])
+def test_costs_inside_of_an_event_are_left_out(place: str) -> None:
+    inner = {"id": "x", "usage": {"input_tokens": 3, **THEIRS}}
+    event = b"event: e\ndata: " + json.dumps({"type": "e", place: inner}).encode() + b"\n\n"
+    clean = {"type": "e", place: {"id": "x", "usage": {"input_tokens": 3}}}
+    assert public_event(event) == b"event: e\ndata: " + json.dumps(clean, separators=(",", ":")).encode() + b"\n\n"
+    assert public_event(b'data: {"usage": {"n": 1}, "cost": 3}\n\n') == b'data: {"usage": {"n": 1}, "cost": 3}\n\n'
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+async def test_a_stream_that_is_written_unusually_is_an_answer_and_paid(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], end: str
+) -> None:
+    events = [text("abcd" * 10), FINISHED, "[DONE]"]
+    hostile[0].answer = (200, EVENTS, odd(events, "\t", end, spread=True, bom=True))
+    key, credential = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "max_tokens": 100, "stream": True}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(credential))
+    assert reply.status_code == 200
+    assert reply.text.endswith("data: [DONE]\n\n")
+    spent_msat = (await node.node.ledger.account(key.account)).spent_msat
+    assert spent_msat >= count("abcd" * 10) * 8

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from node.asks import read_ask
 from node.config import Settings, load_settings
 from node.errors import BadSettings, Refusal
+from node.quote import quote_for
 from node.shop.catalogue import Catalogue
 from node.shop.listing import model_object
 from node.shop.tariffs import Tariffs
 from node.upstream.spec import UpstreamSpec
 from relays.bounds import ModelLimits
+from relays.endpoints import CHAT, MESSAGES
 from relays.pricing import ModelPrice
 from tests.node.test_config import GOOD
 
@@ -211,3 +214,17 @@ def test_the_model_object_has_all_three_prices() -> None:
     assert shown["msat_pricing"].prompt_msat_per_mtok == 172_500
     # 111,616 tokens read and 16,384 written, the request rounded up to the msat
     assert shown["sats_pricing"]["max_cost"] == 30.559
+
+
+def test_chats_that_draw_are_not_sold_at_the_price_of_text() -> None:
+    """A list in USD has none for drawn tokens, which cost far more; what the operator says in msat is for all of it."""
+    drawing = GPT | {"architecture": {"output_modalities": ["text", "image"]}}
+    body = json.dumps(
+        {"model": GPT["id"], "max_tokens": 5, "messages": [{"role": "user", "content": "Draw."}]}
+    ).encode()
+    chat, messages = (read_ask(endpoint, body, "application/json") for endpoint in (CHAT, MESSAGES))
+    for ask in (chat, messages):
+        with pytest.raises(Refusal, match="no price for the pictures"):
+            quote_for(ask, catalogue(USD, drawing))
+    assert quote_for(chat, catalogue(USD, GPT)).hold_msat > 0
+    assert quote_for(chat, catalogue(GOOD, drawing)).hold_msat > 0

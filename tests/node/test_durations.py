@@ -5,11 +5,14 @@ import struct
 import time
 import wave
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.durations import MOST_SECONDS, audio_ms, most_audio_ms
+from node.asks import read_ask
+from node.durations import MOST_SECONDS, audio_ms, least_audio_ms, most_audio_ms
+from relays.endpoints import TRANSCRIPTIONS
 
 
 def wav(frames: int, rate: int = 8000) -> bytes:
@@ -148,3 +151,84 @@ def test_the_bound_is_of_the_bytes_alone(size: int, ms: int) -> None:
 @pytest.mark.parametrize("sound", [wav(80_000), mp3(100)])
 def test_a_sound_that_speaks_is_within_its_bound(sound: bytes) -> None:
     assert (audio_ms(sound) or 0) <= most_audio_ms(sound)
+
+
+def speech(frames: int) -> bytes:
+    """MP3 of 24 kbit/s: 72 bytes and 24 ms each; the first says that there are two."""
+    frame = b"\xff\xf3\x34\xc0" + bytes(68)
+    told = frame[:13] + b"Xing" + struct.pack(">II", 1, 2)
+    return told + bytes(72 - len(told)) + frame * frames
+
+
+def liar_in_wave(field: int, value: bytes) -> bytes:
+    sound = bytearray(wav(160_000, 16_000))
+    sound[field : field + len(value)] = value
+    return bytes(sound)
+
+
+def opus_packets(packets: int) -> bytes:
+    """20 ms each, 50 to a page; the last page says that all of it plays for a millisecond."""
+    head = page(b"OpusHead" + struct.pack("<BBHIhB", 1, 1, 0, 48_000, 0, 0), 0, 0, 2) + page(b"OpusTags", 0, 1, 0)
+    full = struct.pack("<4sBBqIIIB", b"OggS", 0, 0, 48, 77, 2, 0, 50) + bytes([30]) * 50 + (b"\x48" + bytes(29)) * 50
+    return head + full * (packets // 50 - 1) + full[:5] + b"\x04" + full[6:]
+
+
+def m4a_packets(packets: int) -> bytes:
+    """AAC of 48,000 samples a second; its head says that it plays for a millisecond."""
+    described = atom(b"stsd", bytes(4), struct.pack(">I", 1), atom(b"mp4a", bytes(28), atom(b"free")))
+    table = atom(b"stbl", described, atom(b"stsz", bytes(8), struct.pack(">I", packets)))
+    handler = atom(b"hdlr", bytes(8), b"soun", bytes(13))
+    length = atom(b"mdhd", bytes(12), struct.pack(">II", 1000, 1), bytes(4))
+    track = atom(b"trak", atom(b"mdia", length, handler, atom(b"minf", table)))
+    return atom(b"ftyp", b"M4A ", bytes(4)) + atom(b"moov", track) + atom(b"mdat", bytes(100 * packets))
+
+
+LIARS = {
+    "wave, its size": (liar_in_wave(40, struct.pack("<I", 44)), 10_000),
+    "wave, its blocks": (liar_in_wave(32, struct.pack("<H", 65_535)), 10_000),
+    "mp3": (speech(10_000), 240_000),
+    "mp3 behind junk": (speech(1) + b"\xff\xfb\x90junk" * 100 + speech(10_000)[72:], 240_000),
+    "opus": (opus_packets(10_000), 200_000),
+    "flac, as if not compressed": (flac(9) + bytes(320_000), 10_000),
+    "aac": (m4a_packets(46_875), 1_000_000),
+}
+
+
+@pytest.mark.parametrize(("sound", "plays_ms"), LIARS.values(), ids=LIARS)
+def test_a_sound_that_lies_about_its_length_is_charged_for_what_plays(sound: bytes, plays_ms: int) -> None:
+    told = audio_ms(sound)
+    assert told is not None
+    assert told < plays_ms / 20
+    form = httpx.Request("POST", "http://x", data={"model": "m"}, files={"file": ("a", sound)})
+    ask = read_ask(TRANSCRIPTIONS, form.read(), form.headers["content-type"])
+    assert 0.94 * plays_ms < ask.audio_ms <= plays_ms * 1.01
+    assert ask.most_audio_ms >= ask.audio_ms
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        *(wav(80_000), wav(80_000, 44_100), mp3(500), flac(40_000), opus(480_000), vorbis(882_000), m4a(61_500)),
+        b"ID3\x04\x00\x00\x00\x00\x00\x05" + bytes(5) + mp3(100),
+    ],
+)
+def test_who_tells_the_truth_is_believed(sound: bytes) -> None:
+    assert least_audio_ms(sound) <= (audio_ms(sound) or 0)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "mark"),
+    [(b"\xff\xfb\x90\x00" * (6 * MEGABYTE), b""), (page(b"", 1, 1, 0)[:-1] * 1_200_000, opus(1)[:60])],
+    ids=["syncs", "pages"],
+)
+def test_what_would_take_for_ever_to_count_is_taken_for_the_longest(hostile: bytes, mark: bytes) -> None:
+    started = time.process_time()
+    assert least_audio_ms(mark + hostile) == most_audio_ms(mark + hostile)
+    assert time.process_time() - started < 5
+
+
+@settings(deadline=None)
+@given(st.sampled_from(MARKS), st.lists(st.binary(max_size=60) | st.sampled_from(PIECES), max_size=5))
+def test_counting_raises_nothing_and_stays_within_the_bound(mark: bytes, rest: list[bytes]) -> None:
+    sound = mark + b"".join(rest)
+    assert 0 <= least_audio_ms(sound) <= most_audio_ms(sound)

@@ -139,6 +139,31 @@ async def test_gemini(folder: Path, http: httpx.AsyncClient, path: str) -> None:
         assert server.asked[-1][2]["contents"] == [{"role": "user", "parts": [{"text": "What is two and two?"}]}]
 
 
+async def test_geminis_pictures_reach_who_pays_for_them(folder: Path, http: httpx.AsyncClient) -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "eA=="}}
+    content = {"role": "model", "parts": [{"text": "Here:"}, picture]}
+    drawn = {**GEMINI, "candidates": [{"content": content, "finishReason": "STOP"}]}
+    answers = {
+        "/v1beta/models?": {"models": [{**MODELS["models"][0], "name": "models/m-image"}]},
+        "/v1beta/models/m-image:generateContent": drawn,
+        "/v1beta/models/m-image:streamGenerateContent?alt=sse": b"data: " + json.dumps(drawn).encode() + b"\r\n\r\n",
+    }
+    spec = 'kind = "gemini"\napi_key = "secret"\nbase_url = '
+    async with recording(answers) as (_, url), node_of(folder, f'{spec}"{url}/v1beta"') as node:
+        asked = {**ASK, "model": "m-image"}
+        for stream in (False, True):
+            reply, receipt = await ask(node, http, "/chat/completions", {**asked, "stream": stream})
+            assert "data:image/png;base64,eA==" in reply.text
+            assert (receipt.usage, receipt.metered) == (
+                Usage(20, 6, cached_tokens=8, reasoning_tokens=2),
+                "upstream",
+            )
+        key, text = await granted_key(node.node, GRANT_MSAT)
+        reply = await http.post(f"{node.url}/v1/messages", json=asked, headers=bearer(text))
+        assert reply.status_code == 400, "Anthropic's answers have no place for them"
+        assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_anthropic_natively_and_from_chat(folder: Path, http: httpx.AsyncClient, stream: bool) -> None:
     async with running_shopful("m") as (server, url):

@@ -2,18 +2,20 @@
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.metering.measure import Known, Measured
+from node.metering.measure import IMAGE_TOKENS, Known, Measured
 from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import count, strings_in
 from node.metering.whole import measured
 from node.metering.written import MAX_KEPT_BYTES
-from relays.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
+from node.sse import Cutter, data_of, split
+from relays.endpoints import CHAT, EMBEDDINGS, IMAGES, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
 
 
@@ -144,6 +146,44 @@ def test_a_giant_event_passes_without_being_held() -> None:
     assert meter.feed(giant) == giant
 
 
+def picture(kind: str, size: int, *, type_last: bool = False, report: Any = None) -> bytes:
+    """An event of a streamed picture."""
+    event: dict[str, Any] = {"b64_json": "x" * size, "revised_prompt": 'a "type":"image_edit.completed"'}
+    if report is not None:
+        event["usage"] = report
+    event = {**event, "type": kind} if type_last else {"type": kind, **event}
+    return f"event: {kind}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+@pytest.mark.parametrize("type_last", [False, True])
+@pytest.mark.parametrize("chunk", [617, 16_384, 100_007])
+@pytest.mark.parametrize("over", [1, 60_000])
+def test_pictures_too_large_to_be_held_are_counted_each(
+    monkeypatch: pytest.MonkeyPatch, type_last: bool, chunk: int, over: int
+) -> None:
+    monkeypatch.setattr("node.metering.stream.MAX_HELD_BYTES", 100_000)
+    told = {"input_tokens": 10, "output_tokens": 4000, "input_tokens_details": {"text_tokens": 10}}
+    begun = picture("image_generation.partial_image", 100)
+    made = [picture("image_generation.completed", 100_000 + over, type_last=type_last) for _ in range(3)]
+    last = picture("image_generation.completed", 100_000 + over, type_last=type_last, report=told)
+    whole = b"".join([begun, *made, last])
+    meter = StreamMeter(IMAGES, Known(lambda: 11), hide_usage=False)
+    passed = b"".join(meter.feed(whole[at : at + chunk]) for at in range(0, len(whole), chunk)) + meter.finish()
+    assert passed == whole
+    assert meter.ended
+    assert meter.measured() == Measured(Usage(10, 4000, images=4), "upstream")
+
+
+def test_large_pictures_are_told_apart_wherever_their_stream_is_cut() -> None:
+    """A cut within the boundary between two of them makes no one of two."""
+    first = picture("image_generation.completed", MAX_HELD_BYTES + 1)
+    whole = first + picture("image_generation.completed", 1)
+    for cut in range(len(first) - 2, len(first) + 3):
+        meter = StreamMeter(IMAGES, Known(lambda: 11), hide_usage=False)
+        assert meter.feed(whole[:cut]) + meter.feed(whole[cut:]) + meter.finish() == whole
+        assert meter.measured().usage == Usage(11, 2 * IMAGE_TOKENS, images=2)
+
+
 @pytest.mark.parametrize(
     "noise", [b"\xff\xfe\xfd\n\n", b": comment\n\n", b"event: ping\n\n", b"data: {\n\n", b"\n\n\n\n"]
 )
@@ -172,6 +212,13 @@ def answer(**fields: Any) -> bytes:
         (answer(usage={}), Usage(11, 5), "counted"),
         (answer(usage={"prompt_tokens": 7, "completion_tokens": 0}), Usage(7, 5), "counted"),
         (answer(usage={"prompt_tokens": -7, "completion_tokens": 3}), Usage(11, 5), "counted"),
+        (answer(usage={"total_tokens": 30}), Usage(25, 5), "counted"),
+        (answer(usage={"total_tokens": 3}), Usage(0, 3), "counted"),
+        (
+            answer(usage={"total_tokens": 30, "prompt_tokens_details": {"cached_tokens": 27}}),
+            Usage(27, 3, cached_tokens=27),
+            "counted",
+        ),
         (b'{"choices":[]}', Usage(11, 0), "counted"),
         (b"\xff", Usage(11, 1), "counted"),
     ],
@@ -271,3 +318,67 @@ def test_a_count_beside_a_report_is_not_more_than_can_be() -> None:
     meter = StreamMeter(CHAT, Known(lambda: 11, Usage(100, 8)), hide_usage=True)
     meter.feed(sse(usage(4, 8, [{"delta": {"content": "a b c d e f g h i j k l m n"}}])))
     assert meter.measured().usage == Usage(4, 8)
+
+
+@pytest.mark.parametrize("beside", [[], [{"index": 0, "delta": {"content": ""}}]])
+def test_a_sum_of_what_was_read_and_written_is_not_counted_twice(beside: list[Any]) -> None:
+    """At the end of a stream, and beside a piece of it."""
+    meter = meter_of()
+    meter.feed(sse(text(" wave" * 5), {"choices": beside, "usage": {"total_tokens": 30}}))
+    assert meter.measured() == Measured(Usage(25, 5), "counted")
+
+
+def test_a_sum_is_all_read_where_nothing_is_written() -> None:
+    body = b'{"data":[{"embedding":[1]}],"usage":{"total_tokens":30}}'
+    assert measured(body, EMBEDDINGS, Known(lambda: 11, writes=False)) == Measured(Usage(30, 0), "upstream")
+
+
+def odd(events: list[Any], space: str, end: str, *, spread: bool, bom: bool) -> list[bytes]:
+    """The events as the standard allows to write them: other line ends, other spaces, data on several lines."""
+    written = []
+    for event in events:
+        data = event if isinstance(event, str) else json.dumps(event, indent=1 if spread else None)
+        lines = [f"data:{space}{line}" for line in data.split("\n")]
+        written.append((end.join(lines) + end + end).encode())
+    return [b"\xef\xbb\xbf" + written[0], *written[1:]] if bom else written
+
+
+FINISHED = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+@given(
+    cuts=st.lists(st.integers(0, 900), max_size=12),
+    space=st.sampled_from([" ", "", "\t", "   "]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    spread=st.booleans(),
+    bom=st.booleans(),
+    told=st.booleans(),
+)
+def test_any_way_to_write_a_stream_meters_the_same(
+    cuts: list[int], space: str, end: str, spread: bool, bom: bool, told: bool
+) -> None:
+    events: list[Any] = [text("Hello"), text(" wörld ⚡"), FINISHED, *([usage(31, 5)] if told else []), "[DONE]"]
+    written = odd(events, space, end, spread=spread, bom=bom)
+    whole = b"".join(written)
+    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    meter = meter_of(hide=False)
+    passed = b"".join(meter.feed(whole[a:b]) for a, b in itertools.pairwise(places)) + meter.finish()
+    assert passed + b"".join(meter.kept_back) == b"".join(written[:-1])
+    assert meter.ended
+    assert meter.done
+    counted = Measured(Usage(11, count("Hello wörld ⚡")), "counted")
+    assert meter.measured() == (Measured(Usage(31, 5), "upstream") if told else counted)
+
+
+@given(st.text("\r\nx", max_size=12), st.lists(st.integers(0, 12), max_size=6))
+def test_a_boundary_is_two_line_ends_of_any_kind(raw: str, cuts: list[int]) -> None:
+    """However it comes: what an event reads as is not changed by where it is cut."""
+    whole = b"data: a" + raw.encode() + b"data: b\n\n"
+    places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    cutter = Cutter()
+    parts = [*(cutter.feed(whole[a:b]) for a, b in itertools.pairwise(places)), cutter.rest()]
+    seen = [data_of(event) for events in parts for event in split(events) if data_of(event)]
+    assert seen == [data_of(event) for event in split(whole) if data_of(event)]
+    ends = re.sub("\r\n|\r", "\n", raw)
+    if set(raw) <= {"\r", "\n"}:
+        assert seen == {0: [b"adata: b"], 1: [b"a\nb"]}.get(len(ends), [b"a", b"b"])

@@ -109,6 +109,26 @@ def test_a_whole_answer() -> None:
     }
 
 
+PICTURE = {"inlineData": {"mimeType": "image/png", "data": "eA=="}}
+PICTURED = {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}
+
+
+def test_pictures_that_are_paid_for_are_passed_on() -> None:
+    sound = {"inlineData": {"mimeType": "audio/wav", "data": "eA=="}}
+    thought = {**PICTURE, "thought": True}
+    message = answer(response({"text": "Here:"}, PICTURE, sound, thought, PICTURE))["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "Here:", "images": [PICTURED, PICTURED]}
+    alone = answer(response(PICTURE))["choices"][0]["message"]
+    assert alone == {"role": "assistant", "content": "", "images": [PICTURED]}
+    chunks = streamed(response({"text": "Here:"}, reason=None), response(PICTURE))
+    assert [chunk["choices"][0]["delta"].get("images") for chunk in chunks[:2]] == [None, [PICTURED]]
+
+
+def test_a_picture_without_a_count_of_what_was_written_is_no_report() -> None:
+    said = response(PICTURE) | {"usageMetadata": {"promptTokenCount": 9}}
+    assert "usage" not in answer(said)
+
+
 @pytest.mark.parametrize(
     ("reason", "ours"),
     [
