@@ -15,6 +15,7 @@ import msgspec
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
+"""One for what is measured, another for what measures it; the same if there is only one."""
 TICKS = os.sysconf("SC_CLK_TCK")
 LOOP, SYNCS = 300_000, 9
 IDLE_SHARE, IDLE_S, IDLE_WITHIN_S = 0.1, 0.3, 15
@@ -25,11 +26,11 @@ class Missing(Exception):
     """Something that this needs is not here; one line says what, and what to do."""
 
 
-def tied(core: int, words: list[str]) -> list[str]:
-    """The command line on one core; it ends with this process, however that ends."""
+def tied(words: list[str], *cores: int) -> list[str]:
+    """The command line on these cores alone; it ends with this process, however that ends."""
     if shutil.which("taskset") is None or shutil.which("setpriv") is None:
         raise Missing("taskset and setpriv are not installed: apt-get install util-linux")
-    return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core), *words]
+    return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", ",".join(map(str, cores)), *words]
 
 
 def compiled(name: str, folder: Path) -> Path:

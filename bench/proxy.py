@@ -1,6 +1,7 @@
 """How fast the node is, beside a bare proxy, nginx and LiteLLM, with its books, its metering and its receipts on.
 
     uv run python bench/proxy.py [--json] [--only json-32,paced-256] [--peers bare,satroute] [--seconds 2] [--rounds 3]
+    uv run python bench/proxy.py [--accounts 10,100000] [--catalogue 5,5000] [--requests 1000000] [--start]
 
 Starts a mock of a model's server and each proxy in front of it, all on 127.0.0.1: the proxies on one core, the mock and the
 callers on another. Every scenario is run on each in turn, in several rounds, so that a ratio is one of neighbours in time.
@@ -15,15 +16,17 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import growth
 import msgspec
 from machine import CORES, LOAD_CORE, SERVER_CORE, Missing, compiled
-from report import ratios, rows, show, targets
+from report import Report, grown, ratios, rows, show, targets
 from rich.console import Console
-from scenarios import NAMED, Callers, Figures
+from scenarios import NAMED, Callers, Figures, Scenario
 from servers import PEERS, Place, Server, mock
 
 from node.localnet.postgres import running_postgres
@@ -37,22 +40,65 @@ def chosen(names: str | None, known: Any) -> list[str]:
     return given
 
 
-def side_by_side(options: argparse.Namespace, place: Place, callers: Callers) -> list[Figures]:
+def numbers(text: str) -> list[int]:
+    """Of an option with commas."""
+    return sorted(int(number) for number in text.split(","))
+
+
+def interleaved(
+    servers: Sequence[Server], scenarios: Sequence[Scenario], options: argparse.Namespace, callers: Callers
+) -> Iterator[Figures]:
     """All scenarios on all servers, in rounds; every other round backwards, so that nobody always has the better place."""
-    found: list[Figures] = []
+    progress = Console(stderr=True)
+    for server in servers:
+        callers.call(server, NAMED["json-32"], options.seconds / 2)
+    for round_ in range(options.rounds):
+        for scenario in scenarios:
+            for server in servers if round_ % 2 == 0 else servers[::-1]:
+                if progress.is_terminal:
+                    progress.print(f"round {round_ + 1}: {scenario.name} on {server.name}", end="\033[K\r")
+                yield callers.measure(server, scenario, options.seconds, round_)
+
+
+def side_by_side(options: argparse.Namespace, place: Place, callers: Callers) -> Report:
+    """The node beside the others."""
+    names, scenarios = chosen(options.peers, PEERS), [NAMED[name] for name in chosen(options.only, NAMED)]
     with ExitStack() as stack:
-        servers = started(chosen(options.peers, PEERS), place, stack)
-        scenarios = [NAMED[name] for name in chosen(options.only, NAMED)]
-        progress = Console(stderr=True)
-        for server in servers:
-            callers.call(server, NAMED["json-32"], options.seconds / 2)
-        for round_ in range(options.rounds):
-            for scenario in scenarios:
-                for server in servers if round_ % 2 == 0 else servers[::-1]:
-                    if progress.is_terminal:
-                        progress.print(f"round {round_ + 1}: {scenario.name} on {server.name}", end="\033[K\r")
-                    found.append(callers.measure(server, scenario, options.seconds, round_))
-    return found
+        figures = list(interleaved(started(names, place, stack), scenarios, options, callers))
+    table, found = rows(figures), ratios(figures)
+    return Report(best=table, ratios=found, targets=targets(table, found), runs=figures)
+
+
+def large(
+    grow: Callable[[Place, Sequence[int], ExitStack], list[Server]],
+    sizes: Sequence[int],
+    options: argparse.Namespace,
+    place: Place,
+    callers: Callers,
+) -> Report:
+    """The node beside itself with more accounts or models."""
+    with ExitStack() as stack:
+        servers = grow(place, sizes, stack)
+        figures = list(interleaved(servers, [NAMED["json-32"]], options, callers))
+    found = grown(figures, servers[0].name, servers[-1].name)
+    return Report(best=rows(figures), ratios=found, targets=targets([], found), runs=figures)
+
+
+def old(options: argparse.Namespace, place: Place, callers: Callers) -> Report:
+    """The node after many requests."""
+    ages = []
+    for age in growth.life(place, callers, options.requests):
+        print(
+            f"{age.requests:,} requests: {age.rss_mib} MiB, {age.requests_per_second:,.0f} requests/s", file=sys.stderr
+        )
+        ages.append(age)
+    return Report(life=ages, targets=growth.aged(ages))
+
+
+def soon(place: Place, callers: Callers) -> Report:
+    """The node as it starts."""
+    found = growth.start(place, callers)
+    return Report(start=[found], targets=growth.started(found))
 
 
 def started(names: list[str], place: Place, stack: ExitStack) -> list[Server]:
@@ -93,29 +139,47 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--litellm", type=Path, metavar="PATH", help="its command, instead of one installed for this")
     parser.add_argument("--postgres", action="store_true", help="the node's books on PostgreSQL instead of SQLite")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the node")
-    return parser.parse_args()
+    parser.add_argument("--workers", type=int, default=1, help="processes of the node, each with a core")
+    instead = parser.add_argument_group("instead of the peers")
+    instead.add_argument("--accounts", type=numbers, metavar="10,100000", help="nodes with so many accounts")
+    instead.add_argument("--catalogue", type=numbers, metavar="5,5000", help="nodes with so many models")
+    instead.add_argument("--requests", type=int, metavar="1000000", help="one node's memory over so many requests")
+    instead.add_argument("--start", action="store_true", help="how soon the node serves, and the client is imported")
+    options = parser.parse_args()
+    if options.postgres and (options.accounts or options.catalogue or options.start):
+        parser.error("--postgres is one set of books: it goes with the peers and with --requests")
+    return options
+
+
+def measured(options: argparse.Namespace, place: Place, callers: Callers) -> Report:
+    """What was asked for, one after the other."""
+    report = Report()
+    for grow, sizes in ((growth.of_accounts, options.accounts), (growth.of_models, options.catalogue)):
+        if sizes:
+            report += large(grow, sizes, options, place, callers)
+    if options.requests:
+        report += old(options, place, callers)
+    if options.start:
+        report += soon(place, callers)
+    if report == Report():
+        report = side_by_side(options, place, callers)
+    return report
 
 
 def run(options: argparse.Namespace) -> None:
+    chosen(options.peers, PEERS), chosen(options.only, NAMED)
     if len(CORES) < 2:
-        print(
-            "one core alone: the callers and the mock take their part of it, so all rates are too low", file=sys.stderr
-        )
+        print("there is but one core, which callers and mock take a part of: all rates are too low", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        callers = Callers(compiled("load", folder), folder)
         port, _ = stack.enter_context(mock(compiled("mock", folder), folder / "mock"))
         books = stack.enter_context(running_postgres()) if options.postgres else ""
         place = Place(folder, port, litellm=options.litellm, books=books, workers=options.workers)
-        figures = side_by_side(options, place, callers)
-    table, compared = rows(figures), ratios(figures)
-    wanted = targets(table, compared)
+        report = measured(options, place, Callers(compiled("load", folder), folder))
     if options.json:
-        said = {"machine": machine(), "best": table, "ratios": compared, "targets": wanted, "runs": figures}
-        print(msgspec.json.encode(said).decode())
+        print(msgspec.json.encode({"machine": machine(), **msgspec.structs.asdict(report)}).decode())
     else:
-        show(table, compared, wanted)
+        show(report)
 
 
 def main() -> None:

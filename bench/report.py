@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import sub, truediv
 from typing import Any
 
 import msgspec
@@ -14,6 +15,10 @@ from scenarios import Figures
 
 US = "satroute"
 PIPED_WIDTH = 160
+PACED = ("paced-1", "paced-32", "paced-256")
+LATER = "first byte later than direct, ms"
+FLAT = 1.2
+"""What grows by less than this from the smallest to the largest is called flat: a machine's noise is that great."""
 COLUMNS = (
     *("scenario", "server", "req/s", "events/s", "spread", "p50 ms", "p99 ms", "first byte", "CPU ms", "peak MiB"),
     *("failed", "loop ms", "sync ms"),
@@ -56,6 +61,39 @@ class Target(msgspec.Struct, frozen=True):
     wanted: str
     measured: float
     holds: bool
+
+
+class Age(msgspec.Struct, frozen=True):
+    """How the node was after so many requests."""
+
+    requests: int
+    rss_mib: float
+    requests_per_second: float
+    failures: int
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Seconds, the median of a few, and a fixed loop's ms before each."""
+
+    first_served_s: float
+    """From the start of `satroute serve` with books that exist to the end of its first paid request."""
+    import_s: float
+    """`import router_client` in a fresh interpreter."""
+    loop_ms: list[float]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was found out."""
+
+    best: list[Row] = []
+    ratios: list[Ratio] = []
+    targets: list[Target] = []
+    life: list[Age] = []
+    start: list[Start] = []
+    runs: list[Figures] = []
+
+    def __add__(self, other: Report) -> Report:
+        return Report(**{field: getattr(self, field) + getattr(other, field) for field in self.__struct_fields__})
 
 
 def rows(figures: Sequence[Figures]) -> list[Row]:
@@ -101,95 +139,107 @@ def ratios(figures: Sequence[Figures]) -> list[Ratio]:
     def cpu(each: Figures) -> float:
         return each.cpu_ms
 
-    def quotient(ours: float, theirs: float) -> float:
-        return ours / theirs
+    def first_byte(each: Figures) -> float:
+        return each.first_byte_p50_ms
 
-    def later(ours: float, theirs: float) -> float:
-        return ours - theirs
-
-    wanted: list[tuple[str, str, str, Callable[[Figures], float], Callable[[float, float], float]]] = [
-        ("requests/s to LiteLLM, json-32", "litellm", "json-32", rate, quotient),
-        ("requests/s to bare, json-32", "bare", "json-32", rate, quotient),
-        ("requests/s to nginx, json-32", "nginx", "json-32", rate, quotient),
-        ("CPU to bare, json-32", "bare", "json-32", cpu, quotient),
-        ("first byte later than direct, ms, paced-1", "direct", "paced-1", lambda each: each.first_byte_p50_ms, later),
-        (
-            "first byte later than direct, ms, paced-32",
-            "direct",
-            "paced-32",
-            lambda each: each.first_byte_p50_ms,
-            later,
-        ),
-        (
-            "first byte later than direct, ms, paced-256",
-            "direct",
-            "paced-256",
-            lambda each: each.first_byte_p50_ms,
-            later,
+    return [
+        *compared(figures, "requests/s to LiteLLM, json-32", (US, "litellm"), "json-32", rate),
+        *compared(figures, "requests/s to bare, json-32", (US, "bare"), "json-32", rate),
+        *compared(figures, "requests/s to nginx, json-32", (US, "nginx"), "json-32", rate),
+        *compared(figures, "CPU to LiteLLM, json-32", (US, "litellm"), "json-32", cpu),
+        *compared(figures, "CPU to bare, json-32", (US, "bare"), "json-32", cpu),
+        *compared(figures, "CPU to nginx, json-32", (US, "nginx"), "json-32", cpu),
+        *(
+            ratio
+            for scenario in PACED
+            for ratio in compared(figures, f"{LATER}, {scenario}", (US, "direct"), scenario, first_byte, sub)
         ),
     ]
-    found = []
-    for name, peer, scenario, of, compare in wanted:
-        ours = {each.round: of(each) for each in figures if (each.peer, each.scenario) == (US, scenario)}
-        theirs = {each.round: of(each) for each in figures if (each.peer, each.scenario) == (peer, scenario)}
-        both = [compare(ours[n], theirs[n]) for n in ours.keys() & theirs.keys() if ours[n] > 0 and theirs[n] > 0]
-        if both:
-            found.append(Ratio(name, *(round(f(both), 3) for f in (statistics.median, min, max))))
-    return found
 
 
-def targets(table: Sequence[Row], compared: Sequence[Ratio]) -> list[Target]:
+def grown(figures: Sequence[Figures], smallest: str, largest: str) -> list[Ratio]:
+    """What more accounts, or more models, cost."""
+    both, to = (largest, smallest), f"{largest} to {smallest}"
+    return [
+        *compared(figures, f"CPU, {to}", both, "json-32", lambda each: each.cpu_ms),
+        *compared(figures, f"memory, {to}", both, "json-32", lambda each: each.peak_mib),
+    ]
+
+
+def compared(
+    figures: Sequence[Figures],
+    name: str,
+    peers: tuple[str, str],
+    scenario: str,
+    of: Callable[[Figures], float],
+    by: Callable[[float, float], float] = truediv,
+) -> Iterator[Ratio]:
+    """The first peer's figure by the second's, if both were measured."""
+    ours, theirs = (
+        {each.round: of(each) for each in figures if (each.peer, each.scenario) == (peer, scenario)} for peer in peers
+    )
+    both = [by(ours[n], theirs[n]) for n in ours.keys() & theirs.keys() if ours[n] > 0 and theirs[n] > 0]
+    if both:
+        yield Ratio(name, *(round(f(both), 3) for f in (statistics.median, min, max)))
+
+
+def targets(table: Sequence[Row], ratios: Sequence[Ratio]) -> list[Target]:
     """Those that this run can tell of."""
     ours = {row.scenario: row for row in table if row.peer == US}
-    medians = {ratio.name: ratio.median for ratio in compared}
-    found: list[Target] = []
-
-    def at_least(name: str, least: float, value: float | None) -> None:
-        if value is not None:
-            found.append(Target(name, f">= {least:,g}", value, value >= least))
-
-    def at_most(name: str, most: float, value: float | None) -> None:
-        if value is not None:
-            found.append(Target(name, f"<= {most:,g}", value, value <= most))
-
-    def of(scenario: str, field: str) -> float | None:
-        return getattr(ours[scenario], field) if scenario in ours else None
-
-    at_least("requests/s, json-32", 1500, of("json-32", "requests_per_second"))
-    at_least("requests/s to LiteLLM, json-32", 60, medians.get("requests/s to LiteLLM, json-32"))
-    for scenario in ("json-256", "burst-256", "paced-256"):
-        at_most(f"failures, {scenario}", 0, of(scenario, "failures"))
-    at_most("CPU ms a request, json-32", 0.6, of("json-32", "cpu_ms"))
-    at_most("CPU to bare, json-32", 1.6, medians.get("CPU to bare, json-32"))
-    at_most("p50 ms, json-1", 1, of("json-1", "p50_ms"))
-    at_least("events/s, paced-256", 20_000, of("paced-256", "events_per_second"))
-    for scenario in ("paced-1", "paced-32", "paced-256"):
-        name = f"first byte later than direct, ms, {scenario}"
-        at_most(name, 1, medians.get(name))
-    if ours:
-        at_most("peak RSS, MiB", 150, max(row.peak_mib for row in ours.values()))
-    return found
+    medians = {ratio.name: ratio.median for ratio in ratios}
+    found: list[Target | None] = [
+        at_least("requests/s, json-32", 1500, of(ours, "json-32", "requests_per_second")),
+        at_least("requests/s to LiteLLM, json-32", 60, medians.get("requests/s to LiteLLM, json-32")),
+        *(
+            at_most(f"failures, {each}", 0, of(ours, each, "failures"))
+            for each in ("json-256", "burst-256", "paced-256")
+        ),
+        at_most("CPU ms a request, json-32", 0.6, of(ours, "json-32", "cpu_ms")),
+        at_most("CPU to bare, json-32", 1.6, medians.get("CPU to bare, json-32")),
+        at_most("p50 ms, json-1", 1, of(ours, "json-1", "p50_ms")),
+        at_least("events/s, paced-256", 20_000, of(ours, "paced-256", "events_per_second")),
+        *(at_most(f"{LATER}, {each}", 1, medians.get(f"{LATER}, {each}")) for each in PACED),
+        at_most("peak MiB", 150, max((row.peak_mib for row in ours.values()), default=None)),
+        *(at_most(name, FLAT, median) for name, median in medians.items() if name.startswith(("CPU, ", "memory, "))),
+    ]
+    return [target for target in found if target is not None]
 
 
-def show(table: Sequence[Row], compared: Sequence[Ratio], wanted: Sequence[Target]) -> None:
+def of(ours: Mapping[str, Row], scenario: str, field: str) -> float | None:
+    return getattr(ours[scenario], field) if scenario in ours else None
+
+
+def at_least(name: str, least: float, value: float | None) -> Target | None:
+    return None if value is None else Target(name, f">= {least:,g}", value, value >= least)
+
+
+def at_most(name: str, most: float, value: float | None) -> Target | None:
+    return None if value is None else Target(name, f"<= {most:,g}", value, value <= most)
+
+
+def show(report: Report) -> None:
     """For people."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    if table:
-        console.print(_figures(table))
-        for row in table:
+    if report.best:
+        console.print(_figures(report.best))
+        for row in report.best:
             if row.failures:
                 console.print(f"{row.peer}, {row.scenario}: {row.failures} failures, the first: {row.first_failure}")
-    if compared:
-        lines = Table("ratio", "median", "least", "most", title="satroute to the others, in the same round")
-        for ratio in compared:
+    if report.ratios:
+        lines = Table("ratio", "median", "least", "most", title="both in the same round")
+        for ratio in report.ratios:
             lines.add_row(ratio.name, f"{ratio.median:g}", f"{ratio.least:g}", f"{ratio.most:g}")
         console.print(lines)
-    if wanted:
-        lines = Table("target", "wanted", "measured", "")
-        for target in wanted:
-            mark = "[green]holds[/]" if target.holds else "[red]missed[/]"
-            lines.add_row(target.name, target.wanted, f"{target.measured:,g}", mark)
+    if report.life:
+        lines = Table("requests", "MiB", "req/s", "failed", title="one node's life")
+        for age in report.life:
+            lines.add_row(f"{age.requests:,}", f"{age.rss_mib:g}", f"{age.requests_per_second:,.0f}", str(age.failures))
         console.print(lines)
+    lines = Table("target", "wanted", "measured", "")
+    for target in report.targets:
+        mark = "[green]holds[/]" if target.holds else "[red]missed[/]"
+        lines.add_row(target.name, target.wanted, f"{target.measured:,g}", mark)
+    console.print(lines)
 
 
 def _figures(table: Sequence[Row]) -> Table:

@@ -104,7 +104,7 @@ class Callers(msgspec.Struct, frozen=True):
             body, str(server.keys), scenario.needle, str(EVENTS if scenario.stream else 0),
             server.receipt if paid else "",
         ]  # fmt: skip
-        done = subprocess.run(tied(LOAD_CORE, words), check=False, capture_output=True, text=True)
+        done = subprocess.run(tied(words, LOAD_CORE), check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"the callers of {server.name} gave up: {done.stderr.strip()}")
         return msgspec.json.decode(done.stdout, type=Load)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
-from machine import LOAD_CORE, SERVER_CORE, Missing, compiled, tied
+from machine import CORES, LOAD_CORE, SERVER_CORE, Missing, compiled, tied
 
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
@@ -38,7 +38,10 @@ class Place(msgspec.Struct, frozen=True):
     books: str = ""
     """A PostgreSQL; without it the node has SQLite."""
     workers: int = 1
+    """Processes of the node, each with a core as far as there are any."""
     accounts: int = 1
+    name: str = "satroute"
+    """What the node is called in the figures."""
 
     @property
     def upstream(self) -> str:
@@ -61,7 +64,7 @@ class Server(msgspec.Struct, frozen=True):
 
 @contextmanager
 def running(
-    name: str, words: list[str], port: int, folder: Path, *, core: int, **env: str
+    name: str, words: list[str], port: int, folder: Path, *cores: int, **env: str
 ) -> Iterator[tuple[int, float]]:
     """Start it, wait until it lists its models, yield its pid and how long that took; stop it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +72,7 @@ def running(
     inherited = {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR") if key in os.environ}
     with log.open("ab") as out:
         process = subprocess.Popen(
-            tied(core, words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder,
+            tied(words, *cores), stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder,
             env={**inherited, "HOME": str(folder), **env}, start_new_session=True,
         )  # fmt: skip
     try:
@@ -95,11 +98,11 @@ def _answers(http: httpx.Client, url: str) -> bool:
 
 
 @contextmanager
-def mock(program: Path, folder: Path, models: int = 2, *, core: int = LOAD_CORE) -> Iterator[tuple[int, int]]:
+def mock(program: Path, folder: Path, models: int = 2, core: int = LOAD_CORE) -> Iterator[tuple[int, int]]:
     """The upstream; yields its port and pid."""
     port = free_port()
     words = [str(program), str(port), str(EVENTS), str(PAUSE_US), str(models)]
-    with running("the mock", words, port, folder, core=core) as (pid, _):
+    with running("the mock", words, port, folder, core) as (pid, _):
         yield port, pid
 
 
@@ -135,7 +138,7 @@ def nginx(place: Place) -> Iterator[Server]:
         }}
     """)
     words = [program, "-e", f"{folder}/errors.txt", "-c", f"{folder}/nginx.conf"]
-    with running("nginx", words, port, folder, core=SERVER_CORE) as (pid, ready_s):
+    with running("nginx", words, port, folder, SERVER_CORE) as (pid, ready_s):
         yield Server("nginx", port, pid, _keys(place, "any"), ready_s=ready_s)
 
 
@@ -144,7 +147,7 @@ def bare(place: Place) -> Iterator[Server]:
     """The node's own framework and client without what it is paid for."""
     port = free_port()
     words = [sys.executable, str(Path(__file__).with_name("bare.py")), str(port), place.upstream]
-    with running("bare", words, port, place.folder / "bare", core=SERVER_CORE) as (pid, ready_s):
+    with running("bare", words, port, place.folder / "bare", SERVER_CORE) as (pid, ready_s):
         yield Server("bare", port, pid, _keys(place, "any"), ready_s=ready_s)
 
 
@@ -162,7 +165,7 @@ def litellm(place: Place) -> Iterator[Server]:
     words = [str(program), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     words += ["--telemetry", "False"]
     quiet = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
-    with running("LiteLLM", words, port, folder, core=SERVER_CORE, **quiet) as (pid, ready_s):
+    with running("LiteLLM", words, port, folder, SERVER_CORE, **quiet) as (pid, ready_s):
         yield Server("litellm", port, pid, _keys(place, "any"), ready_s=ready_s)
 
 
@@ -203,8 +206,8 @@ def satroute(place: Place) -> Iterator[Server]:
     words = [sys.executable, "-m", "node.cli", "serve"]
     if place.workers > 1:
         words += ["--workers", str(place.workers)]
-    with running("satroute", words, port, folder, core=SERVER_CORE, **settings) as (pid, ready_s):
-        yield Server("satroute", port, pid, keys, RECEIPT_HEADER, ready_s)
+    with running("satroute", words, port, folder, *CORES[: place.workers], **settings) as (pid, ready_s):
+        yield Server(place.name, port, pid, keys, RECEIPT_HEADER, ready_s)
     asyncio.run(_audited(books))
 
 
