@@ -16,7 +16,7 @@ from servers import Place, Server, mock, satroute
 
 PARTS, PART_S = 20, 3600.0
 STARTS, IMPORTS = 3, 5
-IMPORT = "import time; began = time.perf_counter(); import router_client; print(time.perf_counter() - began)"
+IMPORT = "import time; began = time.perf_counter(); import router_client.client; print(time.perf_counter() - began)"
 
 
 def of_accounts(place: Place, sizes: Sequence[int], stack: ExitStack) -> list[Server]:
@@ -69,5 +69,5 @@ def start(place: Place, callers: Callers) -> Start:
 
 def started(found: Start) -> list[Target]:
     served = at_most("s from start to first served request", 2, found.first_served_s)
-    imported = at_most("s to import router_client", 0.5, found.import_s)
+    imported = at_most("s to import router_client.client", 0.5, found.import_s)
     return [target for target in (served, imported) if target is not None]

@@ -78,7 +78,7 @@ class Start(msgspec.Struct, frozen=True):
     first_served_s: float
     """From the start of `satroute serve` with books that exist to the end of its first paid request."""
     import_s: float
-    """`import router_client` in a fresh interpreter."""
+    """`import router_client.client`, the front door, in a fresh interpreter; the package alone imports nothing."""
     loop_ms: list[float]
 
 
