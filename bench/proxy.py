@@ -187,6 +187,8 @@ def main() -> None:
         run(arguments())
     except Missing as missing:
         raise SystemExit(str(missing)) from None
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

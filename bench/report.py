@@ -9,12 +9,14 @@ from operator import sub, truediv
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from scenarios import Figures
 
 US = "satroute"
 PIPED_WIDTH = 160
+BOX = box.HEAVY_HEAD if sys.stdout.isatty() else box.MARKDOWN
 PACED = ("paced-1", "paced-32", "paced-256")
 LATER = "first byte later than direct, ms"
 FLAT = 1.2
@@ -218,7 +220,7 @@ def at_most(name: str, most: float, value: float | None) -> Target | None:
 
 
 def show(report: Report) -> None:
-    """For people."""
+    """For people; without a terminal, the tables are Markdown."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     if report.best:
         console.print(_figures(report.best))
@@ -226,16 +228,16 @@ def show(report: Report) -> None:
             if row.failures:
                 console.print(f"{row.peer}, {row.scenario}: {row.failures} failures, the first: {row.first_failure}")
     if report.ratios:
-        lines = Table("ratio", "median", "least", "most", title="both in the same round")
+        lines = Table("ratio", "median", "least", "most", title="both in the same round", box=BOX)
         for ratio in report.ratios:
             lines.add_row(ratio.name, f"{ratio.median:g}", f"{ratio.least:g}", f"{ratio.most:g}")
         console.print(lines)
     if report.life:
-        lines = Table("requests", "MiB", "req/s", "failed", title="one node's life")
+        lines = Table("requests", "MiB", "req/s", "failed", title="one node's life", box=BOX)
         for age in report.life:
             lines.add_row(f"{age.requests:,}", f"{age.rss_mib:g}", f"{age.requests_per_second:,.0f}", str(age.failures))
         console.print(lines)
-    lines = Table("target", "wanted", "measured", "")
+    lines = Table("target", "wanted", "measured", "", box=BOX)
     for target in report.targets:
         mark = "[green]holds[/]" if target.holds else "[red]missed[/]"
         lines.add_row(target.name, target.wanted, f"{target.measured:,g}", mark)
@@ -243,7 +245,7 @@ def show(report: Report) -> None:
 
 
 def _figures(table: Sequence[Row]) -> Table:
-    shown = Table(*COLUMNS, title="best of the rounds; failures of all of them")
+    shown = Table(*COLUMNS, title="best of the rounds; failures of all of them", box=BOX)
     for row in sorted(table, key=lambda row: row.scenario):
         shown.add_row(
             row.scenario,
