@@ -287,6 +287,7 @@ int main(int count, char **words) {
     if (most) warm_at = started;
     run(atof(words[7]));
     int unfinished = busy();
+    if (unfinished && !*said) snprintf(said, SAID, "not complete %s s after the end", words[7]);
     double seconds = most ? last_at - started : atof(words[5]);
     printf("{\"served\": %ld, \"failures\": %ld, \"unfinished\": %d, \"seconds\": %.3f, \"requests_per_second\": %.1f, "
            "\"events_per_second\": %.0f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"first_byte_p50_ms\": %.3f, \"first_failure\": \"%s\"}\n",

@@ -96,6 +96,16 @@ def cpu_s(pid: int) -> float:
     return total / TICKS
 
 
+def core_busy_s(core: int) -> float:
+    """What that core has worked since the machine began, for whomever."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            idle_and_waiting = int(ticks[3]) + int(ticks[4])
+            return (sum(map(int, ticks[:8])) - idle_and_waiting) / TICKS
+    return 0
+
+
 def memory_mib(pid: int, which: str = PEAK) -> float:
     """Resident memory of a running tree, now or at its most; what its processes share counts for each."""
     total_kib = 0

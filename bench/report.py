@@ -23,7 +23,7 @@ FLAT = 1.2
 """What grows by less than this from the smallest to the largest is called flat: a machine's noise is that great."""
 COLUMNS = (
     *("scenario", "server", "req/s", "events/s", "spread", "p50 ms", "p99 ms", "first byte", "CPU ms", "peak MiB"),
-    *("failed", "loop ms", "sync ms"),
+    *("failed", "others", "loop ms", "sync ms"),
 )
 
 
@@ -44,6 +44,8 @@ class Row(msgspec.Struct, frozen=True):
     failures: int
     """Of all rounds."""
     first_failure: str
+    others: tuple[float, float]
+    """The part of the core that other programs took, at the least and at the most."""
     loop_ms: tuple[float, float]
     sync_ms: tuple[float, float]
     """The machine before these runs, at its fastest and its slowest: see `Calibration`."""
@@ -108,6 +110,7 @@ def rows(figures: Sequence[Figures]) -> list[Row]:
 def _row(group: list[Figures]) -> Row:
     rates = [each.requests_per_second for each in group]
     loops = [each.machine.loop_ms for each in group]
+    others = [each.others for each in group]
     syncs = [each.machine.sync_ms for each in group]
     return Row(
         peer=group[0].peer,
@@ -122,6 +125,7 @@ def _row(group: list[Figures]) -> Row:
         peak_mib=max(each.peak_mib for each in group),
         failures=sum(each.failures for each in group),
         first_failure=next((each.first_failure for each in group if each.first_failure), ""),
+        others=(min(others), max(others)),
         loop_ms=(min(loops), max(loops)),
         sync_ms=(min(syncs), max(syncs)),
     )
@@ -259,6 +263,7 @@ def _figures(table: Sequence[Row]) -> Table:
             f"{row.cpu_ms:.3f}",
             f"{row.peak_mib:,.0f}",
             f"[red]{row.failures:,}[/]" if row.failures else "0",
+            f"{row.others[0]:.0%}-{row.others[1]:.0%}",
             f"{row.loop_ms[0]:g}-{row.loop_ms[1]:g}",
             f"{row.sync_ms[0]:g}-{row.sync_ms[1]:g}",
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from machine import LOAD_CORE, Calibration, calibrate, cpu_s, memory_mib, rest, tied
+from machine import LOAD_CORE, SERVER_CORE, Calibration, calibrate, core_busy_s, cpu_s, memory_mib, rest, tied
 from servers import EVENTS, Server
 
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
@@ -79,6 +80,8 @@ class Figures(Load, frozen=True, kw_only=True):
     """Of the server's process tree, for a request."""
     peak_mib: float
     """Of the server's process tree, since it started."""
+    others: float
+    """The part of the server's core that other programs took meanwhile."""
     machine: Calibration
     """Just before."""
 
@@ -112,16 +115,19 @@ class Callers(msgspec.Struct, frozen=True):
     def measure(self, server: Server, scenario: Scenario, seconds: float, round_: int) -> Figures:
         """The figures of one run, after which the server has come to rest."""
         calibration = calibrate(self.folder)
-        before = cpu_s(server.pid)
+        began, before, busy = time.monotonic(), cpu_s(server.pid), core_busy_s(SERVER_CORE)
         load = self.call(server, scenario, seconds)
-        spent_ms = (cpu_s(server.pid) - before) * 1000
+        spent_s = cpu_s(server.pid) - before
+        others_s = core_busy_s(SERVER_CORE) - busy - spent_s
+        wall_s = time.monotonic() - began
         rest(server.pid)
         return Figures(
             **msgspec.structs.asdict(load),
             peer=server.name,
             scenario=scenario.name,
             round=round_,
-            cpu_ms=round(spent_ms / max(1, load.served + load.failures), 4),
+            cpu_ms=round(spent_s * 1000 / max(1, load.served + load.failures), 4),
             peak_mib=memory_mib(server.pid),
+            others=round(max(0.0, others_s) / wall_s, 2),
             machine=calibration,
         )
