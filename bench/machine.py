@@ -116,6 +116,13 @@ def memory_mib(pid: int, which: str = PEAK) -> float:
     return round(total_kib / 1024, 1)
 
 
+def forget_peak(pid: int) -> None:
+    """From here on, a peak of memory is one that comes after this."""
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{each}/clear_refs").write_text("5")
+
+
 def rest(pid: int) -> None:
     """Return when the tree is idle, so that what it has left to do is not in the next figures; or after a while."""
     until = time.monotonic() + IDLE_WITHIN_S

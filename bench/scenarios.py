@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from machine import LOAD_CORE, SERVER_CORE, Calibration, calibrate, core_busy_s, cpu_s, memory_mib, rest, tied
+from machine import (
+    LOAD_CORE,
+    SERVER_CORE,
+    Calibration,
+    calibrate,
+    core_busy_s,
+    cpu_s,
+    forget_peak,
+    memory_mib,
+    rest,
+    tied,
+)
 from servers import EVENTS, Server
 
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
@@ -79,7 +90,7 @@ class Figures(Load, frozen=True, kw_only=True):
     cpu_ms: float
     """Of the server's process tree, for a request."""
     peak_mib: float
-    """Of the server's process tree, since it started."""
+    """Of the server's process tree, in this run."""
     others: float
     """The part of the server's core that other programs took meanwhile."""
     machine: Calibration
@@ -115,6 +126,7 @@ class Callers(msgspec.Struct, frozen=True):
     def measure(self, server: Server, scenario: Scenario, seconds: float, round_: int) -> Figures:
         """The figures of one run, after which the server has come to rest."""
         calibration = calibrate(self.folder)
+        forget_peak(server.pid)
         began, before, busy = time.monotonic(), cpu_s(server.pid), core_busy_s(SERVER_CORE)
         load = self.call(server, scenario, seconds)
         spent_s = cpu_s(server.pid) - before
