@@ -196,7 +196,8 @@ class Caller:
         self._count += 1
         balance = Balance(f"{self.purse.name}{self._count}$", text, decode(text).unit, doubtful_tokens=[text])
         self.balances.append(balance)
-        return "cash " + await self.chat(balance, script, stream=stream, leaves=leaves, cash=True)
+        with self.world.taking_coins():  # the change
+            return "cash " + await self.chat(balance, script, stream=stream, leaves=leaves, cash=True)
 
     async def ask_twice(self, balance: Balance, script: Script, *, together: bool) -> str:
         """One question sent twice under one name: it is served once and paid once."""
@@ -263,9 +264,11 @@ class Caller:
         due = balance.refundable
         certain = balance.certain and due <= self.world.most_of_one_unit_msat()
         balance.refund_lost = True
-        with balance.exchange():
+        with balance.exchange(), self.world.taking_coins() as alone:
             before = balance.begun
             answer = await self.world.request("POST", "/v1/balance/refund", bearer=balance.bearer)
+            # Coins of one unit that others take meanwhile leave a part for the next refund.
+            certain = certain and alone()
             check(answer.status != 500, "the node failed inside")
             balance.refund_lost = answer.status >= 500
             if answer.status == 200:

@@ -89,6 +89,7 @@ class World:
         self.node: Node
         self.jobs: dict[str, Callable[[], Awaitable[object]]] = {}
         self.crashes = 0
+        self._takings = self._taking = 0
         self._life: asyncio.Task[None]
 
     async def start(self, faults: dict[int, Fault] | None = None) -> None:
@@ -200,6 +201,16 @@ class World:
         if machine.dead:
             raise Lost
         return working.result()
+
+    @contextmanager
+    def taking_coins(self) -> Iterator[Callable[[], bool]]:
+        """A block in which coins may leave the node's wallet; gives whether, so far, no other such block ran beside it."""
+        self._takings, self._taking = self._takings + 1, self._taking + 1
+        alone, begun = self._taking == 1, self._takings
+        try:
+            yield lambda: alone and self._takings == begun
+        finally:
+            self._taking -= 1
 
     def most_of_one_unit_msat(self) -> int:
         """A refund is made of coins of one unit: it can be no larger than this."""
