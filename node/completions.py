@@ -284,7 +284,7 @@ class Completions:
 
     async def note_streams(self) -> int:
         """Note what running streams have come to, for the sweep after a crash; returns how many run."""
-        drafts = [_running_draft(request_id, running, "interrupted") for request_id, running in self._streams.items()]
+        drafts = [_note(request_id, running) for request_id, running in self._streams.items()]
         if drafts or self._noted:
             await self._ledger.note_progress(drafts)
         self._noted = bool(drafts)
@@ -327,6 +327,13 @@ def _running_draft(request_id: str, running: _Running, outcome: Outcome) -> Rece
     """The receipt of a stream if it ended now."""
     used = running.meter.measured(running.reply.usage)
     return _draft(request_id, running.quote, running.source, used, outcome)
+
+
+def _note(request_id: str, running: _Running) -> Receipt:
+    """The same as a guess, which costs next to nothing: hundreds may run, and the loop serves them meanwhile."""
+    rough = running.quote.ask.prompt.likely(running.source.limits.pictures)
+    used = running.meter.measured(running.reply.usage, rough_prompt=rough)
+    return _draft(request_id, running.quote, running.source, used, "interrupted")
 
 
 def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcome: Outcome) -> Receipt:

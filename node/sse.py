@@ -41,6 +41,9 @@ class Cutter:
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are complete now; each byte is looked at once, however small the chunks are."""
+        if chunk.endswith(b"\n\n"):  # as most do
+            self.inside = False
+            return self._all(chunk)
         probe = self._edge + chunk
         end = 0
         for boundary in BOUNDARY.finditer(probe):
@@ -57,6 +60,13 @@ class Cutter:
         cut_at = end - len(self._edge)  # what lies in the edge alone was no boundary before
         whole = b"".join((*self._pieces, chunk[:cut_at]))
         self._keep(chunk[cut_at:])
+        return whole
+
+    def _all(self, chunk: bytes) -> bytes:
+        if not self._pieces:
+            return chunk
+        whole = b"".join((*self._pieces, chunk))
+        self._keep(b"")
         return whole
 
     def rest(self) -> bytes:

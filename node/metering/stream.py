@@ -28,7 +28,7 @@ from relays.pricing import Usage
 MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An event longer than this is passed on in pieces: its type and its report are read, its text is counted. No more is kept
 back."""
-_WATCHED: Final = (b'"usage"', b"[DONE]", b'"error"', b'image"', b'.completed"')
+_WATCHED: Final = (b"[DONE]", b'"error"', b'image"', b'.completed"')
 _FINISHED: Final = re.compile(rb'"finish_reason"\s{0,16}:\s{0,16}"')
 _SPREAD: Final = re.compile(rb"(?<![^\r\n])data:[^\r\n]*(?:\r\n|\n|\r)data:")
 """Data on several lines."""
@@ -119,23 +119,26 @@ class StreamMeter:
             return self._skim(tail, ends=True)
         return self._pass(tail) if tail.strip() else b""
 
-    def measured(self, beside: Usage | None = None) -> Measured:
+    def measured(self, beside: Usage | None = None, *, rough_prompt: int | None = None) -> Measured:
         """The usage as reported, if that can be true; else counted from what was streamed. `beside` was reported outside of
-        the stream, as far as it has come."""
+        the stream, as far as it has come. With `rough_prompt`, a guess at the prompt, nothing is counted, but guessed."""
+        known, tokens = self._known, self.written.tokens
+        if rough_prompt is not None:
+            known = msgspec.structs.replace(known, count_prompt=partial(int, rough_prompt))
+            tokens = self.written.about
         reported = None if self._report is None else reports.usage_of(self._report)
         so_far = beside if self._so_far is None else reports.usage_of(self._so_far)
         told = self._report or self._so_far
         is_sum = told is not None and told.is_sum
         if reported is None and so_far is not None:
-            reported = so_far if is_sum else self._at_least_written(so_far)
+            reported = so_far if is_sum else self._at_least_written(so_far, tokens())
         images = self._images_made or int(self._images_begun)
-        written = self.written.tokens
         if self._draws:
-            written = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
-        return measure(reported, self._known, written, images, is_sum=is_sum)
+            tokens = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
+        return measure(reported, known, tokens, images, is_sum=is_sum)
 
-    def _at_least_written(self, so_far: Usage) -> Usage:
-        counted, most = self.written.tokens(), self._known.most
+    def _at_least_written(self, so_far: Usage, counted: int) -> Usage:
+        most = self._known.most
         if most is not None:  # by another vocabulary than the model's more may be counted than can be
             counted = min(counted, most.completion_tokens)
         more = max(so_far.completion_tokens, counted)
@@ -144,10 +147,9 @@ class StreamMeter:
     def _pass(self, events: bytes) -> bytes:
         """Look at complete events: the plain case costs a few searches and no parsing."""
         if self._plain and not self.ended:
-            self.ended = b"finish_reason" in events and _FINISHED.search(events) is not None
+            self.ended = _says(events, b'"finish_reason"') and _FINISHED.search(events) is not None
         told = self._plain and self._report is not None
-        spread = events.count(b"data:") > 1 and _SPREAD.search(events) is not None
-        if not (self.kept_back or told or spread) and not any(word in events for word in _WATCHED):
+        if not (self.kept_back or told or _is_watched(events)):
             self._keep(events)
             return events
         return b"".join([self._look(event) for event in split(events)])
@@ -218,6 +220,25 @@ class StreamMeter:
         together = reports.merged(self._report, report)
         if reports.usage_of(together) is not None:
             self._report = together
+
+
+def _is_watched(events: bytes) -> bool:
+    """Whether events may hold what is looked at: a report, an end, an error, a picture; or data on several lines."""
+    for word in _WATCHED:
+        if word in events:
+            return True
+    if _says(events, b'"usage"'):
+        return True
+    # Most events are one line, and another follows after an empty one.
+    lines = b"\r" in events or events.count(b"\ndata:") != events.count(b"\n\ndata:")
+    return lines and _SPREAD.search(events) is not None
+
+
+def _says(events: bytes, field: bytes) -> bool:
+    """Whether a field may be more than null somewhere: OpenAI's streams have most of theirs in every event."""
+    return (many := events.count(field)) > 0 and many != events.count(field + b":null") + events.count(
+        field + b": null"
+    )
 
 
 def _failed(head: _Head) -> bool:

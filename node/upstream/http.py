@@ -51,7 +51,7 @@ class HttpReply:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._response.content.iter_any():
+            while chunk := await self._response.content.readany():
                 yield chunk
         except TimeoutError as error:
             raise UpstreamTimeout("the upstream stopped answering") from error
