@@ -18,9 +18,10 @@ from aiohttp import web
 
 from node.errors import UpstreamRefused, UpstreamUnreachable
 from node.tasks import Tasks
-from node.upstream import satroute
 from node.upstream.base import UpstreamRequest
-from node.upstream.satroute import SatrouteUpstream
+from node.upstream.kind import Surroundings
+from node.upstream.kinds import satroute
+from node.upstream.kinds.satroute import SatrouteUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.endpoints import CHAT
 from relays.event import Signer
@@ -61,8 +62,8 @@ async def cheat(
 
 @asynccontextmanager
 async def buying(folder: Path, cheat: Cheat) -> AsyncIterator[SatrouteUpstream]:
-    spec = UpstreamSpec(name="other", kind="satroute", base_url=cheat.url)
-    upstream = await SatrouteUpstream.open(spec, Timeouts(5, 30, 30), Tasks(), folder / "purse")
+    spec = UpstreamSpec(name="other", kind="satroute", base_url=cheat.url, wallet=str(folder / "purse"))
+    upstream = await SatrouteUpstream.open(spec, Surroundings(Timeouts(5, 30, 30), Tasks(), folder))
     try:
         yield upstream
     finally:

@@ -4,7 +4,7 @@ form of it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -13,6 +13,7 @@ from node.errors import UpstreamUnreachable
 from node.translation.messages_to_chat import MessagesToChat
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.http import HttpPool
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import TranslatedReply, counted
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, Endpoint
@@ -75,3 +76,10 @@ def _credential(spec: UpstreamSpec) -> Mapping[str, str]:
     if not spec.api_key:
         return {}
     return {"api-key": spec.api_key} if spec.kind == "azure" else {"Authorization": f"Bearer {spec.api_key}"}
+
+
+async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> OpenAIUpstream:
+    return OpenAIUpstream(spec, surroundings.timeouts)
+
+
+KINDS: Final = (Kind("openai", _open, "https://api.openai.com/v1"), Kind("azure", _open))

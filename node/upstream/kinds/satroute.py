@@ -17,6 +17,7 @@ import httpx
 from node.errors import UpstreamDown, UpstreamRefused, UpstreamUnreachable
 from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
@@ -52,13 +53,14 @@ class SatrouteUpstream:
         self._recovering: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, default_folder: Path) -> SatrouteUpstream:
+    async def open(cls, spec: UpstreamSpec, surroundings: Surroundings) -> SatrouteUpstream:
         """With the wallet in the folder that the spec names. Raises StorageError."""
-        folder = Path(spec.wallet) if spec.wallet else default_folder
+        folder = Path(spec.wallet) if spec.wallet else surroundings.data_dir / "buyer"
+        timeouts = surroundings.timeouts
         http = httpx.AsyncClient(timeout=httpx.Timeout(timeouts.idle_s, connect=timeouts.connect_s))
         wallet = await Wallet.open(folder / "wallet.db", http)
         payments = await Payments.open(folder / "payments.db", wallet, http)
-        return cls(spec, timeouts, tasks, http, payments)
+        return cls(spec, timeouts, surroundings.tasks, http, payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
         """The node's list, at its own prices; empty once it is distrusted. What is still out there is fetched beside."""
@@ -165,3 +167,6 @@ class _BoughtReply:
         if not self._closed:
             self._closed = True
             self._settle()
+
+
+KINDS: Final = (Kind("satroute", SatrouteUpstream.open),)

@@ -11,6 +11,7 @@ from node.errors import Unsupported, UpstreamUnreachable
 from node.translation.chat_to_messages import ChatToMessages
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.http import HttpPool
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import TranslatedReply
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES
@@ -56,3 +57,10 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         "max_output_tokens": entry.get("max_tokens"),
         "architecture": {"input_modalities": ["text", "image", "file"]},
     }
+
+
+async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> AnthropicUpstream:
+    return AnthropicUpstream(spec, surroundings.timeouts)
+
+
+KINDS: Final = (Kind("anthropic", _open, "https://api.anthropic.com/v1"),)

@@ -4,7 +4,7 @@ for embeddings Google has OpenAI's form itself."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -15,6 +15,7 @@ from node.translation.chat_to_gemini import ChatToGemini
 from node.translation.messages_to_chat import MessagesToChat
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.http import HttpPool
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import Chained, TranslatedReply, counted
 from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES
@@ -65,3 +66,10 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         "max_output_tokens": entry.get("outputTokenLimit"),
         "architecture": {"input_modalities": ["text", "image", "audio", "file", "video"]},
     }
+
+
+async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> GeminiUpstream:
+    return GeminiUpstream(spec, surroundings.timeouts)
+
+
+KINDS: Final = (Kind("gemini", _open, "https://generativelanguage.googleapis.com/v1beta"),)
