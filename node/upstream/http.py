@@ -68,6 +68,7 @@ class HttpPool:
     def __init__(self, headers: Mapping[str, str], timeouts: Timeouts) -> None:
         self._stream = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s, sock_read=timeouts.idle_s)
         self._whole = aiohttp.ClientTimeout(total=timeouts.whole_s, sock_connect=timeouts.connect_s)
+        self._list = aiohttp.ClientTimeout(total=LIST_TIMEOUT_S, sock_connect=timeouts.connect_s)
         words = [word for value in headers.values() for word in value.split()]
         self._secrets = [word for word in words if len(word) > MIN_SECRET_CHARS]
         self._session = aiohttp.ClientSession(
@@ -83,7 +84,7 @@ class HttpPool:
 
     async def get_json(self, url: str) -> dict[str, Any]:
         """A short JSON object. Raises the same."""
-        reply = await self._request("GET", url, None, {}, aiohttp.ClientTimeout(total=LIST_TIMEOUT_S))
+        reply = await self._request("GET", url, None, {}, self._list)
         try:
             return from_json(await reply.read(MAX_LIST_BYTES), dict[str, Any])
         except InvalidJson as error:
