@@ -50,9 +50,11 @@ class Settings(StorageSettings):
         600, gt=0, description="Give up when an answer that is not streamed has not come after this"
     )
     upstream_first_token_timeout_s: float = Field(
-        120, gt=0, description="Give up when a stream has not begun after this"
+        120, gt=0, description="Give up when a stream has not said its first word after this"
     )
-    upstream_idle_timeout_s: float = Field(120, gt=0, description="Give up when a stream is silent for this long")
+    upstream_idle_timeout_s: float = Field(
+        120, gt=0, description="Give up when a stream that has begun is silent for this long"
+    )
     request_timeout_s: float = Field(3600, gt=0, description="Longest a request may run, streams included")
 
     # Money

@@ -53,6 +53,11 @@ class UpstreamReply(Protocol):
         """The body as it comes. Raises UpstreamUnreachable or UpstreamTimeout when it breaks off."""
         ...
 
+    def begun(self) -> None:
+        """The stream has said its first word: from now on its silences are limited; until then whoever waits for it does
+        that."""
+        ...
+
     def close(self) -> None:
         """Let go of it; a body not read to its end is cut off at the upstream."""
         ...

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 
-from node.errors import UpstreamDown, UpstreamRefused, UpstreamUnreachable
+from node.errors import UpstreamDown, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.kind import Kind, Surroundings
@@ -89,7 +89,7 @@ class SatrouteUpstream:
                 request.fields,
                 request.body,
                 request.content_type,
-                silence_s=self._timeouts.idle_s if request.stream else self._timeouts.whole_s,
+                silence_s=None if request.stream else self._timeouts.whole_s,
                 audio_ms=request.most_audio_ms,
             )
         except NodeUnreached as error:
@@ -105,7 +105,9 @@ class SatrouteUpstream:
         except WalletError as error:
             log.error("%s cannot be paid: %s", self.name, error)
             raise UpstreamUnreachable(f"the wallet for {self.name} cannot pay") from error
-        return _BoughtReply(bought, lambda: self._tasks.start(self._settle(bought), "settle a bought answer"))
+        return _BoughtReply(
+            bought, self._timeouts.idle_s, lambda: self._tasks.start(self._settle(bought), "settle a bought answer")
+        )
 
     async def close(self) -> None:
         if self._recovering is not None and not self._recovering.done():  # its journal goes on at the next start
@@ -142,8 +144,10 @@ class _BoughtReply:
 
     usage = None
 
-    def __init__(self, bought: Bought, settle: Callable[[], object]) -> None:
+    def __init__(self, bought: Bought, idle_s: float, settle: Callable[[], object]) -> None:
         self._bought = bought
+        self._idle_s = idle_s
+        self._silence_s: float | None = None
         self._settle = settle
         self._closed = False
         self.content_type = bought.content_type
@@ -157,11 +161,21 @@ class _BoughtReply:
         return bytes(body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        pieces = self._bought.chunks()
         try:
-            async for chunk in self._bought.chunks():
+            while True:
+                async with asyncio.timeout(self._silence_s):
+                    chunk = await anext(pieces, None)
+                if chunk is None:
+                    return
                 yield chunk
+        except TimeoutError as error:
+            raise UpstreamTimeout("the node stopped answering") from error
         except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
+
+    def begun(self) -> None:
+        self._silence_s = self._idle_s
 
     def close(self) -> None:
         if not self._closed:
