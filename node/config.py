@@ -15,6 +15,7 @@ import msgspec
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from node import betas
 from node.errors import BadSettings
 from node.shop.btc import KNOWN_SOURCES, source_from
 from node.storage import StorageSettings
@@ -145,6 +146,10 @@ class Settings(StorageSettings):
         (),
         description="Fields of requests to let through beside the known ones, with commas: make sure they cost nothing",
     )
+    extra_anthropic_betas: List = Field(
+        (),
+        description="Anthropic's betas to let through beside the known ones, with commas: make sure they cost nothing",
+    )
     admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
@@ -165,7 +170,9 @@ class Settings(StorageSettings):
             )
         )
 
-    @field_validator("cashu_mints", "relays", "extra_request_fields", "btc_price_sources", mode="before")
+    @field_validator(
+        "cashu_mints", "relays", "extra_request_fields", "extra_anthropic_betas", "btc_price_sources", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -206,6 +213,13 @@ class Settings(StorageSettings):
         if not value:
             raise ValueError("name at least one mint")
         return tuple(_checked_url(url, "http", "https") for url in value)
+
+    @field_validator("extra_anthropic_betas")
+    @classmethod
+    def _betas(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [name for name in value if not betas.NAME.fullmatch(name)]:
+            raise ValueError(f"{strange[0]!r} is no name of a beta, such as context-1m-2025-08-07")
+        return value
 
     @field_validator("relays")
     @classmethod

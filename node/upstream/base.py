@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -33,6 +34,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     stream: bool
     most_audio_ms: int = 0
     """At most how long a sound in it is."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Of the caller's, for servers that speak the caller's language."""
 
 
 class UpstreamReply(Protocol):

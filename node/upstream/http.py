@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
@@ -95,11 +96,13 @@ class HttpPool:
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         )
 
-    async def post(self, url: str, body: bytes, request: UpstreamRequest) -> HttpReply:
-        """Send the body of a request. How long a stream takes to begin is for who called. Raises UpstreamRefused,
-        UpstreamUnreachable or UpstreamTimeout."""
+    async def post(
+        self, url: str, body: bytes, request: UpstreamRequest, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> HttpReply:
+        """Send the body of a request, `headers` beside the pool's own. How long a stream takes to begin is for who called.
+        Raises UpstreamRefused, UpstreamUnreachable or UpstreamTimeout."""
         timeout = self._stream if request.stream else self._whole
-        return await self._request("POST", url, body, {"Content-Type": request.content_type}, timeout)
+        return await self._request("POST", url, body, {"Content-Type": request.content_type, **headers}, timeout)
 
     async def get_json(self, url: str) -> dict[str, Any]:
         """A short JSON object. Raises the same."""

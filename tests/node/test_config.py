@@ -42,6 +42,7 @@ def test_everything_missing_is_a_line_each() -> None:
         ({"upstream_base_url": "localhost:8000"}, "UPSTREAM_BASE_URL"),
         ({"upstream_kind": "other"}, "one of anthropic, azure, gemini, openai, satroute"),
         ({"upstream_kind": "azure", "upstream_base_url": ""}, "UPSTREAM_BASE_URL"),
+        ({"extra_anthropic_betas": "context-1m-2025-08-07,a b"}, "EXTRA_ANTHROPIC_BETAS"),
         ({"cashu_mints": ""}, "CASHU_MINTS"),
         ({"cashu_mints": "mint.example"}, "CASHU_MINTS"),
         ({"relays": "https://relay.example"}, "RELAYS"),

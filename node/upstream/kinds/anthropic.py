@@ -37,7 +37,8 @@ class AnthropicUpstream:
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         if request.endpoint in (MESSAGES, COUNT_TOKENS):
-            return await self._pool.post(self._base_url + request.endpoint.path, request.body, request)
+            url = self._base_url + request.endpoint.path
+            return await self._pool.post(url, request.body, request, request.headers)
         if request.endpoint is not CHAT:
             raise Unsupported(f"{self.name} has no {request.endpoint.name}")
         translation = ChatToMessages(DEFAULT_MAX_TOKENS)

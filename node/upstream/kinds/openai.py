@@ -52,7 +52,7 @@ class OpenAIUpstream:
             limit := request.fields.get("max_tokens") or request.fields.get("max_completion_tokens")
         ):
             body = self._with_limit(request.fields, limit)
-        return await self._pool.post(self._url(endpoint, request), body, request)
+        return await self._pool.post(self._url(endpoint, request), body, request, request.headers)
 
     def _with_limit(self, fields: Mapping[str, Any], limit: int) -> bytes:
         """The request with its output limit in the one field that the server is sure to know: what another field says is not
