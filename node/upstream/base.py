@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from relays.bounds import ModelLimits
 from relays.endpoints import Endpoint
 from relays.pricing import ModelPrice, Usage
+
+UNKNOWN_THERE: Final = (404, 405, 501)
+"""Answers of a server that has not the endpoint, or no longer the model."""
 
 
 class Source(msgspec.Struct, frozen=True):

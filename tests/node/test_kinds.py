@@ -118,9 +118,10 @@ async def test_azure_in_openais_form(folder: Path, http: httpx.AsyncClient) -> N
 MODELS = {"models": [{"name": "models/m", "inputTokenLimit": 4096, "outputTokenLimit": 512, "displayName": "M"}]}
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", "/messages"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages", "/responses"])
 async def test_gemini(folder: Path, http: httpx.AsyncClient, path: str) -> None:
-    """Chat is translated, Anthropic's messages by way of chat; thoughts and what was cached are charged as such."""
+    """Chat is translated, other languages by way of it; thoughts and what was cached are charged as such."""
+    question = {"model": "m", "max_output_tokens": 50, "input": "What is two and two?"} if "resp" in path else ASK
     events = b"data: " + json.dumps(GEMINI).encode() + b"\r\n\r\n"
     answers = {
         "/v1beta/models?": MODELS,
@@ -131,7 +132,7 @@ async def test_gemini(folder: Path, http: httpx.AsyncClient, path: str) -> None:
         async with node_of(folder, f'kind = "gemini"\nbase_url = "{url}/v1beta"\napi_key = "secret"') as node:
             assert node.node.catalogue.get("m").limits.context_length == 4096
             for stream in (False, True):
-                reply, receipt = await ask(node, http, path, {**ASK, "stream": stream})
+                reply, receipt = await ask(node, http, path, {**question, "stream": stream})
                 assert receipt.usage == Usage(20, 6, cached_tokens=8, reasoning_tokens=2)
                 assert (receipt.metered, receipt.outcome) == ("upstream", "complete")
                 assert "Four." in reply.text
