@@ -32,7 +32,8 @@ from node.shop.listing import Listing
 from node.shop.tariffs import Tariffs, Utilisation
 from node.tasks import Tasks
 from node.upstream.fleet import Fleet
-from node.upstream.kinds import open_upstream
+from node.upstream.kind import Surroundings
+from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts
 from relays.event import Signer
 from relays.money import from_sat
@@ -64,7 +65,8 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         timeouts = Timeouts(
             settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
         )
-        fleet = Fleet([await open_upstream(spec, timeouts, tasks, settings.data_dir) for spec in specs])
+        surroundings, kinds = Surroundings(timeouts, tasks, settings.data_dir), known_kinds()
+        fleet = Fleet([await kinds[spec.kind].open(spec, surroundings) for spec in specs])
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
         btc_price = BtcPrice(

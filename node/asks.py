@@ -105,6 +105,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     most_audio_ms: int = 0
     is_long: bool = False
     """Longer than LONG_BYTES."""
+    betas: tuple[str, ...] = ()
+    """Anthropic's, that servers of its language are to be told."""
 
     @property
     def model(self) -> str:

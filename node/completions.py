@@ -224,7 +224,9 @@ class Completions:
                 if reply.content_type != "text/event-stream":
                     return await self._not_streamed(quote, source, reply)
                 chunks = reply.chunks()
-                return source, known, Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
+                begun = Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
+                reply.begun()
+                return source, known, begun
         except BaseException as error:
             if reply is not None:
                 reply.close()

@@ -6,8 +6,6 @@ The names are Routstr's where they mean the same. `.env.example` is written from
 from __future__ import annotations
 
 import re
-import secrets
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,91 +13,28 @@ from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
+from node import betas
 from node.errors import BadSettings
 from node.shop.btc import KNOWN_SOURCES, source_from
-from node.upstream.spec import BASE_URLS, UpstreamSpec, checked, read_specs
+from node.storage import StorageSettings
+from node.upstream.kinds import known_kinds
+from node.upstream.spec import UpstreamSpec
+from node.upstream.specs import checked, read_specs
 from relays.errors import InvalidKey
 from relays.event import Signer
 
-POSTGRES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
-DEFAULT_DATA_DIR = Path("~/.satroute/node")
-
 List = Annotated[tuple[str, ...], NoDecode]
 """Written with commas."""
-
-
-class StorageSettings(BaseSettings):
-    """Where the ledger, the wallet and the key lie: all that tools beside a running node need."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
-
-    data_dir: Path = Field(DEFAULT_DATA_DIR, description="Folder for the ledger, the wallet and the key")
-    database_url: SecretStr = Field(
-        SecretStr(""),
-        description="Ledger, as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME, which several nodes may share; "
-        "without it DATA_DIR/ledger.db",
-    )
-
-    @field_validator("data_dir")
-    @classmethod
-    def _folder(cls, value: Path) -> Path:
-        return value.expanduser()
-
-    @field_validator("database_url")
-    @classmethod
-    def _database(cls, value: SecretStr) -> SecretStr:
-        url = value.get_secret_value()
-        if url and not url.startswith(("sqlite:///", "sqlite+aiosqlite:///", *POSTGRES)):
-            raise ValueError("expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
-        return value
-
-    @property
-    def ledger_url(self) -> str:
-        """`sqlite:///PATH` or `postgresql://…`; the latter may hold a password."""
-        url = self.database_url.get_secret_value()
-        if url.startswith(POSTGRES):
-            return "postgresql://" + url.partition("://")[2]
-        _, separator, path = url.partition(":///")
-        return f"sqlite:///{Path(path).expanduser() if separator else self.data_dir / 'ledger.db'}"
-
-    @property
-    def lock_path(self) -> Path:
-        """Held by the one process that serves from these books, or where they are shared from this folder's wallet."""
-        if self.ledger_url.startswith("postgresql://"):
-            return self.data_dir / "node.lock"
-        return Path(self.ledger_url.removeprefix("sqlite:///")).with_suffix(".lock")
-
-    def instance(self) -> str:
-        """What this folder's process is called in shared books; kept in DATA_DIR/instance. Raises BadSettings."""
-        return self._kept("instance", lambda: secrets.token_hex(8))
-
-    def _kept(self, name: str, make: Callable[[], str]) -> str:
-        """What the file of that name in the data folder says, made when there is none."""
-        path = self.data_dir / name
-        try:
-            if not path.exists() or not path.read_text():
-                self.data_dir.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=0o600)
-                path.write_text(make())
-            return path.read_text()
-        except OSError as error:
-            raise BadSettings(
-                [f"DATA_DIR: cannot write in {self.data_dir} ({error.strerror}): name another"]
-            ) from error
-
-    @property
-    def wallet_path(self) -> Path:
-        return self.data_dir / "wallet.db"
 
 
 class Settings(StorageSettings):
     """One node's settings."""
 
     # The model's server
-    upstream_kind: Literal["openai", "azure", "anthropic", "gemini"] = Field(
-        "openai", description="What it speaks: openai (and all that are compatible), azure, anthropic or gemini"
+    upstream_kind: str = Field(
+        "openai", description="What it speaks: openai (and all that are compatible) or a kind of docs/upstreams.md"
     )
     upstreams_path: Path | None = Field(
         None, description="TOML file of several upstreams, beside or instead of the one above; see docs/upstreams.md"
@@ -116,9 +51,11 @@ class Settings(StorageSettings):
         600, gt=0, description="Give up when an answer that is not streamed has not come after this"
     )
     upstream_first_token_timeout_s: float = Field(
-        120, gt=0, description="Give up when a stream has not begun after this"
+        120, gt=0, description="Give up when a stream has not said its first word after this"
     )
-    upstream_idle_timeout_s: float = Field(120, gt=0, description="Give up when a stream is silent for this long")
+    upstream_idle_timeout_s: float = Field(
+        120, gt=0, description="Give up when a stream that has begun is silent for this long"
+    )
     request_timeout_s: float = Field(3600, gt=0, description="Longest a request may run, streams included")
 
     # Money
@@ -209,13 +146,17 @@ class Settings(StorageSettings):
         (),
         description="Fields of requests to let through beside the known ones, with commas: make sure they cost nothing",
     )
+    extra_anthropic_betas: List = Field(
+        (),
+        description="Anthropic's betas to let through beside the known ones, with commas: make sure they cost nothing",
+    )
     admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     def upstreams(self) -> tuple[UpstreamSpec, ...]:
         """The upstreams, the one of the environment first. Raises BadSettings."""
         alone: tuple[UpstreamSpec, ...] = ()
-        if self.upstream_base_url or (self.upstreams_path is None and self.upstream_kind in BASE_URLS):
+        if self.upstream_base_url or self.upstreams_path is None:
             key = self.upstream_api_key.get_secret_value()
             alone = (
                 UpstreamSpec(name="upstream", kind=self.upstream_kind, base_url=self.upstream_base_url, api_key=key),
@@ -229,21 +170,28 @@ class Settings(StorageSettings):
             )
         )
 
-    @field_validator("cashu_mints", "relays", "extra_request_fields", "btc_price_sources", mode="before")
+    @field_validator(
+        "cashu_mints", "relays", "extra_request_fields", "extra_anthropic_betas", "btc_price_sources", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(dict.fromkeys(part.strip().rstrip("/") for part in value.split(",") if part.strip()))
 
+    @field_validator("upstream_kind")
+    @classmethod
+    def _kind(cls, value: str) -> str:
+        if value not in known_kinds():
+            raise ValueError(f"expected one of {', '.join(known_kinds())}")
+        return value
+
     @field_validator("upstream_base_url")
     @classmethod
     def _upstream(cls, value: str, info: ValidationInfo) -> str:
-        if (
-            not value
-            and info.data.get("upstreams_path") is None
-            and info.data.get("upstream_kind") in ("openai", "azure")
-        ):
+        kind = str(info.data.get("upstream_kind"))
+        wanted = kind == "openai" or (kind in known_kinds() and not known_kinds()[kind].home)
+        if not value and wanted and info.data.get("upstreams_path") is None:
             raise ValueError("missing: Server to resell, with its /v1 (or name several in UPSTREAMS_PATH)")
         return value
 
@@ -265,6 +213,13 @@ class Settings(StorageSettings):
         if not value:
             raise ValueError("name at least one mint")
         return tuple(_checked_url(url, "http", "https") for url in value)
+
+    @field_validator("extra_anthropic_betas")
+    @classmethod
+    def _betas(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [name for name in value if not betas.NAME.fullmatch(name)]:
+            raise ValueError(f"{strange[0]!r} is no name of a beta, such as context-1m-2025-08-07")
+        return value
 
     @field_validator("relays")
     @classmethod
@@ -332,7 +287,7 @@ class Settings(StorageSettings):
         if secret := self.nsec.get_secret_value():
             return Signer.parse(secret)
         try:
-            return Signer.parse(self._kept("nsec", lambda: Signer.generate().nsec()))
+            return Signer.parse(self.kept("nsec", lambda: Signer.generate().nsec()))
         except InvalidKey as error:
             raise BadSettings([f"NSEC: the file {self.data_dir / 'nsec'} does not hold a key"]) from error
 

@@ -15,6 +15,8 @@ from relays.pricing import Usage
 MAX_ACCOUNTS: Final = 20_000
 """More are forgotten, the longest unused first: whoever is forgotten begins with full buckets."""
 MINUTE_S: Final = 60.0
+AGAIN_S: Final = 1.0
+"""When to come again while others run: nobody knows when they end."""
 
 
 class _Bucket:
@@ -90,7 +92,8 @@ class RateLimits:
             limit = state.buckets[name].limit
             raise _too_many(f"more than {limit} {name} a minute", waits[name], self._told(state, now))
         if state.running >= self._most:
-            raise _too_many(f"{state.running} requests of this account run already", 1, self._told(state, now))
+            told = {**self._told(state, now), **_headers("requests", self._most, 0, AGAIN_S)}
+            raise _too_many(f"{state.running} requests of this account run already", AGAIN_S, told)
         for name, taken in state.buckets.items():
             taken.take(amounts[name])
         state.running += 1
@@ -118,10 +121,16 @@ class RateLimits:
         headers: dict[str, str] = {}
         for name, bucket in state.buckets.items():
             left = max(0, int(bucket.level(now)))
-            headers[f"x-ratelimit-limit-{name}"] = str(bucket.limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(left)
-            headers[f"x-ratelimit-reset-{name}"] = f"{ceil((bucket.limit - left) * MINUTE_S / bucket.limit)}s"
+            headers |= _headers(name, bucket.limit, left, (bucket.limit - left) * MINUTE_S / bucket.limit)
         return headers
+
+
+def _headers(name: str, limit: int, left: int, reset_s: float) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{name}": str(limit),
+        f"x-ratelimit-remaining-{name}": str(left),
+        f"x-ratelimit-reset-{name}": f"{ceil(reset_s)}s",
+    }
 
 
 def _too_many(what: str, wait_s: float, told: Mapping[str, str]) -> Refusal:

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from node import betas
 from node.asks import Ask
 from node.errors import Refusal
 from node.forms import write_form
@@ -158,7 +159,9 @@ def upstream_request(quote: Quote, source: Source) -> UpstreamRequest:
         # Nothing else passes: usage that is told piece by piece is of one choice alone at some servers.
         fields["stream_options"] = {"include_usage": True}
     if ask.form is None:
-        return UpstreamRequest(ask.endpoint, fields, msgspec.json.encode(fields), "application/json", ask.stream)
+        headers = {betas.HEADER: ",".join(ask.betas)} if ask.betas else {}
+        body = msgspec.json.encode(fields)
+        return UpstreamRequest(ask.endpoint, fields, body, "application/json", ask.stream, headers=headers)
     boundary = secrets.token_hex(16)
     body = write_form(ask.form, {"model": source.model}, boundary)
     kind = f"multipart/form-data; boundary={boundary}"

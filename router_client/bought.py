@@ -60,10 +60,11 @@ async def buy(
     body: bytes,
     content_type: str,
     *,
-    silence_s: float,
+    silence_s: float | None,
     audio_ms: int = 0,
 ) -> Bought:
-    """Pay for a call of `fields["model"]` and make it; `body` is what is sent.
+    """Pay for a call of `fields["model"]` and make it; `body` is what is sent. No silence of the node may be longer than
+    `silence_s`.
 
     Raises WalletError, NodeError; NodeCheated for a node that refuses and keeps the money.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
+from node import betas
 from node.api.errors import as_refusal, error_body, new_request_id
 from node.api.reply import CallerGone, Reply, read_body, while_connected
 from node.asks import LONG_BYTES, read_ask
@@ -22,7 +24,7 @@ from node.node import Node
 from node.quote import Quote, quote_for
 from node.replay import MAX_ATTEMPTS, Kept, NamedRequest, check_name
 from relays import payment, receipt
-from relays.endpoints import ENDPOINTS, Endpoint
+from relays.endpoints import COUNT_TOKENS, ENDPOINTS, MESSAGES, Endpoint
 from relays.money import MSAT_PER_BTC
 
 NO_CHANGE_FOR: Final = (payment.REQUEST_RUNNING, payment.REQUEST_DONE, payment.IDEMPOTENCY_MISMATCH)
@@ -61,11 +63,10 @@ def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
             body = await read_body(headers, receive, node.settings.max_body_bytes)
-            content_type = headers.get(b"content-type", b"").decode("latin-1")
             if len(body) > LONG_BYTES:
-                quote = await asyncio.to_thread(_quote, node, endpoint, body, content_type)
+                quote = await asyncio.to_thread(_quote, node, endpoint, body, headers)
             else:
-                quote = _quote(node, endpoint, body, content_type)
+                quote = _quote(node, endpoint, body, headers)
             await while_connected(receive, _serve(node, reply, _Call(headers, body, quote)))
         except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return
@@ -82,8 +83,13 @@ def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
     return paid
 
 
-def _quote(node: Node, endpoint: Endpoint, body: bytes, content_type: str) -> Quote:
-    return quote_for(read_ask(endpoint, body, content_type, node.settings.extra_request_fields), node.catalogue)
+def _quote(node: Node, endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]) -> Quote:
+    content_type = headers.get(b"content-type", b"").decode("latin-1")
+    ask = read_ask(endpoint, body, content_type, node.settings.extra_request_fields)
+    if endpoint in (MESSAGES, COUNT_TOKENS) and (asked := headers.get(betas.HEADER.encode())):
+        allowed = betas.allowed(asked.decode("latin-1"), node.settings.extra_anthropic_betas)
+        ask = msgspec.structs.replace(ask, betas=allowed)
+    return quote_for(ask, node.catalogue)
 
 
 async def _serve(node: Node, reply: Reply, call: _Call) -> None:

@@ -12,10 +12,11 @@ import click
 from rich.table import Table
 
 from node.cli.console import CommandFailed, escaped, note, out, print_json
-from node.config import StorageSettings, load_settings
+from node.config import load_settings
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
 from node.ledger.model import Account, Key
+from node.storage import StorageSettings
 from relays.money import from_sat, in_sats
 
 T = TypeVar("T")

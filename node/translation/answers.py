@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
+import msgspec
+
 from node.errors import UpstreamUnreachable
 from node.sse import DONE, EventReader, data_of
 from relays.errors import InvalidJson
@@ -51,6 +53,13 @@ def reasoned(message: dict[str, Any]) -> str:
 def word(value: object, otherwise: str = "") -> str:
     """A string that is not empty, such as an id, or what stands in for it."""
     return value if isinstance(value, str) and value else otherwise
+
+
+def arguments(value: object) -> str:
+    """A tool call's arguments, or a piece of them: JSON text; some servers send the object itself."""
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else ""
 
 
 class EventTranslation(ABC):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from node.errors import UpstreamUnreachable
-from node.translation import endings, media, tokens, tools
+from node.translation import endings, media, thinking, tokens, tools
 from node.translation.answers import fields, items, read, said, word
 from node.translation.chat_stream import ChatStream
 from node.translation.reading import (
@@ -63,9 +63,6 @@ _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "functions": ([],),
     "function_call": ("auto", "none"),
 }
-_BUDGETS: Final = {"low": 2048, "medium": 8192, "high": 24576, "xhigh": 32768, "max": 49152}
-_NO_THINKING: Final = ("none", "minimal")
-_MIN_BUDGET: Final = 1024
 _MAX_USER: Final = 256
 _STRANGE_IN_IDS: Final = re.compile(r"[^a-zA-Z0-9_-]")
 """Anthropic's servers refuse ids with anything else, which other models' servers make."""
@@ -101,7 +98,7 @@ class ChatToMessages:
         if stop := stops(body.get("stop"), "stop"):
             asked["stop_sequences"] = stop
         asked |= tools.for_messages(body) | _format(body.get("response_format")) | _user(body)
-        asked |= _thinking(body.get("reasoning_effort"), asked)
+        asked |= thinking.for_messages(body.get("reasoning_effort"), asked)
         if flag(body.get("stream"), "stream"):
             asked["stream"] = True
         return asked
@@ -232,25 +229,6 @@ def _user(body: Mapping[str, Any]) -> Json:
     if not isinstance(user, str) or not 0 < len(user) <= _MAX_USER or "@" in user:
         return {}
     return {"metadata": {"user_id": user}}
-
-
-def _thinking(effort: object, asked: Json) -> Json:
-    """A budget of at most half the answer, or none where Anthropic's servers would refuse it beside what else is asked."""
-    if effort is None or effort in _NO_THINKING:
-        return {}
-    if not isinstance(effort, str) or effort not in _BUDGETS:
-        raise bad(f"'reasoning_effort' is one of {', '.join((*_NO_THINKING, *_BUDGETS))}")
-    budget = min(_BUDGETS[effort], asked["max_tokens"] // 2)
-    sampled = asked.get("temperature", 1) != 1 or "top_k" in asked or asked.get("top_p", 1) < 0.95
-    forced = asked.get("tool_choice", {}).get("type") in ("any", "tool")
-    if budget < _MIN_BUDGET or sampled or forced or _goes_on(asked["messages"][-1]):
-        return {}
-    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
-
-
-def _goes_on(last: Json) -> bool:
-    """Whether an answer goes on that began before, whose signed thoughts would have to be sent along."""
-    return last["role"] == "assistant" or any(block["type"] == "tool_result" for block in last["content"])
 
 
 def _of_type(blocks: list[Json], kind: str) -> list[Json]:

@@ -14,6 +14,8 @@ _FAILED: Final = "the model's server failed while it answered"
 """Its own words stay here: they may tell of the operator's account."""
 CHAT_ERROR: Final = {"error": {"message": _FAILED, "type": "server_error", "param": None, "code": None}}
 """How a stream of OpenAI's breaks off."""
+RESPONSES_ERROR: Final = {"type": "error", "code": "server_error", "message": _FAILED, "param": None}
+"""How one of OpenAI's Responses does."""
 MESSAGES_ERROR: Final = {"type": "error", "error": {"type": "api_error", "message": _FAILED}}
 """How one of Anthropic's does."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from node import sse
 from node.errors import UpstreamUnreachable
 from node.translation import endings, tokens
-from node.translation.answers import EventTranslation, fields, items, reasoned, said, word
+from node.translation.answers import EventTranslation, arguments, fields, items, reasoned, said, word
+from node.translation.calls import Calls
 from node.translation.messages_blocks import Block, BlockWriter
 from relays.pricing import Usage
 
@@ -22,9 +21,9 @@ class MessagesStream(EventTranslation):
         self._id = ""
         self._started = False
         self._blocks = BlockWriter()
-        self._calls: dict[int, Block] = {}
-        self._last_call = -1
-        self._called = 0
+        self._calls = Calls()
+        self._open: list[Block] = []
+        """Of each call, by its number."""
         self._refused = False
         self._finish: str | None = None
         self.usage: Usage | None = None
@@ -79,31 +78,19 @@ class MessagesStream(EventTranslation):
         return written
 
     def _call(self, piece: dict[str, Any]) -> bytes:
+        number, begins = self._calls.place(piece)
         function = fields(piece.get("function"))
-        name, call_id = word(function.get("name")), word(piece.get("id"))
-        index = piece.get("index")
-        if type(index) is not int:  # some servers send whole calls without numbers
-            index = self._last_call + bool(name)
-        self._last_call = index
-        block = self._calls.get(index)
-        # Some give every call the number 0: a name with another id begins another call.
         written = b""
-        if block is None or (name and call_id and call_id != block.start["id"]):
-            block = self._calls[index] = self._new_call(name, call_id)
-            written = self._blocks.begin(block)
-        arguments = _arguments(function.get("arguments"))
+        if begins:
+            call_id = word(piece.get("id"), f"toolu_{self._id}_{number}")
+            self._open.append(Block({"type": "tool_use", "id": call_id, "name": function["name"], "input": {}}))
+            written = self._blocks.begin(self._open[number])
+        block, said_arguments = self._open[number], arguments(function.get("arguments"))
         if not block.closed:
-            return written + self._blocks.go_on(block, arguments)
-        if arguments.strip():
+            return written + self._blocks.go_on(block, said_arguments)
+        if said_arguments.strip():
             raise UpstreamUnreachable("the upstream went on with a tool call that was complete")
         return written
-
-    def _new_call(self, name: str, call_id: str) -> Block:
-        if not name:
-            raise UpstreamUnreachable("the upstream called a tool without a name")
-        call_id = call_id or f"toolu_{self._id}_{self._called}"
-        self._called += 1
-        return Block({"type": "tool_use", "id": call_id, "name": name, "input": {}})
 
     def _fail(self) -> bytes:
         self._over = True
@@ -114,16 +101,9 @@ class MessagesStream(EventTranslation):
 
     def _close(self) -> bytes:
         self._over = True
-        reason = endings.stop_reason(self._finish, called=self._called > 0, refused=self._refused)
+        reason = endings.stop_reason(self._finish, called=self._calls.begun > 0, refused=self._refused)
         # Anthropic's SDK breaks on a missing usage; an empty one says as little.
         usage = {} if self.usage is None else tokens.for_messages(self.usage)
         last = {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage}
         stop = sse.write({"type": "message_stop"}, "message_stop")
         return self._blocks.end() + sse.write(last, "message_delta") + stop
-
-
-def _arguments(arguments: object) -> str:
-    """A piece of JSON text; some servers send the object itself."""
-    if isinstance(arguments, dict):
-        return msgspec.json.encode(arguments).decode()
-    return arguments if isinstance(arguments, str) else ""

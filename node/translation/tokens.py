@@ -45,6 +45,17 @@ def for_chat(usage: Usage) -> dict[str, Any]:
     return written
 
 
+def for_responses(usage: Usage) -> dict[str, Any]:
+    """Write the `usage` of OpenAI's Responses."""
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
 def for_messages(usage: Usage) -> dict[str, Any]:
     """Write Anthropic's `usage`."""
     written: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""The servers that run the models. One file per kind of upstream."""
+"""The servers that run the models. One file per kind of upstream, in `kinds`."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from relays.bounds import ModelLimits
 from relays.endpoints import Endpoint
 from relays.pricing import ModelPrice, Usage
+
+UNKNOWN_THERE: Final = (404, 405, 501)
+"""Answers of a server that has not the endpoint, or no longer the model."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -37,6 +41,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     stream: bool
     most_audio_ms: int = 0
     """At most how long a sound in it is."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Of the caller's, for servers that speak the caller's language."""
 
 
 class UpstreamReply(Protocol):
@@ -55,6 +61,11 @@ class UpstreamReply(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises UpstreamUnreachable or UpstreamTimeout when it breaks off."""
+        ...
+
+    def begun(self) -> None:
+        """The stream has said its first word: from now on its silences are limited; until then whoever waits for it does
+        that."""
         ...
 
     def close(self) -> None:

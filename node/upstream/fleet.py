@@ -17,7 +17,7 @@ from node.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from node.upstream.base import Source, Upstream
+from node.upstream.base import UNKNOWN_THERE, Source, Upstream
 from node.upstream.breaker import LONGEST_REST_S, Breaker
 
 T = TypeVar("T")
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 THE_CALLERS: Final = (400, 413, 422)
 """Answers that are about the request: another upstream would say the same."""
-UNKNOWN_THERE: Final = (404, 405, 501)
-"""Answers of a server that has not the endpoint, or no longer the model: nothing of its health."""
 MAX_BREAKERS: Final = 20_000
 
 Attempt = Callable[[Upstream, Source], Awaitable[T]]
@@ -105,7 +103,7 @@ class Fleet:
             raise
         except UpstreamRefused as error:
             self._down.pop(name, None)
-            if error.status not in (*THE_CALLERS, *UNKNOWN_THERE):
+            if error.status not in (*THE_CALLERS, *UNKNOWN_THERE):  # those say nothing of its health
                 self._breaker(self._failing, key).failed(self._clock(), _asked_rest_s(error))
             raise
         except (UpstreamTimeout, UpstreamUnreachable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
@@ -36,8 +37,11 @@ class HttpReply:
 
     usage = None
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, idle_s: float) -> None:
         self._response = response
+        self._idle_s = idle_s
+        self._begins = False
+        """The limit of silences is to be set before the next piece is waited for."""
         kind = response.content_type
         self.content_type = kind if kind.isascii() and kind.isprintable() else "application/octet-stream"
 
@@ -53,21 +57,37 @@ class HttpReply:
         try:
             while chunk := await self._response.content.readany():
                 yield chunk
+                if self._begins:
+                    self._limit_silences()
         except TimeoutError as error:
             raise UpstreamTimeout("the upstream stopped answering") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamUnreachable("the upstream broke off") from error
 
+    def begun(self) -> None:
+        self._begins = True
+
     def close(self) -> None:
         self._response.close()
+
+    def _limit_silences(self) -> None:
+        """By the connection's own clock: a timeout around each piece would cost more than the piece."""
+        self._begins = False
+        connection = self._response.connection
+        protocol = None if connection is None else connection.protocol
+        if protocol is not None:  # else it has all come
+            protocol.read_timeout = self._idle_s
+            protocol.start_timeout()
 
 
 class HttpPool:
     """Connections to one server. `headers` carry its credential, and go nowhere else: redirects are not followed."""
 
     def __init__(self, headers: Mapping[str, str], timeouts: Timeouts) -> None:
-        self._stream = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s, sock_read=timeouts.idle_s)
+        self._stream = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s)
+        self._idle_s = timeouts.idle_s
         self._whole = aiohttp.ClientTimeout(total=timeouts.whole_s, sock_connect=timeouts.connect_s)
+        self._list = aiohttp.ClientTimeout(total=LIST_TIMEOUT_S, sock_connect=timeouts.connect_s)
         words = [word for value in headers.values() for word in value.split()]
         self._secrets = [word for word in words if len(word) > MIN_SECRET_CHARS]
         self._session = aiohttp.ClientSession(
@@ -76,14 +96,17 @@ class HttpPool:
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         )
 
-    async def post(self, url: str, body: bytes, request: UpstreamRequest) -> HttpReply:
-        """Send the body of a request. Raises UpstreamRefused, UpstreamUnreachable or UpstreamTimeout."""
+    async def post(
+        self, url: str, body: bytes, request: UpstreamRequest, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> HttpReply:
+        """Send the body of a request, `headers` beside the pool's own. How long a stream takes to begin is for who called.
+        Raises UpstreamRefused, UpstreamUnreachable or UpstreamTimeout."""
         timeout = self._stream if request.stream else self._whole
-        return await self._request("POST", url, body, {"Content-Type": request.content_type}, timeout)
+        return await self._request("POST", url, body, {"Content-Type": request.content_type, **headers}, timeout)
 
     async def get_json(self, url: str) -> dict[str, Any]:
         """A short JSON object. Raises the same."""
-        reply = await self._request("GET", url, None, {}, aiohttp.ClientTimeout(total=LIST_TIMEOUT_S))
+        reply = await self._request("GET", url, None, {}, self._list)
         try:
             return from_json(await reply.read(MAX_LIST_BYTES), dict[str, Any])
         except InvalidJson as error:
@@ -102,7 +125,7 @@ class HttpPool:
                 method, url, data=_readable(body), headers=headers, timeout=timeout, allow_redirects=False
             )
             if response.status == 200:
-                return HttpReply(response)
+                return HttpReply(response, self._idle_s)
             async with response:
                 message = message_of(await response.content.read(MAX_ERROR_BYTES))
                 # Some say with 400 that the key or the credit is no good: that is the operator's, and not of the request.

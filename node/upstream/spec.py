@@ -1,30 +1,13 @@
-"""Which upstreams a node has: one from the environment, or several from a TOML file."""
+"""One upstream as its operator describes it."""
 
 from __future__ import annotations
 
 import fnmatch
-import os
-import tomllib
-from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import msgspec
 
-from node.errors import BadSettings
-
-Kind = Literal["openai", "azure", "anthropic", "gemini", "satroute"]
-BASE_URLS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "openai": "https://api.openai.com/v1",
-        "anthropic": "https://api.anthropic.com/v1",
-        "gemini": "https://generativelanguage.googleapis.com/v1beta",
-    }
-)
-"""Where a kind is found that has one home."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
@@ -41,7 +24,8 @@ class UpstreamSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One upstream as the operator describes it. `api_key` is shown nowhere."""
 
     name: Name
-    kind: Kind = "openai"
+    kind: str = "openai"
+    """One of those in `kinds`."""
     base_url: str = ""
     api_key: str = ""
     api_key_env: str = ""
@@ -60,6 +44,8 @@ class UpstreamSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Azure's."""
     wallet: str = ""
     """Of kind satroute: the folder of the wallet that pays, `buyer` in DATA_DIR if it is not named."""
+    options: dict[str, str] = {}
+    """What a further kind wants to be told beside all this."""
 
     def __repr__(self) -> str:
         return f"UpstreamSpec({self.name!r}, {self.kind!r}, {self.base_url!r})"
@@ -67,49 +53,3 @@ class UpstreamSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def sells(self, model: str) -> bool:
         """Whether a model of that name there is to be sold."""
         return any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    upstream: tuple[UpstreamSpec, ...]
-
-
-def read_specs(path: Path) -> tuple[UpstreamSpec, ...]:
-    """The upstreams of a file with one `[[upstream]]` for each. Raises BadSettings."""
-    try:
-        raw: Any = tomllib.loads(path.read_text())
-        specs = msgspec.convert(raw, type=_File).upstream
-    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSettings([f"UPSTREAMS_PATH: {path} cannot be read: {error}"]) from error
-    except msgspec.ValidationError as error:
-        raise BadSettings([f"UPSTREAMS_PATH: {path}: {error}"]) from error
-    return checked(specs)
-
-
-def checked(specs: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
-    """The same with URLs and keys filled in. Raises BadSettings with every problem."""
-    problems: list[str] = []
-    names = [spec.name for spec in specs]
-    problems += [
-        f"upstream {name}: this name is there twice" for name in sorted({n for n in names if names.count(n) > 1})
-    ]
-    filled = []
-    for spec in specs:
-        url = (spec.base_url or BASE_URLS.get(spec.kind, "")).rstrip("/")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            problems.append(f"upstream {spec.name}: base_url {url!r} is not an http or https URL")
-        key = spec.api_key
-        if spec.api_key_env:
-            key = os.environ.get(spec.api_key_env, "")
-            if not key:
-                problems.append(f"upstream {spec.name}: the environment variable {spec.api_key_env} is not set")
-        if spec.markup is not None and spec.markup <= 0:
-            problems.append(f"upstream {spec.name}: markup is more than 0")
-        filled.append(msgspec.structs.replace(spec, base_url=url, api_key=key, wallet=_expanded(spec.wallet)))
-    if problems:
-        raise BadSettings(problems)
-    return tuple(filled)
-
-
-def _expanded(path: str) -> str:
-    return str(Path(path).expanduser()) if path else ""

@@ -40,6 +40,9 @@ class TranslatedReply:
         if passed := stream.finish():
             yield passed
 
+    def begun(self) -> None:
+        self._reply.begun()
+
     def close(self) -> None:
         self._reply.close()
 
@@ -58,6 +61,9 @@ class GivenReply:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._body
+
+    def begun(self) -> None:
+        """It is all there."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ class Cheat:
         self.chat_status = 200
         self.chat: list[bytes] = [TEXT]
         self.chat_headers: dict[str, str] = {}
+        self.pause_s = 0.0
+        """After each piece of it."""
         self.on_payment: Callable[[str], Awaitable[None]] | None = None
         """What is done with a token before the answer begins."""
         self.refund: Answering = lambda token: web.json_response({"error": {}}, status=500)
@@ -61,6 +64,7 @@ class Cheat:
         await response.prepare(request)
         for chunk in self.chat:
             await response.write(chunk)
+            await asyncio.sleep(self.pause_s)
         await response.write_eof()
         return response
 

@@ -17,6 +17,8 @@ class Hostile:
 
     def __init__(self) -> None:
         self.answer: Answer = (200, {}, [])
+        self.pause_s = 3.0
+        self.head_after_s = 0.0
         self.asked: list[dict[str, Any]] = []
         self.ended = 0
         """How many answers were taken to their end."""
@@ -29,11 +31,12 @@ class Hostile:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())
         status, headers, chunks = self.answer
+        await asyncio.sleep(self.head_after_s)
         response = web.StreamResponse(status=status, headers=headers)
         await response.prepare(request)
         for chunk in chunks:
             if chunk == b"WAIT":
-                await asyncio.sleep(3)
+                await asyncio.sleep(self.pause_s)
                 continue
             if chunk == b"CUT":
                 assert request.transport is not None

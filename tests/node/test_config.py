@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from node.config import Settings, StorageSettings, env_example, load_settings, unused_settings
+from node.config import Settings, env_example, load_settings, unused_settings
 from node.errors import BadSettings
+from node.storage import StorageSettings
 from relays.event import Signer
 
 GOOD: dict[str, Any] = {
@@ -39,6 +40,9 @@ def test_everything_missing_is_a_line_each() -> None:
     ("change", "words"),
     [
         ({"upstream_base_url": "localhost:8000"}, "UPSTREAM_BASE_URL"),
+        ({"upstream_kind": "other"}, "one of anthropic, azure, gemini, openai, satroute"),
+        ({"upstream_kind": "azure", "upstream_base_url": ""}, "UPSTREAM_BASE_URL"),
+        ({"extra_anthropic_betas": "context-1m-2025-08-07,a b"}, "EXTRA_ANTHROPIC_BETAS"),
         ({"cashu_mints": ""}, "CASHU_MINTS"),
         ({"cashu_mints": "mint.example"}, "CASHU_MINTS"),
         ({"relays": "https://relay.example"}, "RELAYS"),

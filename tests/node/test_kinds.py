@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,11 @@ import httpx
 import pytest
 from aiohttp import web
 
+from node.config import Settings, load_settings
 from node.errors import BadSettings
-from node.upstream.spec import UpstreamSpec, checked, read_specs
+from node.upstream import kinds
+from node.upstream.spec import UpstreamSpec
+from node.upstream.specs import checked, read_specs
 from relays.pricing import Usage
 from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
@@ -114,9 +118,10 @@ async def test_azure_in_openais_form(folder: Path, http: httpx.AsyncClient) -> N
 MODELS = {"models": [{"name": "models/m", "inputTokenLimit": 4096, "outputTokenLimit": 512, "displayName": "M"}]}
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", "/messages"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages", "/responses"])
 async def test_gemini(folder: Path, http: httpx.AsyncClient, path: str) -> None:
-    """Chat is translated, Anthropic's messages by way of chat; thoughts and what was cached are charged as such."""
+    """Chat is translated, other languages by way of it; thoughts and what was cached are charged as such."""
+    question = {"model": "m", "max_output_tokens": 50, "input": "What is two and two?"} if "resp" in path else ASK
     events = b"data: " + json.dumps(GEMINI).encode() + b"\r\n\r\n"
     answers = {
         "/v1beta/models?": MODELS,
@@ -127,7 +132,7 @@ async def test_gemini(folder: Path, http: httpx.AsyncClient, path: str) -> None:
         async with node_of(folder, f'kind = "gemini"\nbase_url = "{url}/v1beta"\napi_key = "secret"') as node:
             assert node.node.catalogue.get("m").limits.context_length == 4096
             for stream in (False, True):
-                reply, receipt = await ask(node, http, path, {**ASK, "stream": stream})
+                reply, receipt = await ask(node, http, path, {**question, "stream": stream})
                 assert receipt.usage == Usage(20, 6, cached_tokens=8, reasoning_tokens=2)
                 assert (receipt.metered, receipt.outcome) == ("upstream", "complete")
                 assert "Four." in reply.text
@@ -231,7 +236,10 @@ async def test_an_images_url_is_passed_on_and_never_fetched(folder: Path, http: 
         ("", "upstream"),
         ("[[upstream]]", "name"),
         ('[[upstream]]\nname = "a"', None),
-        ('[[upstream]]\nname = "a"\nkind = "other"', "kind"),
+        (
+            '[[upstream]]\nname = "a"\nkind = "other"',
+            "upstream a: kind 'other' is none of anthropic, azure, gemini, openai, satroute",
+        ),
         ('[[upstream]]\nname = "a"\nbase_url = "localhost:80"', "base_url"),
         ('[[upstream]]\nname = "a"\nkind = "azure"', "base_url"),
         ('[[upstream]]\nname = "a"\napi_key_env = "SURELY_NOT_SET_ANYWHERE"', "SURELY_NOT_SET_ANYWHERE"),
@@ -249,6 +257,20 @@ def test_what_is_wrong_with_the_file_is_said(folder: Path, text: str, problem: s
         return
     with pytest.raises(BadSettings, match=problem):
         read_specs(path)
+
+
+async def test_a_new_kind_is_one_file(folder: Path, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of docs/upstreams.md: put beside the others it is known, served from and paid for."""
+    page = Path(__file__).parents[2] / "docs" / "upstreams.md"
+    (text,) = re.findall(r"```py\n(.*?)```", page.read_text(), re.DOTALL)
+    (folder / "parrot.py").write_text(text)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(folder)])
+    async with node_of(folder, 'kind = "parrot"\noptions = { word = "Hello!" }') as node:
+        reply, receipt = await ask(node, http, "/chat/completions", {**ASK, "model": "parrot-1"})
+        assert reply.json()["choices"][0]["message"]["content"] == "Hello!"
+        assert (receipt.usage, receipt.metered) == (Usage(20, 1), "upstream")
+    alone = {"upstream_base_url": "", "upstream_kind": "parrot", "cashu_mints": DEAD_MINT, **PRICES}
+    assert load_settings(Settings, None, **alone).upstreams()[0].base_url == "https://parrot.example"
 
 
 def test_a_key_is_not_shown() -> None:

@@ -82,6 +82,21 @@ def test_a_request_that_is_refused_takes_nothing() -> None:
         assert place.told["x-ratelimit-remaining-requests"] == "3"
 
 
+@pytest.mark.parametrize("a_minute", [0, 5])
+def test_the_limit_that_was_reached_is_told(a_minute: int) -> None:
+    """Of requests at once, whether or not there is another of requests a minute."""
+    limits = RateLimits(1, a_minute, 0, Clock())
+    with limits.running(1, 1), pytest.raises(Refusal) as caught, limits.running(1, 1):
+        pass
+    headers = {name: value for name, value in caught.value.headers.items() if "limit" in name or "retry" in name}
+    assert headers == {
+        "x-ratelimit-limit-requests": "1",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "1s",
+        "retry-after": "1",
+    }
+
+
 def test_many_accounts_fill_a_bounded_memory() -> None:
     limits = RateLimits(1, 5, 5, Clock())
     with limits.running(0, 1):
@@ -167,6 +182,7 @@ async def test_a_key_runs_no_more_requests_at_once_than_it_may(
 
         async def ask() -> int:
             reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(text), timeout=30)
+            assert reply.headers.get("x-ratelimit-limit-requests") == ("4" if reply.status_code == 429 else None)
             return reply.status_code
 
         statuses = await asyncio.gather(*(ask() for _ in range(12)))

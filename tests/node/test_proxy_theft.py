@@ -28,7 +28,7 @@ from node.shop.tariffs import Tariffs
 from node.sse import BOUNDARY, Cutter
 from node.upstream.fleet import Fleet
 from node.upstream.http import HttpPool
-from node.upstream.openai import OpenAIUpstream
+from node.upstream.kinds.openai import OpenAIUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, IMAGES, MESSAGES, RERANK, Endpoint
 from relays.pricing import ModelPrice, Usage

@@ -16,11 +16,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from node.errors import UpstreamRefused, UpstreamUnreachable
+from node.errors import UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from node.tasks import Tasks
-from node.upstream import satroute
 from node.upstream.base import UpstreamRequest
-from node.upstream.satroute import SatrouteUpstream
+from node.upstream.kind import Surroundings
+from node.upstream.kinds import satroute
+from node.upstream.kinds.satroute import SatrouteUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.endpoints import CHAT
 from relays.event import Signer
@@ -60,9 +61,9 @@ async def cheat(
 
 
 @asynccontextmanager
-async def buying(folder: Path, cheat: Cheat) -> AsyncIterator[SatrouteUpstream]:
-    spec = UpstreamSpec(name="other", kind="satroute", base_url=cheat.url)
-    upstream = await SatrouteUpstream.open(spec, Timeouts(5, 30, 30), Tasks(), folder / "purse")
+async def buying(folder: Path, cheat: Cheat, idle_s: float = 30) -> AsyncIterator[SatrouteUpstream]:
+    spec = UpstreamSpec(name="other", kind="satroute", base_url=cheat.url, wallet=str(folder / "purse"))
+    upstream = await SatrouteUpstream.open(spec, Surroundings(Timeouts(5, 30, idle_s), Tasks(), folder))
     try:
         yield upstream
     finally:
@@ -434,3 +435,25 @@ async def test_callers_are_not_told_of_a_cheat_and_the_operator_is(
         )
         await node.node.refresh_models()
         assert node.node.catalogue.all() == (), "what cannot be bought is not for sale"
+
+
+async def test_a_node_may_think_before_its_first_word_and_not_be_silent_after_it(
+    folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Cheat
+) -> None:
+    """How long a stream takes to begin is limited where all kinds of upstream are waited for."""
+    (folder / "purse").mkdir()
+    (await funded(folder / "purse" / "wallet.db", http, mint_url, PURSE_MSAT)).close()
+    async with buying(folder, cheat, idle_s=0.2) as upstream:
+        await upstream.models()
+        Till(cheat, mint_url, honestly)
+        cheat.pause_s = 0.5
+        assert TEXT in await bought(upstream), "nobody said that it has begun"
+        body = msgspec.json.encode(ASK)
+        reply = await upstream.send(UpstreamRequest(CHAT, ASK, body, "application/json", stream=True))
+        chunks = reply.chunks()
+        assert await anext(chunks) == TEXT
+        reply.begun()
+        with pytest.raises(UpstreamTimeout):
+            await anext(chunks)
+        reply.close()
+        await upstream._tasks.drain(30)

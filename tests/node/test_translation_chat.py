@@ -220,8 +220,9 @@ def test_a_conversation_with_tools_comes_back_as_it_went() -> None:
 
 
 @pytest.mark.parametrize("effort", ["low", "medium", "high"])
-def test_an_effort_comes_back_as_it_went(effort: str) -> None:
-    body = {"model": "m", "messages": HELLO, "max_tokens": 64000, "reasoning_effort": effort}
+@pytest.mark.parametrize("model", ["m", "claude-sonnet-4-5", "claude-opus-4-7"])
+def test_an_effort_comes_back_as_it_went(effort: str, model: str) -> None:
+    body = {"model": model, "messages": HELLO, "max_tokens": 64000, "reasoning_effort": effort}
     assert MessagesToChat().request(ChatToMessages(9).request(body)) == body
 
 
@@ -244,6 +245,63 @@ def test_an_effort_comes_back_as_it_went(effort: str) -> None:
 def test_an_effort_is_a_budget_where_anthropic_takes_one(fields: dict[str, Any], budget: int | None) -> None:
     thinking = request(**fields).get("thinking")
     assert thinking == (None if budget is None else {"type": "enabled", "budget_tokens": budget})
+
+
+BUDGET = {"thinking": {"type": "enabled", "budget_tokens": 24576}}
+ADAPTIVE = {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "high"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        *(
+            (old, BUDGET)
+            for old in (
+                *("claude-3-7-sonnet-20250219", "claude-3.7-sonnet", "claude-sonnet-4-20250514", "claude-opus-4"),
+                *("claude-opus-4@20250514", "claude-opus-4-1-20250805", "claude-haiku-4-5", "Claude-Opus-4.5"),
+                *("anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-4.5-sonnet", "kimi-k2.7", "deepseek-v4"),
+            )
+        ),
+        *(
+            (new, ADAPTIVE)
+            for new in (
+                *("claude-opus-4-6", "claude-sonnet-4.6", "claude-opus-4-7", "anthropic.claude-opus-4-8-v1:0"),
+                *("claude-opus-5", "claude-sonnet-5-5", "claude-opus-10-20300101", "claude-mythos-preview"),
+                *("claude-fable-5-2", "anthropic/claude-4.8-opus"),
+            )
+        ),
+    ],
+)
+def test_an_effort_is_said_as_the_model_understands_it(model: str, said: dict[str, Any]) -> None:
+    """Opus 4.7 and later refuse a budget, models before 4.6 know nothing else."""
+    asked = request(model=model, reasoning_effort="high", max_tokens=64000)
+    assert {name: asked[name] for name in ("thinking", "output_config") if name in asked} == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinks", "effort"),
+    [
+        ({"reasoning_effort": "xhigh"}, True, "xhigh"),
+        ({"reasoning_effort": "xhigh", "model": "claude-opus-4-6"}, True, "high"),
+        ({"reasoning_effort": "max", "model": "claude-opus-4-6"}, True, "max"),
+        ({"reasoning_effort": "low", "max_tokens": 16}, True, "low"),
+        ({"reasoning_effort": "none"}, False, None),
+        ({"reasoning_effort": "high", "temperature": 0.2}, False, "high"),
+        ({"reasoning_effort": "high", "tools": TOOLS, "tool_choice": "required"}, False, "high"),
+        ({"reasoning_effort": "high", "messages": TOOL_TALK[:5]}, True, "high"),
+    ],
+)
+def test_an_adaptive_model_thinks_within_its_answer(fields: dict[str, Any], thinks: bool, effort: str | None) -> None:
+    asked = request(**{"model": "claude-opus-4-7", "max_tokens": 64000, **fields})
+    assert ("thinking" in asked, asked.get("output_config", {}).get("effort")) == (thinks, effort)
+    assert asked["max_tokens"] == fields.get("max_tokens", 64000), "what is held bounds its thoughts too"
+
+
+def test_an_effort_and_a_schema_go_together() -> None:
+    schema = {"type": "object", "additionalProperties": False}
+    described = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    asked = request(model="claude-opus-4-7", reasoning_effort="low", response_format=described)
+    assert asked["output_config"] == {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
 
 
 def test_a_schema_is_asked_for_in_anthropics_way() -> None:

@@ -44,9 +44,10 @@ class Toolful(Shopful):
         self.breaks = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if not self.breaks or request.method != "POST":
+        answer = getattr(self, request.path.removeprefix("/v1/").replace("/", "_"), None)
+        if not self.breaks or request.method != "POST" or answer is None:
             return await super().handle(request)
-        events = getattr(self, request.path.removeprefix("/v1/").replace("/", "_"))(await request.json())
+        events = answer(await request.json())
         return await streamed(request, events[:BREAKS_AFTER], breaks=True)
 
     def chat_completions(self, body: dict[str, Any]) -> Any:

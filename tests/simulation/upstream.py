@@ -113,6 +113,9 @@ class _Reply:
             yield self._event([], self._usage())
         yield b"data: [DONE]\n\n"
 
+    def begun(self) -> None:
+        """Its silences are the script's."""
+
     def close(self) -> None:
         return None
 

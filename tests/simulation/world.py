@@ -26,6 +26,7 @@ from node.config import Settings, load_settings
 from node.ledger.ledger import Ledger
 from node.node import Node
 from node.upstream.base import Upstream
+from node.upstream.kind import Kind
 from router_client.ecash.wallet import Wallet
 from tests.application import Application
 from tests.ledgers import lay_out
@@ -149,7 +150,7 @@ class World:
             patches.enter_context(machine.booting())
             for place, new in (
                 ("node.app.httpx", SimpleNamespace(AsyncClient=client)),
-                ("node.app.open_upstream", scripted),
+                ("node.app.known_kinds", lambda: {"openai": Kind("openai", scripted)}),
                 ("node.app.Ledger", opening(Ledger, clock=now)),
                 ("node.app.Wallet", opening(Wallet, clock=now, stock=STOCK)),
                 ("node.jobs.AsyncIOScheduler", lambda **_: _Scheduler(jobs)),

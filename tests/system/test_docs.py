@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from node.localnet.network import LocalNetwork, fund, local_network
-from node.upstream.spec import read_specs
+from node.upstream.specs import read_specs
 from router_client.client import RouterClient
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node.upstream.satroute import SatrouteUpstream
+from node.upstream.kinds.satroute import SatrouteUpstream
 from relays import receipt as receipts
 from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet

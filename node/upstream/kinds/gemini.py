@@ -1,10 +1,10 @@
-"""Upstreams that speak Google's Gemini API. OpenAI's chat completions are translated, Anthropic's messages by way of them;
-for embeddings Google has OpenAI's form itself."""
+"""Upstreams that speak Google's Gemini API. OpenAI's chat completions are translated, Anthropic's messages and OpenAI's
+Responses by way of them; for embeddings Google has OpenAI's form itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -13,11 +13,13 @@ from node.errors import Unsupported, UpstreamUnreachable
 from node.translation.base import Translation
 from node.translation.chat_to_gemini import ChatToGemini
 from node.translation.messages_to_chat import MessagesToChat
+from node.translation.responses_to_chat import ResponsesToChat
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.http import HttpPool
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import Chained, TranslatedReply, counted
-from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES
+from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES
 
 
 class GeminiUpstream:
@@ -41,15 +43,16 @@ class GeminiUpstream:
         if request.endpoint is EMBEDDINGS:
             url = f"{self._base_url}/openai{EMBEDDINGS.path}"
             return await self._openai_pool.post(url, request.body, request)
-        if request.endpoint not in (CHAT, MESSAGES):
+        if request.endpoint not in (CHAT, MESSAGES, RESPONSES):
             raise Unsupported(f"{self.name} has no {request.endpoint.name}")
         translation: Translation = ChatToGemini()
+        if request.endpoint is not CHAT and _draws(str(request.fields["model"])):
+            # Its pictures would be paid for, and answers of other endpoints than chat have no place for them.
+            raise Unsupported(f"{self.name} draws, and {request.endpoint.name} hold no pictures")
         if request.endpoint is MESSAGES:
-            if _draws(
-                str(request.fields["model"])
-            ):  # which would be paid, and Anthropic's answers have no place for it
-                raise Unsupported(f"{self.name} draws, and messages hold no pictures")
             translation = Chained(MessagesToChat(), translation)
+        elif request.endpoint is RESPONSES:
+            translation = Chained(ResponsesToChat(), translation)
         body = msgspec.json.encode(translation.request(request.fields))
         call = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
         url = f"{self._base_url}/models/{quote(str(request.fields['model']), safe='')}:{call}"
@@ -79,3 +82,10 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 def _draws(model: str) -> bool:
     """Whether a model's answers hold pictures: Google's list does not tell, their names do."""
     return "-image" in model
+
+
+async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> GeminiUpstream:
+    return GeminiUpstream(spec, surroundings.timeouts)
+
+
+KINDS: Final = (Kind("gemini", _open, "https://generativelanguage.googleapis.com/v1beta"),)

@@ -4,22 +4,26 @@ form of it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from node.errors import UpstreamUnreachable
+from node.errors import UpstreamRefused, UpstreamUnreachable
+from node.translation.base import Translation
 from node.translation.messages_to_chat import MessagesToChat
-from node.upstream.base import UpstreamReply, UpstreamRequest
+from node.translation.responses_to_chat import ResponsesToChat
+from node.upstream.base import UNKNOWN_THERE, UpstreamReply, UpstreamRequest
 from node.upstream.http import HttpPool
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import TranslatedReply, counted
-from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, Endpoint
+from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
 
 
 class OpenAIUpstream:
-    """One server at `base_url` (with its `/v1`). Anthropic's messages are translated unless the server has them itself."""
+    """One server at `base_url` (with its `/v1`). Anthropic's messages are translated unless the server has them itself, and
+    Responses for models that it has in chat alone."""
 
     def __init__(self, spec: UpstreamSpec, timeouts: Timeouts) -> None:
         self.name = spec.name
@@ -27,6 +31,8 @@ class OpenAIUpstream:
         self._pool = HttpPool(_credential(spec), timeouts)
         # OpenAI's reasoning models take the newer name alone; other servers may know none but the older.
         newer = spec.kind == "azure" or urlsplit(spec.base_url).hostname == "api.openai.com"
+        self._by_chat: set[str] = set()
+        """Models that answered in chat, and were not there at Responses."""
         self._max_tokens_field = "max_completion_tokens" if newer else "max_tokens"
 
     async def models(self) -> list[Mapping[str, Any]]:
@@ -42,16 +48,32 @@ class OpenAIUpstream:
         if endpoint in (MESSAGES, COUNT_TOKENS) and "messages" not in self._spec.native:
             if endpoint is COUNT_TOKENS:
                 return await counted(request)
-            translation = MessagesToChat(self._max_tokens_field)
-            body = msgspec.json.encode(translation.request(request.fields))
-            reply = await self._pool.post(self._url(CHAT, request), body, request)
-            return TranslatedReply(reply, translation)
+            return await self._translated(request, MessagesToChat(self._max_tokens_field))
+        if endpoint is RESPONSES:
+            return await self._responses(request)
         body = request.body
         if endpoint is CHAT and (
             limit := request.fields.get("max_tokens") or request.fields.get("max_completion_tokens")
         ):
             body = self._with_limit(request.fields, limit)
-        return await self._pool.post(self._url(endpoint, request), body, request)
+        return await self._pool.post(self._url(endpoint, request), body, request, request.headers)
+
+    async def _responses(self, request: UpstreamRequest) -> UpstreamReply:
+        """As the server has them, or by chat: most servers beside OpenAI's know that alone, and their lists do not say."""
+        model = str(request.fields["model"])
+        if model not in self._by_chat:
+            try:
+                return await self._pool.post(self._url(RESPONSES, request), request.body, request)
+            except UpstreamRefused as error:
+                if error.status not in UNKNOWN_THERE:
+                    raise
+        reply = await self._translated(request, ResponsesToChat(self._max_tokens_field))
+        self._by_chat.add(model)
+        return reply
+
+    async def _translated(self, request: UpstreamRequest, translation: Translation) -> UpstreamReply:
+        body = msgspec.json.encode(translation.request(request.fields))
+        return TranslatedReply(await self._pool.post(self._url(CHAT, request), body, request), translation)
 
     def _with_limit(self, fields: Mapping[str, Any], limit: int) -> bytes:
         """The request with its output limit in the one field that the server is sure to know: what another field says is not
@@ -75,3 +97,10 @@ def _credential(spec: UpstreamSpec) -> Mapping[str, str]:
     if not spec.api_key:
         return {}
     return {"api-key": spec.api_key} if spec.kind == "azure" else {"Authorization": f"Bearer {spec.api_key}"}
+
+
+async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> OpenAIUpstream:
+    return OpenAIUpstream(spec, surroundings.timeouts)
+
+
+KINDS: Final = (Kind("openai", _open, "https://api.openai.com/v1"), Kind("azure", _open))

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import httpx
 
-from node.errors import UpstreamDown, UpstreamRefused, UpstreamUnreachable
+from node.errors import UpstreamDown, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
@@ -52,13 +53,14 @@ class SatrouteUpstream:
         self._recovering: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, default_folder: Path) -> SatrouteUpstream:
+    async def open(cls, spec: UpstreamSpec, surroundings: Surroundings) -> SatrouteUpstream:
         """With the wallet in the folder that the spec names. Raises StorageError."""
-        folder = Path(spec.wallet) if spec.wallet else default_folder
+        folder = Path(spec.wallet) if spec.wallet else surroundings.data_dir / "buyer"
+        timeouts = surroundings.timeouts
         http = httpx.AsyncClient(timeout=httpx.Timeout(timeouts.idle_s, connect=timeouts.connect_s))
         wallet = await Wallet.open(folder / "wallet.db", http)
         payments = await Payments.open(folder / "payments.db", wallet, http)
-        return cls(spec, timeouts, tasks, http, payments)
+        return cls(spec, timeouts, surroundings.tasks, http, payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
         """The node's list, at its own prices; empty once it is distrusted. What is still out there is fetched beside."""
@@ -87,7 +89,7 @@ class SatrouteUpstream:
                 request.fields,
                 request.body,
                 request.content_type,
-                silence_s=self._timeouts.idle_s if request.stream else self._timeouts.whole_s,
+                silence_s=None if request.stream else self._timeouts.whole_s,
                 audio_ms=request.most_audio_ms,
             )
         except NodeUnreached as error:
@@ -103,7 +105,9 @@ class SatrouteUpstream:
         except WalletError as error:
             log.error("%s cannot be paid: %s", self.name, error)
             raise UpstreamUnreachable(f"the wallet for {self.name} cannot pay") from error
-        return _BoughtReply(bought, lambda: self._tasks.start(self._settle(bought), "settle a bought answer"))
+        return _BoughtReply(
+            bought, self._timeouts.idle_s, lambda: self._tasks.start(self._settle(bought), "settle a bought answer")
+        )
 
     async def close(self) -> None:
         if self._recovering is not None and not self._recovering.done():  # its journal goes on at the next start
@@ -140,8 +144,10 @@ class _BoughtReply:
 
     usage = None
 
-    def __init__(self, bought: Bought, settle: Callable[[], object]) -> None:
+    def __init__(self, bought: Bought, idle_s: float, settle: Callable[[], object]) -> None:
         self._bought = bought
+        self._idle_s = idle_s
+        self._silence_s: float | None = None
         self._settle = settle
         self._closed = False
         self.content_type = bought.content_type
@@ -155,13 +161,26 @@ class _BoughtReply:
         return bytes(body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        pieces = self._bought.chunks()
         try:
-            async for chunk in self._bought.chunks():
+            while True:
+                async with asyncio.timeout(self._silence_s):
+                    chunk = await anext(pieces, None)
+                if chunk is None:
+                    return
                 yield chunk
+        except TimeoutError as error:
+            raise UpstreamTimeout("the node stopped answering") from error
         except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
+
+    def begun(self) -> None:
+        self._silence_s = self._idle_s
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self._settle()
+
+
+KINDS: Final = (Kind("satroute", SatrouteUpstream.open),)

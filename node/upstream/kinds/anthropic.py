@@ -1,4 +1,5 @@
-"""Upstreams that speak Anthropic's HTTP interface. OpenAI's chat completions are translated."""
+"""Upstreams that speak Anthropic's HTTP interface. OpenAI's chat completions are translated, its Responses by way of
+them."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ from typing import Any, Final
 import msgspec
 
 from node.errors import Unsupported, UpstreamUnreachable
+from node.translation.base import Translation
 from node.translation.chat_to_messages import ChatToMessages
+from node.translation.responses_to_chat import ResponsesToChat
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.http import HttpPool
+from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
-from node.upstream.translated import TranslatedReply
-from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES
+from node.upstream.translated import Chained, TranslatedReply
+from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES
 
 VERSION: Final = "2023-06-01"
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -36,10 +40,13 @@ class AnthropicUpstream:
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         if request.endpoint in (MESSAGES, COUNT_TOKENS):
-            return await self._pool.post(self._base_url + request.endpoint.path, request.body, request)
-        if request.endpoint is not CHAT:
+            url = self._base_url + request.endpoint.path
+            return await self._pool.post(url, request.body, request, request.headers)
+        if request.endpoint not in (CHAT, RESPONSES):
             raise Unsupported(f"{self.name} has no {request.endpoint.name}")
-        translation = ChatToMessages(DEFAULT_MAX_TOKENS)
+        translation: Translation = ChatToMessages(DEFAULT_MAX_TOKENS)
+        if request.endpoint is RESPONSES:
+            translation = Chained(ResponsesToChat(), translation)
         body = msgspec.json.encode(translation.request(request.fields))
         reply = await self._pool.post(self._base_url + MESSAGES.path, body, request)
         return TranslatedReply(reply, translation)
@@ -56,3 +63,10 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         "max_output_tokens": entry.get("max_tokens"),
         "architecture": {"input_modalities": ["text", "image", "file"]},
     }
+
+
+async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> AnthropicUpstream:
+    return AnthropicUpstream(spec, surroundings.timeouts)
+
+
+KINDS: Final = (Kind("anthropic", _open, "https://api.anthropic.com/v1"),)

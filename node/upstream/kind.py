@@ -1,0 +1,29 @@
+"""A kind of upstream, as its file in `kinds` describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from node.tasks import Tasks
+from node.upstream.base import Upstream
+from node.upstream.spec import Timeouts, UpstreamSpec
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What an upstream finds at the node that opens it."""
+
+    timeouts: Timeouts
+    tasks: Tasks
+    data_dir: Path
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """Its name in settings, how one is opened (raises StorageError for a wallet that cannot be), and where all of them are
+    found if they have one home."""
+
+    name: str
+    open: Callable[[UpstreamSpec, Surroundings], Awaitable[Upstream]]
+    home: str = ""
