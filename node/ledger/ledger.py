@@ -20,13 +20,12 @@ from node.ledger.backend import Backend
 from node.ledger.model import Account, Deposit, HoldOutcome, Key, Limits, NothingToRefund, Payout, Posted, Refund
 from node.ledger.page import Hold, Post, Release
 from node.ledger.postgres import PostgresBackend
+from node.ledger.schema import SQLITE
 from node.ledger.sql import Steps
 from node.ledger.sqlite import SqliteBackend
 from relays.receipt import Receipt
 
 log = logging.getLogger(__name__)
-
-SQLITE = "sqlite:///"
 
 
 class Ledger:

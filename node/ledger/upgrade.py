@@ -1,10 +1,16 @@
-"""The tables brought up to date by Alembic, in one transaction."""
+"""The tables brought up to date by Alembic, in one transaction.
+
+    echo sqlite:////home/me/.satroute/node/ledger.db | python -m node.ledger.upgrade
+
+A node has this done by a process of its own (`schema`), and is spared what Alembic takes of memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from node.errors import LedgerError
+from node.ledger.schema import BROKEN_OFF, NOT_OURS, SQLITE
 from node.ledger.sql import CONNECT_S, LOCK
 from router_client.errors import StorageError
 
@@ -119,3 +126,21 @@ def _line(error: BaseException) -> str:
     """One line, without the statement and its values."""
     cause = getattr(error, "orig", None) or error
     return (str(cause).splitlines() or [type(error).__name__])[0]
+
+
+def main() -> int:
+    """The books whose URL, which may hold a password, comes on stdin. The exit code tells which error is on stderr."""
+    url = sys.stdin.readline().strip()
+    try:
+        if url.startswith(SQLITE):
+            migrate_sqlite(Path(url.removeprefix(SQLITE)))
+        else:
+            asyncio.run(migrate_postgres(url))
+    except (LedgerError, StorageError) as error:
+        sys.stderr.write(f"{error}\n")
+        return NOT_OURS if isinstance(error, LedgerError) else BROKEN_OFF
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -188,7 +188,7 @@ async def test_an_upgrade_that_fails_changes_nothing(first_release: Path, monkey
     before = GOLDEN.read_text()
     monkeypatch.setattr(upgrade, "_upgrade", broken)
     with pytest.raises(StorageError, match="disk is full"):
-        await Ledger.open(f"sqlite:///{first_release}")
+        migrate_sqlite(first_release)
     shutil.copy(first_release, first_release.with_name("seen.db"))
     with sqlite3.connect(first_release.with_name("seen.db")) as conn:
         assert "\n".join(conn.iterdump()) + "\n" == before
