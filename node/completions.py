@@ -28,18 +28,17 @@ from node.errors import Refusal, UpstreamError, UpstreamTimeout, UpstreamUnreach
 from node.ledger.ledger import Ledger
 from node.ledger.model import DuplicateHold, Held, HoldOutcome, Insufficient, Key, KeyClosed, LimitReached
 from node.metering.measure import Known, Measured
-from node.metering.stream import StreamMeter, says_something
+from node.metering.stream import StreamMeter
 from node.metering.told import told_in_body
 from node.metering.whole import is_answer, measured
-from node.paid_stream import Begun, Outcome, PaidStream, refusal_for
+from node.paid_stream import Begun, Outcome, PaidStream, refusal_for, up_to_the_first_word
 from node.quote import Quote, known_of, upstream_request
-from node.sse import Cutter, data_of, split
 from node.tasks import Tasks, outlast
 from node.unseen import Unseen
 from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
 from relays import payment
-from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS, Endpoint
+from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS
 from relays.event import Event, Signer
 from relays.pricing import Usage, cost, price_for
 from relays.receipt import Receipt, encode
@@ -49,8 +48,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
-"""Of a stream before its first word; an event that is longer is one."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAY_NOT_STREAM: Final = (TRANSCRIPTIONS, TRANSLATIONS, IMAGES, IMAGE_EDITS)
 OURS: Final = ":"
@@ -59,6 +56,8 @@ AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
 """Pauses between attempts to book a request's end."""
 VOID_WAIT_S: Final = 2
 """A caller who is told that nothing was charged finds the money free, unless the books are away for longer than this."""
+NOTED_FROM_S: Final = 3.0
+"""A stream that is shorter is not noted: counting it would cost more than it is worth."""
 HOLD_MARGIN_S: Final = 120
 """A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
 
@@ -89,6 +88,8 @@ class _Running(msgspec.Struct, frozen=True):
     reply: UpstreamReply
     meter: StreamMeter
     used: Used
+    since: float
+    """By the loop's clock."""
 
 
 Keep = Callable[[Answer], Awaitable[None]]
@@ -178,7 +179,7 @@ class Completions:
             return await self._end_whole(request_id, begun, used, keep)
         source, known, opened = begun
         meter = StreamMeter(quote.ask.endpoint, known, hide_usage=not quote.ask.wants_usage)
-        running = _Running(quote, source, opened.reply, meter, used)
+        running = _Running(quote, source, opened.reply, meter, used, asyncio.get_running_loop().time())
         self._streams[request_id] = running
         return PaidStream(
             request_id,
@@ -224,7 +225,7 @@ class Completions:
                 if reply.content_type != "text/event-stream":
                     return await self._not_streamed(quote, source, reply)
                 chunks = reply.chunks()
-                begun = Begun(reply, await _up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
+                begun = Begun(reply, await up_to_the_first_word(chunks, quote.ask.endpoint), chunks)
                 reply.begun()
                 return source, known, begun
         except BaseException as error:
@@ -284,9 +285,16 @@ class Completions:
         running.used(draft.usage)
         return await asyncio.shield(self._tasks.start(self._post(draft), "post"))
 
-    async def note_streams(self) -> int:
-        """Note what running streams have come to, for the sweep after a crash; returns how many run."""
-        drafts = [_note(request_id, running) for request_id, running in self._streams.items()]
+    async def note_streams(self, older_s: float = NOTED_FROM_S) -> int:
+        """Note what streams have come to that run for a while, for the sweep after a crash; returns how many.
+
+        They are counted one by one: hundreds may run, and the loop serves them meanwhile.
+        """
+        drafts, now = [], asyncio.get_running_loop().time()
+        for request_id, running in list(self._streams.items()):
+            if request_id in self._streams and now - running.since >= older_s:
+                drafts.append(_running_draft(request_id, running, "interrupted"))
+                await asyncio.sleep(0)
         if drafts or self._noted:
             await self._ledger.note_progress(drafts)
         self._noted = bool(drafts)
@@ -331,13 +339,6 @@ def _running_draft(request_id: str, running: _Running, outcome: Outcome) -> Rece
     return _draft(request_id, running.quote, running.source, used, outcome)
 
 
-def _note(request_id: str, running: _Running) -> Receipt:
-    """The same as a guess, which costs next to nothing: hundreds may run, and the loop serves them meanwhile."""
-    rough = running.quote.ask.prompt.likely(running.source.limits.pictures)
-    used = running.meter.measured(running.reply.usage, rough_prompt=rough)
-    return _draft(request_id, running.quote, running.source, used, "interrupted")
-
-
 def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcome: Outcome) -> Receipt:
     """The receipt but for the balance, at the price of who served; the cost is never above the hold."""
     price = price_for(quote.ask.fields, quote.ask.endpoint, source.price)
@@ -352,23 +353,6 @@ def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcom
         cost_msat=min(cost(used.usage, price), quote.hold_msat),
         balance_msat=0,
     )
-
-
-async def _up_to_the_first_word(chunks: AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
-    """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
-    head, cutter = bytearray(), Cutter(MAX_HEAD_BYTES)
-    async for chunk in chunks:
-        head += chunk
-        events = cutter.feed(chunk)
-        if cutter.inside:  # a picture
-            return bytes(head)
-        if any(says_something(data_of(event), endpoint) for event in split(events)):
-            return bytes(head)
-        if len(head) > MAX_HEAD_BYTES:
-            break
-    if says_something(data_of(cutter.rest()), endpoint):  # it ended without a boundary
-        return bytes(head)
-    raise UpstreamUnreachable("the upstream streamed no answer")
 
 
 def _beyond(quote: Quote, outcome: LimitReached | KeyClosed) -> Refusal:

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from node import sse
 from node.errors import Refusal, Unsupported, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
-from node.metering.stream import StreamMeter
+from node.metering.stream import StreamMeter, says_something
 from node.metering.told import told_in_events
-from node.sse import DONE
+from node.sse import DONE, Cutter, data_of, split
 from node.tasks import Tasks, outlast
 from node.upstream.base import UpstreamReply
 from relays import payment
@@ -36,12 +36,33 @@ LastWords = Callable[[], Awaitable[bytes]]
 Finish = Callable[[Outcome], Awaitable[tuple[Receipt, Event]]]
 
 
+MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
+"""Of a stream before its first word; an event that is longer is one."""
+
+
 class Begun(msgspec.Struct, frozen=True):
     """A reply that has begun to say something: what came so far, and what is to come."""
 
     reply: UpstreamReply
     first: bytes
     chunks: AsyncIterator[bytes]
+
+
+async def up_to_the_first_word(chunks: AsyncIterator[bytes], endpoint: Endpoint) -> bytes:
+    """The stream's bytes until something was said: comments and errors before it are no answer. Raises UpstreamError."""
+    head, cutter = bytearray(), Cutter(MAX_HEAD_BYTES)
+    async for chunk in chunks:
+        head += chunk
+        events = cutter.feed(chunk)
+        if cutter.inside:  # a picture
+            return bytes(head)
+        if any(says_something(data_of(event), endpoint) for event in split(events)):
+            return bytes(head)
+        if len(head) > MAX_HEAD_BYTES:
+            break
+    if says_something(data_of(cutter.rest()), endpoint):  # it ended without a boundary
+        return bytes(head)
+    raise UpstreamUnreachable("the upstream streamed no answer")
 
 
 class PaidStream:

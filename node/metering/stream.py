@@ -119,26 +119,23 @@ class StreamMeter:
             return self._skim(tail, ends=True)
         return self._pass(tail) if tail.strip() else b""
 
-    def measured(self, beside: Usage | None = None, *, rough_prompt: int | None = None) -> Measured:
+    def measured(self, beside: Usage | None = None) -> Measured:
         """The usage as reported, if that can be true; else counted from what was streamed. `beside` was reported outside of
-        the stream, as far as it has come. With `rough_prompt`, a guess at the prompt, nothing is counted, but guessed."""
-        known, tokens = self._known, self.written.tokens
-        if rough_prompt is not None:
-            known = msgspec.structs.replace(known, count_prompt=partial(int, rough_prompt))
-            tokens = self.written.about
+        the stream, as far as it has come."""
         reported = None if self._report is None else reports.usage_of(self._report)
         so_far = beside if self._so_far is None else reports.usage_of(self._so_far)
         told = self._report or self._so_far
         is_sum = told is not None and told.is_sum
         if reported is None and so_far is not None:
-            reported = so_far if is_sum else self._at_least_written(so_far, tokens())
+            reported = so_far if is_sum else self._at_least_written(so_far)
         images = self._images_made or int(self._images_begun)
+        written = self.written.tokens
         if self._draws:
-            tokens = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
-        return measure(reported, known, tokens, images, is_sum=is_sum)
+            written = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
+        return measure(reported, self._known, written, images, is_sum=is_sum)
 
-    def _at_least_written(self, so_far: Usage, counted: int) -> Usage:
-        most = self._known.most
+    def _at_least_written(self, so_far: Usage) -> Usage:
+        counted, most = self.written.tokens(), self._known.most
         if most is not None:  # by another vocabulary than the model's more may be counted than can be
             counted = min(counted, most.completion_tokens)
         more = max(so_far.completion_tokens, counted)

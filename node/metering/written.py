@@ -12,7 +12,6 @@ MAX_KEPT_BYTES: Final = 256 * 1024
 """Events are kept for counting up to here, then counted and let go."""
 MAX_COUNTED_CHARS: Final = 4096
 """Text is counted in pieces that do not depend on how the stream was cut."""
-CHARS_PER_TOKEN: Final = 4
 
 
 class Written:
@@ -21,9 +20,6 @@ class Written:
     def __init__(self) -> None:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
-        self._kept_events = 0
-        self._smallest = MAX_KEPT_BYTES
-        """Bytes of an event with little or no text in it."""
         self._text: list[str] = []
         self._text_chars = 0
         self._tokens = 0
@@ -36,9 +32,6 @@ class Written:
     def keep(self, events: bytes) -> None:
         self._kept.append(events)
         self._kept_bytes += len(events)
-        if many := events.count(b"\n\n"):
-            self._kept_events += many
-            self._smallest = min(self._smallest, len(events) // many)
         if self._kept_bytes > MAX_KEPT_BYTES:
             self._read()
 
@@ -47,17 +40,12 @@ class Written:
         self._read()
         return self._tokens + (count("".join(self._text)) if self._text else 0)
 
-    def about(self) -> int:
-        """A guess at all tokens so far, without reading anything: what events are longer than the smallest is text."""
-        chars = self._text_chars + max(0, self._kept_bytes - self._kept_events * self._smallest)
-        return self._tokens + max(self._kept_events, chars // CHARS_PER_TOKEN)
-
     def _read(self) -> None:
         for events in self._kept:
             for event in split(events):
                 for text in texts_of(data_of(event)):
                     self._take(text)
-        self._kept, self._kept_bytes, self._kept_events = [], 0, 0
+        self._kept, self._kept_bytes = [], 0
 
     def _take(self, text: str) -> None:
         self._text.append(text)

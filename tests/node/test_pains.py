@@ -130,10 +130,10 @@ async def test_a_crash_in_the_midst_of_a_stream_does_not_make_it_free(
     hostile[0].answer = (200, {"content-type": "text/event-stream"}, [TEXT] * 100)
     long = {**STREAM, "max_tokens": 500}
     asked = asyncio.create_task(http.post(f"{node.url}/v1/chat/completions", json=long, headers=bearer(text)))
-    while not await node.node.completions.note_streams():
+    while not await node.node.completions.note_streams(older_s=0):
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
-    assert await node.node.completions.note_streams() == 1
+    assert await node.node.completions.note_streams(older_s=0) == 1
     crashed = folder / "crashed.db"
     with sqlite3.connect(node.node.settings.ledger_url.removeprefix("sqlite:///")) as files:
         files.execute("VACUUM INTO ?", (str(crashed),))  # what the disk has at this moment
@@ -150,7 +150,7 @@ async def test_a_crash_in_the_midst_of_a_stream_does_not_make_it_free(
     assert (await after.account(key.account)).held_msat == 0
     await after.audit()
     await after.close()
-    assert await node.node.completions.note_streams() == 0
+    assert await node.node.completions.note_streams(older_s=0) == 0
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])
