@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 
@@ -28,13 +29,15 @@ from node.refunds import Refunds
 from node.replay import Replays
 from node.shop.btc import BtcPrice, source_from
 from node.shop.catalogue import Catalogue
+from node.shop.lease import LEASE_S, socket_path
 from node.shop.listing import Listing
 from node.shop.tariffs import Tariffs, Utilisation
 from node.tasks import Tasks
+from node.till import SHOP, Till
 from node.upstream.fleet import Fleet
 from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
-from node.upstream.spec import Timeouts
+from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
@@ -49,24 +52,51 @@ MINTS_S = 5
 
 
 @asynccontextmanager
-async def open_node(settings: Settings) -> AsyncIterator[Node]:
-    """A running node: what a crash left is finished first, then its jobs run until the block ends."""
+async def open_node(settings: Settings, *, with_counters: bool = False) -> AsyncIterator[Node]:
+    """A running node: what a crash left is finished first, then its jobs run until the block ends. `with_counters`, other
+    processes sell by its prices."""
     signer, tasks = settings.signer(), Tasks()
     # Two processes on one ledger would free each other's holds as a dead one's.
     with exclusive(settings.lock_path):
-        async with _running(settings, signer, tasks) as node:
+        if with_counters:  # those of a till that crashed may charge by what that one told until now
+            await asyncio.sleep(LEASE_S)
+        async with _running(settings, signer, tasks) as node, AsyncExitStack() as stack:
+            if with_counters:
+                await stack.enter_async_context(node.till.open(socket_path(settings.data_dir, SHOP)))
             yield node
+
+
+async def open_fleet(settings: Settings, specs: Sequence[UpstreamSpec], tasks: Tasks) -> Fleet:
+    """The upstreams, open. Raises StorageError for a wallet that cannot be."""
+    timeouts = Timeouts(
+        settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
+    )
+    surroundings, kinds = Surroundings(timeouts, tasks, settings.data_dir), known_kinds()
+    return Fleet([await kinds[spec.kind].open(spec, surroundings) for spec in specs])
+
+
+def limits_of(settings: Settings) -> RateLimits:
+    """Of one process."""
+    return RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute)
+
+
+def completions_of(settings: Settings, ledger: Ledger, fleet: Fleet, signer: Signer, tasks: Tasks) -> Completions:
+    """Paid requests of one process."""
+    return Completions(
+        ledger,
+        fleet,
+        signer,
+        tasks,
+        timeout_s=settings.request_timeout_s,
+        first_token_s=settings.upstream_first_token_timeout_s,
+    )
 
 
 @asynccontextmanager
 async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIterator[Node]:
     async with httpx.AsyncClient() as http, RelayPool(settings.relays, signer) as pool:
         specs = settings.upstreams()
-        timeouts = Timeouts(
-            settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
-        )
-        surroundings, kinds = Surroundings(timeouts, tasks, settings.data_dir), known_kinds()
-        fleet = Fleet([await kinds[spec.kind].open(spec, surroundings) for spec in specs])
+        fleet = await open_fleet(settings, specs, tasks)
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
         btc_price = BtcPrice(
@@ -94,6 +124,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             fleet=fleet,
             btc_price=btc_price,
             catalogue=catalogue,
+            till=Till(catalogue, lambda: btc_price.known_until if fixed is None else math.inf),
             listing=Listing(catalogue, settings.name),
             deposits=deposits,
             refunds=refunds,
@@ -103,15 +134,8 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             payouts=Payouts(ledger, wallet, cashier, rule),
             replays=Replays(ledger),
             credentials=Credentials(ledger, deposits),
-            completions=Completions(
-                ledger,
-                fleet,
-                signer,
-                tasks,
-                timeout_s=settings.request_timeout_s,
-                first_token_s=settings.upstream_first_token_timeout_s,
-            ),
-            limits=RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute),
+            completions=completions_of(settings, ledger, fleet, signer, tasks),
+            limits=limits_of(settings),
             utilisation=Utilisation(settings.utilisation_capacity),
             announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
         )

@@ -2,6 +2,7 @@
 
 NodeFault
 ├── BadSettings      settings that cannot be served with, one line each
+├── NotHere          a counter cannot serve this, its till can
 ├── PartFailed       a part of the local network did not start
 ├── LedgerError      the ledger contradicts itself: an alarm, never an answer
 │   └── LedgerConflict     a constraint of the tables refused a move
@@ -32,6 +33,10 @@ class BadSettings(NodeFault):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class NotHere(NodeFault):
+    """A counter cannot serve this: it is passed on to the till. Nothing was done yet, and no money has moved."""
 
 
 class PartFailed(NodeFault):

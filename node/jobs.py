@@ -40,18 +40,7 @@ FIRST_ANNOUNCEMENT = timedelta(seconds=0.5)
 def schedule(node: Node) -> AsyncIOScheduler:
     """The node's scheduler, not yet started."""
     scheduler = AsyncIOScheduler(timezone=UTC)
-
-    def every(seconds: int, work: Callable[[], Awaitable[object]], name: str) -> None:
-        scheduler.add_job(
-            _guarded(work, name),
-            "interval",
-            seconds=seconds,
-            jitter=min(JITTER_S, seconds // 5),
-            max_instances=1,
-            coalesce=True,
-            id=name,
-        )
-
+    every = partial(_every, scheduler)
     every(EXPIRE_EVERY_S, node.ledger.expire_holds, "expire holds")
     every(NOTE_EVERY_S, node.completions.note_streams, "note what runs")
     every(RECOVER_EVERY_S, node.deposits.recover, "recover deposits")
@@ -76,6 +65,25 @@ def schedule(node: Node) -> AsyncIOScheduler:
     ):
         scheduler.add_job(_guarded(work, name), "date", run_date=datetime.now(UTC) + delay)
     return scheduler
+
+
+def schedule_counter(node: Node) -> AsyncIOScheduler:
+    """That of a process beside the till, not yet started: all but what it runs itself is the till's to look after."""
+    scheduler = AsyncIOScheduler(timezone=UTC)
+    _every(scheduler, NOTE_EVERY_S, node.completions.note_streams, "note what runs")
+    return scheduler
+
+
+def _every(scheduler: AsyncIOScheduler, seconds: int, work: Callable[[], Awaitable[object]], name: str) -> None:
+    scheduler.add_job(
+        _guarded(work, name),
+        "interval",
+        seconds=seconds,
+        jitter=min(JITTER_S, seconds // 5),
+        max_instances=1,
+        coalesce=True,
+        id=name,
+    )
 
 
 def _guarded(work: Callable[[], Awaitable[object]], name: str) -> Callable[[], Awaitable[None]]:

@@ -25,6 +25,7 @@ from node.shop.btc import BtcPrice
 from node.shop.catalogue import Catalogue
 from node.shop.listing import Listing
 from node.shop.tariffs import Utilisation, factor_of
+from node.till import Till
 from node.upstream.fleet import Fleet
 from relays.event import Signer
 from router_client.ecash.wallet import Wallet
@@ -46,6 +47,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     fleet: Fleet
     btc_price: BtcPrice
     catalogue: Catalogue
+    till: Till
     listing: Listing
     deposits: Deposits
     refunds: Refunds
@@ -63,7 +65,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
         lists = await self.fleet.models()
-        if await asyncio.to_thread(self.catalogue.update, lists):  # thousands of models take a while
+
+        async def update(shop: Catalogue) -> bool:
+            return await asyncio.to_thread(shop.update, lists)  # thousands of models take a while
+
+        if await self.till.change(update):
             log.info("%d models for sale", len(self.catalogue))
             if self.btc_price.latest is None:
                 await self.refresh_btc()
@@ -73,10 +79,17 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         """Ask what bitcoin costs, if anything is priced in USD; announce the new prices if it has moved."""
         if self.settings.fixed_btc_usd is not None or not self.catalogue.needs_btc:
             return
-        was_open = self.catalogue.tariffs.btc_is_known
+        # With counters the price of before is told until the change is made, however old it is.
+        was_open = self.catalogue.tariffs.btc_is_known or self.till.has_counters
         if await self.btc_price.refresh() and self.btc_price.latest is not None:
-            log.info("a bitcoin costs %s USD", self.btc_price.latest)
-            self.catalogue.tariffs.put_btc(self.btc_price.latest, was_open=was_open)
+            usd = self.btc_price.latest
+            log.info("a bitcoin costs %s USD", usd)
+
+            async def put(shop: Catalogue) -> bool:
+                shop.tariffs.put_btc(usd, was_open=was_open)
+                return True
+
+            await self.till.change(put)
             await self.announcer.publish()
 
     async def look_how_busy(self) -> None:
@@ -84,10 +97,15 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         settings = self.settings
         if not settings.utilisation_gamma:
             return
-        busy = self.utilisation.seen(self.limits.in_flight)
+        running = self.limits.in_flight + self.till.running
+        busy = self.utilisation.seen(running)
         factor = factor_of(busy, settings.utilisation_gamma, settings.price_floor, settings.price_ceiling)
-        if self.catalogue.tariffs.put_factor(factor):
-            log.info("prices are times %s: %d requests run", factor, self.limits.in_flight)
+
+        async def put(shop: Catalogue) -> bool:
+            return shop.tariffs.put_factor(factor)
+
+        if await self.till.change(put):
+            log.info("prices are times %s: %d requests run", factor, running)
             await self.announcer.publish()
 
     async def look_at_mints(self) -> None:

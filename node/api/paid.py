@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from node import betas
 from node.api.errors import as_refusal, error_body, new_request_id
@@ -17,7 +17,7 @@ from node.api.reply import CallerGone, Reply, read_body, while_connected
 from node.asks import LONG_BYTES, read_ask
 from node.completions import Answer, Keep, Used
 from node.credentials import authorization_in, bearer
-from node.errors import Refusal
+from node.errors import NotHere, Refusal
 from node.ledger.model import Key, Refund
 from node.metering.told import cost_of
 from node.node import Node
@@ -54,7 +54,13 @@ def paid_routes(node: Node) -> list[ASGIRouteHandler]:
 
 
 def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
-    @asgi([f"/v1{endpoint.path}", endpoint.path], copy_scope=False, name=endpoint.name)
+    paths = [f"/v1{endpoint.path}", endpoint.path]
+    return asgi(paths, copy_scope=False, name=endpoint.name)(paid_endpoint(node, endpoint))
+
+
+def paid_endpoint(node: Node, endpoint: Endpoint) -> ASGIApp:
+    """The endpoint on plain ASGI. Raises NotHere at a counter, before anything was done or said."""
+
     async def paid(scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_request_id())
         quote: Quote | None = None
@@ -70,6 +76,8 @@ def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
             await while_connected(receive, _serve(node, reply, _Call(headers, body, quote)))
         except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return
+        except NotHere:
+            raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the caller gets an answer and the log a line
             refusal = as_refusal(error)
             if reply.started:

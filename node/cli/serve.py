@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 import uvicorn
 
 from node.api.app import create_app
+from node.api.counter import create_counter
+from node.api.passing import Passing
 from node.app import open_node
 from node.cli.console import note
+from node.cli.workers import supervise
 from node.config import Settings, load_settings, unused_settings
+from node.counter import open_counter
 from node.errors import BadSettings
 from node.node import Node
+from node.shop.lease import BACKLOG, listen_at, socket_path
+from node.storage import POSTGRES
+from node.till import SHOP
 
 if sys.platform == "win32":
     from asyncio import run
@@ -27,6 +38,8 @@ else:
 
 GC_THRESHOLD = 20_000
 GRACE_S = 30
+HTTP = "till"
+"""What the socket is called at which a till takes what its counters pass on."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -54,7 +67,13 @@ def settle_memory() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Settings file; the environment overrides it. `.env.example` lists every setting.",
 )
-def serve(env_file: Path | None) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    help="Processes that serve, one a core; more than one need DATABASE_URL=postgresql://…",
+)
+def serve(env_file: Path | None, workers: int) -> None:
     """Run a node: sell an OpenAI-compatible upstream for ecash."""
     settings = load_settings(Settings, env_file)
     handler = logging.StreamHandler()
@@ -64,42 +83,130 @@ def serve(env_file: Path | None) -> None:
         logging.getLogger(quiet).setLevel(logging.WARNING)
     for line in unused_settings(settings):
         note(f"note: {line}")
-    run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
     # The port comes first: a node that cannot be reached must not touch its books or announce itself.
-    with _listening(settings.host, settings.port) as listener:
-        async with open_node(settings) as node:
-            config = uvicorn.Config(
-                create_app(node),
-                log_config=None,
-                access_log=False,  # a URL may hold a token
-                server_header=False,
-                proxy_headers=False,  # nobody is told apart by address
-                ws="none",
-                timeout_graceful_shutdown=GRACE_S,
-                lifespan="on",
-            )
-            _introduce(node, listener.getsockname()[1])
+    if workers == 1:
+        with _listening(settings.host, settings.port) as listener:
+            run(_serve(settings, listener))
+        return
+    _check_shared(settings)
+    with _listening(settings.host, settings.port) as listener:  # nobody else does
+        port = listener.getsockname()[1]
+    with _bound(settings.host, port, shared=True):  # nor will
+        supervise(workers, partial(_work, settings, port))
+
+
+def _check_shared(settings: Settings) -> None:
+    """Raise BadSettings unless several processes can serve from these settings; make what they have in common."""
+    if not settings.ledger_url.startswith(POSTGRES):
+        raise BadSettings(
+            ["DATABASE_URL: several workers need books that they can share: set postgresql://USER:PASSWORD@HOST/NAME, "
+             "or leave --workers out"]
+        )  # fmt: skip
+    for name in (SHOP, HTTP):
+        socket_path(settings.data_dir, name)
+    settings.signer(), settings.instance()
+
+
+def _work(settings: Settings, port: int, number: int) -> None:
+    """One of several processes: the first is the till."""
+    with _listening(settings.host, port, shared=True) as listener:
+        run(_serve(settings, listener, with_counters=True) if number == 0 else _count(settings, number, listener))
+
+
+async def _serve(settings: Settings, listener: socket.socket, *, with_counters: bool = False) -> None:
+    async with open_node(settings, with_counters=with_counters) as node:
+        app = create_app(node)
+        _introduce(node, listener.getsockname()[1])
+        settle_memory()
+        if not with_counters:
+            await _Server(_config(app)).serve(sockets=[listener])
+            return
+        async with _at_socket(app, socket_path(settings.data_dir, HTTP)):
+            await _Server(_config(app)).serve(sockets=[listener])
+            await node.till.left(GRACE_S)
+
+
+async def _count(settings: Settings, number: int, listener: socket.socket) -> None:
+    passing = Passing(socket_path(settings.data_dir, HTTP))
+    try:
+        async with open_counter(settings, number) as node:
             settle_memory()
-            await uvicorn.Server(config).serve(sockets=[listener])
+            config = _config(create_counter(node, passing), lifespan="off")
+            await _Server(config).serve(sockets=[listener])
+    finally:
+        await passing.close()
+
+
+@asynccontextmanager
+async def _at_socket(app: Any, path: Path) -> AsyncIterator[None]:
+    """The application served at a Unix socket, for this user alone, until what runs there has ended."""
+    with listen_at(path) as listener:
+        server = _Server(_config(app, lifespan="off"))
+        serving = asyncio.create_task(server.serve_beside(listener))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def _config(app: Any, *, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # a URL may hold a token
+        server_header=False,
+        proxy_headers=False,  # nobody is told apart by address
+        ws="none",
+        timeout_graceful_shutdown=GRACE_S,
+        lifespan=lifespan,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, after which the node is closed in order: that one raises SIGTERM again, which ends the process there."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals = [each for each in self._captured_signals if each != signal.SIGTERM]
+
+    async def serve_beside(self, listener: socket.socket) -> None:
+        """Serve until `should_exit` is set; signals are another's to hear."""
+        await self._serve([listener])
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to the address. Raises BadSettings when it cannot be had."""
+def _listening(host: str, port: int, *, shared: bool = False) -> Iterator[socket.socket]:
+    """A socket that listens at the address. Raises BadSettings when it cannot be had."""
+    with _bound(host, port, shared=shared) as listener:
+        try:
+            listener.listen(BACKLOG)  # two sockets may be bound to one port, but only one listens
+        except OSError as error:
+            raise _not_to_be_had(host, port, error) from error
+        yield listener
+
+
+@contextmanager
+def _bound(host: str, port: int, *, shared: bool) -> Iterator[socket.socket]:
+    """A socket bound to the address; `shared`, among all that share it, callers are dealt out by the system."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()  # two sockets may be bound to one port, but only one listens
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not an address"
-        raise BadSettings([f"HOST, PORT: cannot listen on {host!a}:{port} ({reason}): set another PORT"]) from error
-    with listener:
-        yield listener
+        raise _not_to_be_had(host, port, error) from error
+    with bound:
+        yield bound
+
+
+def _not_to_be_had(host: str, port: int, error: Exception) -> BadSettings:
+    reason = getattr(error, "strerror", None) or "not an address"
+    return BadSettings([f"HOST, PORT: cannot listen on {host!a}:{port} ({reason}): set another PORT"])
 
 
 def _introduce(node: Node, port: int) -> None:

@@ -110,6 +110,11 @@ class BtcPrice:
         return self._latest
 
     @property
+    def known_until(self) -> float:
+        """When it will be too old, unless it is confirmed before."""
+        return self._confirmed_at + self._max_age_s if self._latest is not None else 0.0
+
+    @property
     def usd(self) -> Decimal | None:
         """None when it is not known, or older than its limit."""
         return self._latest if self._clock() - self._confirmed_at <= self._max_age_s else None

@@ -6,8 +6,10 @@ Prices in msat are made when they are asked for, at the tariff of that moment. A
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from functools import reduce
 from typing import Any, Final
 
@@ -17,7 +19,7 @@ from node.config import Settings
 from node.errors import Refusal
 from node.shop.goods import BROKEN, Goods, Stock, all_goods, read_models_file
 from node.shop.listprice import Tariff
-from node.shop.tariffs import HOLDS_S, Tariffs
+from node.shop.tariffs import HOLDS_S, History, Tariffs
 from node.upstream.base import Source
 from node.upstream.spec import UpstreamSpec
 from relays import payment
@@ -51,6 +53,16 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         return ModelOffer(self.id, self.limits, self.price)
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """All that prices are made of, for another process of this machine to charge by: times are of `time.monotonic`, which is
+    one clock for all of them."""
+
+    goods: dict[str, Goods]
+    before: dict[str, tuple[tuple[float, Goods], ...]]
+    btc: History[Decimal | None]
+    factor: History[Decimal]
+
+
 class Catalogue:
     """What is for sale now. `update` puts a new list in place at once."""
 
@@ -60,6 +72,7 @@ class Catalogue:
         specs: Sequence[UpstreamSpec],
         tariffs: Tariffs,
         clock: Callable[[], float] = time.monotonic,
+        holds_s: float = HOLDS_S,
     ) -> None:
         self._settings = settings
         self._specs = specs
@@ -72,6 +85,7 @@ class Catalogue:
         self._before: dict[str, tuple[tuple[float, Goods], ...]] = {}
         """What a model was before updates, and until when its price still holds."""
         self._clock = clock
+        self._holds_s = holds_s
         self._version = 0
 
     def update(self, lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> bool:
@@ -87,6 +101,25 @@ class Catalogue:
         self._goods, self._priced = goods, {}
         self._version += 1
         return changed
+
+    @property
+    def shown(self) -> Shown:
+        """What is charged by now."""
+        return Shown(self._goods, self._before, *self.tariffs.histories)
+
+    def follow(self, shown: Shown) -> None:
+        """Charge by what another catalogue shows. Others may look meanwhile: they see the old or the new of each part."""
+        self._before = shown.before
+        self._goods, self._priced = shown.goods, {}
+        self.tariffs.follow(shown.btc, shown.factor)
+
+    def ahead(self) -> Catalogue:
+        """A copy to try a change on: what the change takes the place of holds there for as long as the copy is shown."""
+        tariffs = Tariffs(None, clock=self._clock, holds_s=math.inf)
+        copy = Catalogue(self._settings, self._specs, tariffs, self._clock, math.inf)
+        copy.follow(self.shown)
+        copy._read = self._read
+        return copy
 
     def holds_s(self, model_id: str) -> int:
         """How long the price of a model holds at least, in whole seconds."""
@@ -145,7 +178,7 @@ class Catalogue:
         for id_, each in self._goods.items():
             before = tuple(old for old in self._before.get(id_, ()) if old[0] > now)
             if id_ not in goods or goods[id_].offered != each.offered:
-                before = (*before, (now + HOLDS_S, each))
+                before = (*before, (now + self._holds_s, each))
             if before:
                 held[id_] = before
         return held

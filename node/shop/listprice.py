@@ -47,7 +47,7 @@ class Tariff(msgspec.Struct, frozen=True):
     """Of how busy the node is."""
 
 
-class UsdPrice(msgspec.Struct, frozen=True):
+class UsdPrice(msgspec.Struct, frozen=True, tag="usd"):
     """A price in USD: `parts` by the names of OpenRouter's fields, images by size and quality."""
 
     parts: Mapping[str, Decimal]
@@ -84,7 +84,7 @@ class UsdPrice(msgspec.Struct, frozen=True):
         return plainest(ModelPrice(**parts))
 
 
-class MsatPrice(msgspec.Struct, frozen=True):
+class MsatPrice(msgspec.Struct, frozen=True, tag="msat"):
     """A price in msat: the operator's own word, or that of a node whose answers are sold on."""
 
     price: ModelPrice

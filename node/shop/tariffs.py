@@ -11,6 +11,8 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from node.shop.listprice import Tariff
 
 T = TypeVar("T")
@@ -24,39 +26,54 @@ SMOOTHING: Final = Decimal("0.3")
 """How much the latest look counts (Pura's)."""
 
 
+class History(msgspec.Struct, Generic[T], frozen=True):
+    """A value, and until when those before it still hold."""
+
+    value: T
+    before: tuple[tuple[float, T], ...] = ()
+
+
 class Recent(Generic[T]):
     """A value, and those it took the place of in the last minute."""
 
-    def __init__(self, value: T, clock: Callable[[], float]) -> None:
-        self._value = value
+    def __init__(self, value: T, clock: Callable[[], float], holds_s: float = HOLDS_S) -> None:
+        self._history = History(value)
         self._clock = clock
-        self._before: tuple[tuple[float, T], ...] = ()
+        self._holds_s = holds_s
 
     def put(self, value: T, *, was_told: bool = True) -> None:
         """From now on; what was before still holds for a minute, if anybody was told it. Others may look meanwhile, also in
         other threads."""
-        if value != self._value:
+        if value != self.value:
             now = self._clock()
-            held = tuple(each for each in self._before if each[0] > now)
-            self._before = (*held, (now + HOLDS_S, self._value)) if was_told else ()
-            self._value = value
+            held = tuple(each for each in self._history.before if each[0] > now)
+            self._history = History(value, (*held, (now + self._holds_s, self.value)) if was_told else ())
 
     @property
     def holds_s(self) -> float:
         """How long all that holds now goes on to hold."""
         now = self._clock()
-        return min((until - now for until, _ in self._before if until > now), default=float(HOLDS_S))
+        return min((until - now for until, _ in self._history.before if until > now), default=float(HOLDS_S))
 
     @property
     def value(self) -> T:
-        return self._value
+        return self._history.value
+
+    @property
+    def history(self) -> History[T]:
+        return self._history
+
+    def follow(self, history: History[T]) -> None:
+        """Hold what another one holds."""
+        self._history = history
 
     def all(self) -> list[T]:
         """All that hold now."""
-        if not self._before:
-            return [self._value]
+        history = self._history
+        if not history.before:
+            return [history.value]
         now = self._clock()
-        return [self._value, *(value for until, value in self._before if until > now)]
+        return [history.value, *(value for until, value in history.before if until > now)]
 
 
 def factor_of(busy: Decimal, gamma: Decimal, floor: Decimal, ceiling: Decimal) -> Decimal:
@@ -89,9 +106,10 @@ class Tariffs:
         btc_usd: Decimal | None,
         is_known: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        holds_s: float = HOLDS_S,
     ) -> None:
-        self._btc = Recent[Decimal | None](btc_usd, clock)
-        self._factor = Recent(Decimal(1), clock)
+        self._btc = Recent[Decimal | None](btc_usd, clock, holds_s)
+        self._factor = Recent(Decimal(1), clock, holds_s)
         self._is_known = is_known
 
     @property
@@ -118,6 +136,16 @@ class Tariffs:
         changed = factor != self._factor.value
         self._factor.put(factor)
         return changed
+
+    @property
+    def histories(self) -> tuple[History[Decimal | None], History[Decimal]]:
+        """Bitcoin's and the factor's, for others that follow."""
+        return (self._btc.history, self._factor.history)
+
+    def follow(self, btc: History[Decimal | None], factor: History[Decimal]) -> None:
+        """Hold what others hold."""
+        self._btc.follow(btc)
+        self._factor.follow(factor)
 
     @property
     def now(self) -> Tariff:

@@ -27,3 +27,5 @@ class Kind(msgspec.Struct, frozen=True):
     name: str
     open: Callable[[UpstreamSpec, Surroundings], Awaitable[Upstream]]
     home: str = ""
+    has_wallet: bool = False
+    """Which one process alone can pay from."""

@@ -183,4 +183,4 @@ class _BoughtReply:
             self._settle()
 
 
-KINDS: Final = (Kind("satroute", SatrouteUpstream.open),)
+KINDS: Final = (Kind("satroute", SatrouteUpstream.open, has_wallet=True),)
