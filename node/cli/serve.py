@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import click
-import uvicorn
 
 from node.api.app import create_app
 from node.api.counter import create_counter
 from node.api.passing import Passing
+from node.api.server import GRACE_S, Server, at_socket, config_of
 from node.app import open_node
 from node.cli.console import note
 from node.cli.workers import supervise
@@ -27,7 +24,7 @@ from node.config import Settings, load_settings, unused_settings
 from node.counter import open_counter
 from node.errors import BadSettings
 from node.node import Node
-from node.shop.lease import BACKLOG, listen_at, socket_path
+from node.shop.lease import BACKLOG, socket_path
 from node.storage import POSTGRES
 from node.till import SHOP
 
@@ -37,7 +34,6 @@ else:
     from uvloop import run
 
 GC_THRESHOLD = 20_000
-GRACE_S = 30
 HTTP = "till"
 """What the socket is called at which a till takes what its counters pass on."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -98,10 +94,8 @@ def serve(env_file: Path | None, workers: int) -> None:
 def _check_shared(settings: Settings) -> None:
     """Raise BadSettings unless several processes can serve from these settings; make what they have in common."""
     if not settings.ledger_url.startswith(POSTGRES):
-        raise BadSettings(
-            ["DATABASE_URL: several workers need books that they can share: set postgresql://USER:PASSWORD@HOST/NAME, "
-             "or leave --workers out"]
-        )  # fmt: skip
+        remedy = "set postgresql://USER:PASSWORD@HOST/NAME, or leave --workers out"
+        raise BadSettings([f"DATABASE_URL: several workers need books that they can share: {remedy}"])
     for name in (SHOP, HTTP):
         socket_path(settings.data_dir, name)
     settings.signer(), settings.instance()
@@ -119,10 +113,10 @@ async def _serve(settings: Settings, listener: socket.socket, *, with_counters: 
         _introduce(node, listener.getsockname()[1])
         settle_memory()
         if not with_counters:
-            await _Server(_config(app)).serve(sockets=[listener])
+            await Server(config_of(app)).serve(sockets=[listener])
             return
-        async with _at_socket(app, socket_path(settings.data_dir, HTTP)):
-            await _Server(_config(app)).serve(sockets=[listener])
+        async with at_socket(app, socket_path(settings.data_dir, HTTP)):
+            await Server(config_of(app)).serve(sockets=[listener])
             await node.till.left(GRACE_S)
 
 
@@ -131,50 +125,10 @@ async def _count(settings: Settings, number: int, listener: socket.socket) -> No
     try:
         async with open_counter(settings, number) as node:
             settle_memory()
-            config = _config(create_counter(node, passing), lifespan="off")
-            await _Server(config).serve(sockets=[listener])
+            app = create_counter(node, passing)
+            await Server(config_of(app, lifespan="off")).serve(sockets=[listener])
     finally:
         await passing.close()
-
-
-@asynccontextmanager
-async def _at_socket(app: Any, path: Path) -> AsyncIterator[None]:
-    """The application served at a Unix socket, for this user alone, until what runs there has ended."""
-    with listen_at(path) as listener:
-        server = _Server(_config(app, lifespan="off"))
-        serving = asyncio.create_task(server.serve_beside(listener))
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            await serving
-
-
-def _config(app: Any, *, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,  # a URL may hold a token
-        server_header=False,
-        proxy_headers=False,  # nobody is told apart by address
-        ws="none",
-        timeout_graceful_shutdown=GRACE_S,
-        lifespan=lifespan,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, after which the node is closed in order: that one raises SIGTERM again, which ends the process there."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        with super().capture_signals():
-            yield
-            self._captured_signals = [each for each in self._captured_signals if each != signal.SIGTERM]
-
-    async def serve_beside(self, listener: socket.socket) -> None:
-        """Serve until `should_exit` is set; signals are another's to hear."""
-        await self._serve([listener])
 
 
 @contextmanager

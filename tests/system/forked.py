@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,11 @@ class Forked:
         self._process.join(within_s)
         return self._process.exitcode
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """As a crash would."""
         self._process.kill()
@@ -69,6 +75,8 @@ def satroute(
 class Served:
     """A node in a process of its own, which can be killed and started again on the same folder."""
 
+    words: tuple[str, ...] = ("serve",)
+
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         self.log = folder / "log.txt"
@@ -80,7 +88,7 @@ class Served:
 
     def start(self) -> None:
         """Return when it answers."""
-        self._process = Forked("serve", env=self._env, folder=self.folder, out=self.log, err=self.log)
+        self._process = Forked(*self.words, env=self._env, folder=self.folder, out=self.log, err=self.log)
         until = time.monotonic() + READY_S
         with httpx.Client(trust_env=False, verify=False) as http:
             while True:
@@ -97,6 +105,30 @@ class Served:
 
     def stop(self) -> None:
         self._process.stop()
+
+
+class Workers(Served):
+    """A till and a counter under one supervisor."""
+
+    words = ("serve", "--workers", "2")
+
+    def pids(self) -> list[int]:
+        """The till's, then the counter's, unless they were started again."""
+        first = self._process.pid
+        return sorted(int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split())
+
+    def tell_to_leave(self) -> None:
+        """SIGTERM, without waiting."""
+        os.kill(self._process.pid, signal.SIGTERM)
+
+    def exit_code(self, within_s: float) -> int | None:
+        return self._process.exit_code(within_s)
+
+    def kill_all(self) -> None:
+        """As a power cut would."""
+        for pid in (self._process.pid, *self.pids()):
+            os.kill(pid, signal.SIGKILL)
+        self._process.kill()
 
 
 def _run(words: tuple[str, ...], env: dict[str, str], folder: Path, out: Path, err: Path, stdin: str) -> None:

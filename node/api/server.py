@@ -1,0 +1,58 @@
+"""uvicorn as the node has it: at a port, or at a socket for processes of this machine alone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import uvicorn
+
+from node.shop.lease import listen_at
+
+GRACE_S: Final = 30
+
+
+def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
+    """How an ASGI application is served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # a URL may hold a token
+        server_header=False,
+        proxy_headers=False,  # nobody is told apart by address
+        ws="none",
+        timeout_graceful_shutdown=GRACE_S,
+        lifespan=lifespan,
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, after which the node is closed in order: that one raises SIGTERM again, which ends the process there."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals = [each for each in self._captured_signals if each != signal.SIGTERM]
+
+    async def serve_beside(self, listener: socket.socket) -> None:
+        """Serve until `should_exit` is set; signals are another's to hear."""
+        await self._serve([listener])
+
+
+@asynccontextmanager
+async def at_socket(app: Any, path: Path) -> AsyncIterator[None]:
+    """The application served at a Unix socket, for this user alone, until what runs there has ended."""
+    with listen_at(path) as listener:
+        server = Server(config_of(app, lifespan="off"))
+        serving = asyncio.create_task(server.serve_beside(listener))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
