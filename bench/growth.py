@@ -14,6 +14,8 @@ from report import FLAT, Age, Start, Target, at_most
 from scenarios import NAMED, Callers
 from servers import Place, Server, mock, satroute
 
+from node.localnet.postgres import running_postgres
+
 PARTS, PART_S = 20, 3600.0
 STARTS, IMPORTS = 3, 5
 IMPORT = "import time; began = time.perf_counter(); import router_client.client; print(time.perf_counter() - began)"
@@ -33,6 +35,17 @@ def of_models(place: Place, sizes: Sequence[int], stack: ExitStack) -> list[Serv
         node = msgspec.structs.replace(place, mock_port=port, name=f"{size:,} models")
         servers.append(stack.enter_context(satroute(node)))
     return servers
+
+
+def of_workers(place: Place, numbers: Sequence[int], stack: ExitStack) -> list[Server]:
+    """A node for each number of processes, each with a PostgreSQL of its own."""
+    places = [
+        msgspec.structs.replace(
+            place, workers=number, books=stack.enter_context(running_postgres()), name=f"{number} workers"
+        )
+        for number in numbers
+    ]
+    return [stack.enter_context(satroute(each)) for each in places]
 
 
 def life(place: Place, callers: Callers, requests: int) -> Iterator[Age]:

@@ -2,6 +2,7 @@
 
     uv run python bench/proxy.py [--json] [--only json-32,paced-256] [--peers bare,satroute] [--seconds 2] [--rounds 3]
     uv run python bench/proxy.py [--accounts 10,100000] [--catalogue 5,5000] [--requests 1000000] [--start]
+    uv run python bench/proxy.py --postgres --workers 1,2
 
 Starts a mock of a model's server and each proxy in front of it, all on 127.0.0.1: the proxies on one core, the mock and the
 callers on another. Every scenario is run on each in turn, in several rounds, so that a ratio is one of neighbours in time.
@@ -76,10 +77,11 @@ def large(
     place: Place,
     callers: Callers,
 ) -> Report:
-    """The node beside itself with more accounts or models."""
+    """The node beside itself with more accounts, models or processes."""
+    scenarios = [NAMED[name] for name in chosen(options.only or "json-32", NAMED)]
     with ExitStack() as stack:
         servers = grow(place, sizes, stack)
-        figures = list(interleaved(servers, [NAMED["json-32"]], options, callers))
+        figures = list(interleaved(servers, scenarios, options, callers))
     found = grown(figures, servers[0].name, servers[-1].name)
     return Report(best=rows(figures), ratios=found, targets=targets([], found), runs=figures)
 
@@ -139,7 +141,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--litellm", type=Path, metavar="PATH", help="its command, instead of one installed for this")
     parser.add_argument("--postgres", action="store_true", help="the node's books on PostgreSQL instead of SQLite")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the node, each with a core")
+    parser.add_argument(
+        "--workers", type=numbers, default=[1], metavar="2", help="processes of the node, each with a core"
+    )
     instead = parser.add_argument_group("instead of the peers")
     instead.add_argument("--accounts", type=numbers, metavar="10,100000", help="nodes with so many accounts")
     instead.add_argument("--catalogue", type=numbers, metavar="5,5000", help="nodes with so many models")
@@ -148,6 +152,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.postgres and (options.accounts or options.catalogue or options.start):
         parser.error("--postgres is one set of books: it goes with the peers and with --requests")
+    if options.workers != [1] and not options.postgres:
+        parser.error("--workers need books that they can share: --postgres")
     return options
 
 
@@ -157,6 +163,8 @@ def measured(options: argparse.Namespace, place: Place, callers: Callers) -> Rep
     for grow, sizes in ((growth.of_accounts, options.accounts), (growth.of_models, options.catalogue)):
         if sizes:
             report += large(grow, sizes, options, place, callers)
+    if len(options.workers) > 1:
+        report += large(growth.of_workers, options.workers, options, place, callers)
     if options.requests:
         report += old(options, place, callers)
     if options.start:
@@ -174,7 +182,7 @@ def run(options: argparse.Namespace) -> None:
         folder = Path(name)
         port, _ = stack.enter_context(mock(compiled("mock", folder), folder / "mock"))
         books = stack.enter_context(running_postgres()) if options.postgres else ""
-        place = Place(folder, port, litellm=options.litellm, books=books, workers=options.workers)
+        place = Place(folder, port, litellm=options.litellm, books=books, workers=options.workers[0])
         report = measured(options, place, Callers(compiled("load", folder), folder))
     if options.json:
         print(msgspec.json.encode({"machine": machine(), **msgspec.structs.asdict(report)}).decode())

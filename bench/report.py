@@ -164,9 +164,11 @@ def ratios(figures: Sequence[Figures]) -> list[Ratio]:
 
 
 def grown(figures: Sequence[Figures], smallest: str, largest: str) -> list[Ratio]:
-    """What more accounts, or more models, cost."""
+    """What more accounts, models or processes cost and bring."""
     both, to = (largest, smallest), f"{largest} to {smallest}"
     return [
+        *compared(figures, f"requests/s, {to}", both, "json-32", lambda each: each.requests_per_second),
+        *compared(figures, f"requests/s, json-256, {to}", both, "json-256", lambda each: each.requests_per_second),
         *compared(figures, f"CPU, {to}", both, "json-32", lambda each: each.cpu_ms),
         *compared(figures, f"memory, {to}", both, "json-32", lambda each: each.peak_mib),
     ]

@@ -24,6 +24,8 @@ MAX_AT_ONCE: Final = 1000
 WAIT_S: Final = 10.0
 """For a place among those, and for the till to take a connection."""
 RETRY_S: Final = 2
+STUCK_S: Final = 60.0
+"""A caller who does not take a piece for so long does not keep its place."""
 OF_THE_CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
 )
@@ -87,7 +89,8 @@ class Passing:
                 begun = True
                 await send({"type": "http.response.start", "status": answer.status, "headers": headers})
                 while chunk := await answer.content.readany():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    async with asyncio.timeout(STUCK_S):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 async with asyncio.timeout(LAST_WRITE_S):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientError, OSError) as error:
