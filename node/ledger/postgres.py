@@ -2,7 +2,8 @@
 
 Each process has one writer that takes what has queued up and books it in one transaction. An advisory lock lets one writer
 in at a time, so that every batch sees the books as the one before it left them, just as in SQLite: no move can be lost
-between two, and none can deadlock. Under load batches grow, not waits. A process that is alone books a batch by one call.
+between two, and none can deadlock. Under load batches grow, not waits: what queues up while others have the lock goes along.
+A process that is alone books a batch by one call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -169,24 +170,31 @@ class PostgresBackend:
         while not stop:
             batch: list[_Job] = []
             job = await self._jobs.get()
-            while job is not None:
+            if job is not None:
                 batch.append(job)
-                if len(batch) >= MAX_BATCH or self._jobs.empty():
-                    break
-                job = self._jobs.get_nowait()
-            stop = job is None
-            if batch:
-                await self._commit(batch)
+                self._take_more(batch)
+                await self._commit(batch, self._take_more)
                 _deliver(batch)
+            stop = job is None
 
-    async def _commit(self, batch: list[_Job]) -> None:
-        """All in one transaction; when one fails, each in its own, so that only the guilty one does."""
+    def _take_more(self, batch: list[_Job]) -> None:
+        """What has queued up meanwhile; the end of the queue stays there."""
+        while len(batch) < MAX_BATCH and not self._jobs.empty():
+            job = self._jobs.get_nowait()
+            if job is None:
+                self._jobs.put_nowait(None)
+                return
+            batch.append(job)
+
+    async def _commit(self, batch: list[_Job], more: Callable[[list[_Job]], None] = lambda _: None) -> None:
+        """All in one transaction, with what `more` adds once nobody else is in; when one fails, each in its own, so that
+        only the guilty one does."""
         books, self._books = self._books, _Books()  # what it takes for known is so when this is committed
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await asyncpg.connect(self._url, **_OPTIONS)
             if not await books.book_at_once(self._conn, batch):
-                await _transaction(self._conn, batch, books)
+                await _transaction(self._conn, batch, books, more)
             if all(job.work is None for job in batch):
                 self._books = books
         except _BROKEN as error:
@@ -293,9 +301,10 @@ class _Books:
         self._next = last if first == last else None
 
 
-async def _transaction(conn: Any, batch: list[_Job], books: _Books) -> None:
+async def _transaction(conn: Any, batch: list[_Job], books: _Books, more: Callable[[list[_Job]], None]) -> None:
     try:
         await books.begin(conn)
+        more(batch)
         moving = [job for job in batch if job.move is not None]
         if moving:
             moves = [job.move for job in moving if job.move is not None]
