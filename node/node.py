@@ -65,11 +65,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
         lists = await self.fleet.models()
+        chosen = await asyncio.to_thread(self.catalogue.chosen)  # once: it may be edited while it is shown to counters
 
-        async def update(shop: Catalogue) -> bool:
-            return await asyncio.to_thread(shop.update, lists)  # thousands of models take a while
+        async def put(shop: Catalogue) -> bool:
+            return await asyncio.to_thread(shop.put, lists, chosen)  # thousands of models take a while
 
-        if await self.till.change(update):
+        if await self.till.change(put):
             log.info("%d models for sale", len(self.catalogue))
             if self.btc_price.latest is None:
                 await self.refresh_btc()

@@ -31,6 +31,8 @@ from relays.pricing import ModelPrice, Usage, ceiling, cost, floor
 log = logging.getLogger(__name__)
 
 CLOSED_RETRY_S: Final = 60
+Chosen = Mapping[str, Mapping[str, Any]]
+"""The models file, by the models' names."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +92,15 @@ class Catalogue:
 
     def update(self, lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> bool:
         """Take over the upstreams' lists, by their names, and the models file over them; True when the offer changed."""
+        return self.put(lists, self.chosen())
+
+    def chosen(self) -> Chosen | None:
+        """What the models file says now."""
         path = self._settings.models_path
-        chosen = None if path is None else read_models_file(path)
+        return None if path is None else read_models_file(path)
+
+    def put(self, lists: Mapping[str, Iterable[Mapping[str, Any]]], chosen: Chosen | None) -> bool:
+        """The same with what the models file said."""
         if (lists, chosen) == self._read:
             return False
         self._read = (lists, chosen)
