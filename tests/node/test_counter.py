@@ -180,11 +180,11 @@ async def test_who_leaves_a_stream_that_is_passed_on_is_gone_at_the_till(
         await anext(pieces)
         assert pair.till.limits.in_flight == 1
     for _ in range(100):
-        if not pair.till.limits.in_flight:
+        held = await pair.till.ledger.open_holds()
+        if not (pair.till.limits.in_flight or held):
             break
         await asyncio.sleep(0.05)
-    assert pair.till.limits.in_flight == 0
-    assert not await pair.till.ledger.open_holds()
+    assert (pair.till.limits.in_flight, held) == (0, [])
     wallet.close()
 
 
@@ -223,7 +223,7 @@ class Prices(msgspec.Struct):
 
     def check(self) -> None:
         """No request was charged above a price that was told before it began, in the last minute."""
-        assert len(self.charged) > 20
+        assert len(self.charged) > 5
         for began, price in self.charged:
             before = [told for at, told in self.told if began - HOLDS_S <= at <= began]
             assert not before or price <= min(before), (began, price, before[-5:])

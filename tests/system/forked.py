@@ -106,6 +106,13 @@ class Served:
     def stop(self) -> None:
         self._process.stop()
 
+    def tell_to_leave(self) -> None:
+        """SIGTERM, without waiting."""
+        os.kill(self._process.pid, signal.SIGTERM)
+
+    def exit_code(self, within_s: float) -> int | None:
+        return self._process.exit_code(within_s)
+
 
 class Workers(Served):
     """A till and a counter under one supervisor."""
@@ -116,13 +123,6 @@ class Workers(Served):
         """The till's, then the counter's, unless they were started again."""
         first = self._process.pid
         return sorted(int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split())
-
-    def tell_to_leave(self) -> None:
-        """SIGTERM, without waiting."""
-        os.kill(self._process.pid, signal.SIGTERM)
-
-    def exit_code(self, within_s: float) -> int | None:
-        return self._process.exit_code(within_s)
 
     def kill_all(self) -> None:
         """As a power cut would."""

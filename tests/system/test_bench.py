@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from node.localnet.postgres import postgres_bin
 from node.localnet.process import free_port
 from tests.system.children import until
 
@@ -40,6 +41,15 @@ def test_every_answer_is_complete_and_ours_has_its_receipt() -> None:
         assert run["served"] > 0, run
         assert run["failures"] == 0, run
     assert {target["name"] for target in said["targets"]} >= {"requests/s, json-32", "peak MiB"}
+
+
+@pytest.mark.skipif(postgres_bin() is None, reason="workers share books on PostgreSQL")
+def test_workers_are_measured_beside_one_process() -> None:
+    done = proxy("--postgres", "--workers", "1,2")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [(run["peer"], run["failures"]) for run in said["runs"]] == [("1 workers", 0), ("2 workers", 0)]
+    assert said["ratios"][0]["name"] == "requests/s, 2 workers to 1 workers"
 
 
 def test_what_is_not_known_is_said_in_a_line() -> None:

@@ -140,6 +140,13 @@ async def test_kill_nine_in_deposits_streams_and_refunds(
     wallet.close()
 
 
+async def test_a_signal_closes_the_node_in_order(served: Served, http: httpx.AsyncClient) -> None:
+    """A process that the signal itself ended would have left its books and its announcement as they were."""
+    assert (await http.get(f"{served.url}/health")).is_success
+    served.tell_to_leave()
+    assert await asyncio.to_thread(served.exit_code, 20) == 0
+
+
 async def test_a_restart_keeps_balances_keys_and_the_name(
     served: Served, folder: Path, http: httpx.AsyncClient, mint_url: str
 ) -> None:
