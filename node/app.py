@@ -44,6 +44,7 @@ from router_client.storage import exclusive
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20
+STOP_S = 5
 MINTS_S = 5
 """The start waits no longer for mints; the jobs ask again."""
 
@@ -125,7 +126,8 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             if late := await tasks.drain(DRAIN_S):
-                log.error("%d tasks did not end; their journals finish them at the next start", late)
+                log.error("%d tasks did not end and are stopped; their journals finish them at the next start", late)
+            await tasks.stop(STOP_S)  # what they charge at their end needs the books
             await fleet.close()
             wallet.close()
             await ledger.close()

@@ -16,6 +16,7 @@ import uvicorn
 from node.api.app import create_app
 from node.app import open_node
 from node.cli.console import note
+from node.cli.server import Server
 from node.config import Settings, load_settings, unused_settings
 from node.errors import BadSettings
 from node.node import Node
@@ -83,7 +84,10 @@ async def _serve(settings: Settings) -> None:
             )
             _introduce(node, listener.getsockname()[1])
             settle_memory()
-            await uvicorn.Server(config).serve(sockets=[listener])
+            server = Server(config)
+            await server.serve(sockets=[listener])
+        if server.interrupted:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -98,6 +98,9 @@ class Served:
     def stop(self) -> None:
         self._process.stop()
 
+    def exit_code(self) -> int | None:
+        return self._process.exit_code()
+
 
 def _run(words: tuple[str, ...], env: dict[str, str], folder: Path, out: Path, err: Path, stdin: str) -> None:
     """In the new process: become the command."""
