@@ -125,12 +125,17 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
-            if late := await tasks.drain(DRAIN_S):
-                log.error("%d tasks did not end and are stopped; their journals finish them at the next start", late)
-            await tasks.stop(STOP_S)  # what they charge at their end needs the books
+            await _ended(tasks)
             await fleet.close()
             wallet.close()
             await ledger.close()
+
+
+async def _ended(tasks: Tasks) -> None:
+    """What runs has ended, or is stopped while the books are open: what was streamed is charged."""
+    if late := await tasks.drain(DRAIN_S):
+        log.error("%d tasks did not end and are stopped; their journals finish them at the next start", late)
+    await tasks.stop(STOP_S)
 
 
 async def _settle_the_past(node: Node) -> None:
