@@ -19,7 +19,6 @@ import asyncio
 import json
 import secrets
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -226,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -47,6 +47,7 @@ from router_client.storage import exclusive
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20
+STOP_S = 5
 MINTS_S = 5
 """The start waits no longer for mints; the jobs ask again."""
 
@@ -148,11 +149,17 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
-            if late := await tasks.drain(DRAIN_S):
-                log.error("%d tasks did not end; their journals finish them at the next start", late)
+            await end(tasks)
             await fleet.close()
             wallet.close()
             await ledger.close()
+
+
+async def end(tasks: Tasks) -> None:
+    """What runs has ended, or is stopped while the books are open: what was streamed is charged."""
+    if late := await tasks.drain(DRAIN_S):
+        log.error("%d tasks did not end and are stopped; their journals finish them at the next start", late)
+    await tasks.stop(STOP_S)
 
 
 async def _settle_the_past(node: Node) -> None:

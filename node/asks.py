@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -168,7 +169,7 @@ def _json(raw: bytes) -> dict[str, Any]:
         raise _bad(f"the request body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise _bad("the request body is not a JSON object")
-    if too_deep(body):
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and too_deep(body):
         raise _bad(f"the request nests deeper than {MAX_DEPTH} levels: make it flatter")
     return body
 
@@ -183,9 +184,11 @@ def _typed(texts: Mapping[str, str | list[str]]) -> dict[str, Any]:
     return fields
 
 
-def _check_common(fields: Mapping[str, Any], known: Collection[str]) -> None:
-    if strange := sorted(str(field)[:40] for field in fields if field not in known):
-        raise _bad(f"unknown field {strange[0]!r}: a field that is not known here could cost more than was agreed")
+def _check_common(fields: Mapping[str, Any], known: AbstractSet[str]) -> None:
+    if strange := fields.keys() - known:
+        raise _bad(
+            f"unknown field {min(strange)[:40]!r}: a field that is not known here could cost more than was agreed"
+        )
     if not isinstance(fields.get("model"), str) or not fields["model"]:
         raise _bad("'model' is missing: name one of GET /v1/models")
     for field in (*_OUTPUTS, "n"):

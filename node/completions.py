@@ -324,6 +324,8 @@ class Completions:
             try:
                 return await end()
             except StorageError as error:
+                if self._tasks.stopping:
+                    raise
                 log.warning("the end of request %s is booked again in %g s: %s", request_id, pause_s, error)
                 await asyncio.sleep(pause_s)
         return await end()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from node.app import DRAIN_S, completions_of, limits_of, open_fleet
+from node.app import completions_of, end, limits_of, open_fleet
 from node.config import Settings
 from node.credentials import Credentials
 from node.errors import NotHere
@@ -80,7 +80,6 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
-        if late := await tasks.drain(DRAIN_S):
-            log.error("%d tasks did not end; what they held expires", late)
+        await end(tasks)
         await fleet.close()
         await ledger.close()

@@ -13,7 +13,7 @@ import msgspec
 from node import sse
 from node.errors import Refusal, Unsupported, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from node.metering.stream import StreamMeter, says_something
-from node.metering.told import told_in_events
+from node.metering.told import told_in_events, usage_event
 from node.sse import DONE, Cutter, data_of, split
 from node.tasks import Tasks, outlast
 from node.upstream.base import UpstreamReply
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 LAST_WRITE_S = 30.0
 READ_ON_S = 2.0
 """How long the report of an answer that is whole is waited for when its caller has left."""
+
+LINGER_S = 0.5
+"""How long a server may take to end a stream whose last word it has said."""
 
 Outcome = Literal["complete", "aborted", "interrupted"]
 Begin = Callable[[], Awaitable[None]]
@@ -113,6 +116,8 @@ class PaidStream:
         receipt, event = await self._finish(outcome)
         last = b"" if failure is None else sse_error(failure, self._request_id, self._endpoint)
         last += to_sse(event) + await last_words() + told_in_events(self._meter.kept_back, receipt, self._endpoint)
+        if outcome == "complete" and self._meter.owes_usage:
+            last += usage_event(receipt, self._endpoint, event.created_at)
         if outcome == "complete" and (self._meter.done or self._endpoint in (CHAT, COMPLETIONS)):
             last += DONE
         with suppress(TimeoutError):  # a caller that stopped reading
@@ -140,18 +145,27 @@ class PaidStream:
             async with asyncio.timeout_at(self._deadline if self._unseen else min(soon, self._deadline)):
                 async for chunk in self._begun.reply.chunks():
                     self._meter.feed(chunk)
-                    if self._meter.done:
+                    if self._meter.over:
                         break
                 self._meter.finish()
 
     async def _relay(self, write: Write) -> None:
         if self._first:
             await write(self._first)
-        async for chunk in self._begun.chunks:
+        while not self._meter.over and (chunk := await anext(self._begun.chunks, None)) is not None:
             if passed := self._meter.feed(chunk):
                 await write(passed)
         if passed := self._meter.finish():
             await write(passed)
+        if self._meter.over:
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """The stream is over: its connection can be used again if its server ends it soon. Nobody waits long for that."""
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while await anext(self._begun.chunks, None) is not None:
+                    pass
 
 
 def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:

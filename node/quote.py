@@ -142,6 +142,7 @@ def known_of(ask: Ask, source: Source) -> Known:
         characters=len(ask.fields["input"]) if ask.endpoint is SPEECH else 0,
         audio_ms=ask.audio_ms,
         writes=ask.endpoint.writes,
+        choices=choices(ask.fields, ask.endpoint),
         estimate=not (price.largest_image_msat or price.characters_msat_per_mchar),
         searches=searches(ask.fields, ask.endpoint),
         searches_are_told=ask.endpoint is not CHAT,

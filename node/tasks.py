@@ -19,6 +19,8 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self.stopping = False
+        """Whether what fails now is left to the next start."""
 
     def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work` as a task that is neither lost nor silent."""
@@ -33,6 +35,13 @@ class Tasks:
         while self._running and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._running, timeout=left_s)
         return len(self._running)
+
+    async def stop(self, deadline_s: float) -> int:
+        """Cancel what runs, and wait for its end and for what that starts; returns how many did not end in time."""
+        self.stopping = True
+        for task in tuple(self._running):
+            task.cancel()
+        return await self.drain(deadline_s)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

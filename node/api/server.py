@@ -32,13 +32,26 @@ def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on") -> uvicorn.Con
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, after which the node is closed in order: that one raises SIGTERM again, which ends the process there."""
+    """Ends on SIGTERM and SIGINT. uvicorn would raise the signal once more, by which the process dies before the node is
+    taken apart: running answers would be lost, their holds left to the next start, the announcement left standing."""
+
+    interrupted = False
+    """Whether it was a person at a terminal."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        with super().capture_signals():
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(each, self._caught, each)
+        try:
             yield
-            self._captured_signals = [each for each in self._captured_signals if each != signal.SIGTERM]
+        finally:  # a second one, while the node is taken apart, ends the process
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(each)
+
+    def _caught(self, which: signal.Signals) -> None:
+        self.interrupted |= which is signal.SIGINT
+        self.handle_exit(which, None)
 
     async def serve_beside(self, listener: socket.socket) -> None:
         """Serve until `should_exit` is set; signals are another's to hear."""

@@ -110,25 +110,30 @@ def _work(settings: Settings, port: int, number: int) -> None:
 async def _serve(settings: Settings, listener: socket.socket, *, with_counters: bool = False) -> None:
     async with open_node(settings, with_counters=with_counters) as node:
         app = create_app(node)
+        server = Server(config_of(app))
         _introduce(node, listener.getsockname()[1])
         settle_memory()
-        if not with_counters:
-            await Server(config_of(app)).serve(sockets=[listener])
-            return
-        async with at_socket(app, socket_path(settings.data_dir, HTTP)):
-            await Server(config_of(app)).serve(sockets=[listener])
-            await node.till.left(GRACE_S)
+        if with_counters:
+            async with at_socket(app, socket_path(settings.data_dir, HTTP)):
+                await server.serve(sockets=[listener])
+                await node.till.left(GRACE_S)
+        else:
+            await server.serve(sockets=[listener])
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 async def _count(settings: Settings, number: int, listener: socket.socket) -> None:
     passing = Passing(socket_path(settings.data_dir, HTTP))
     try:
         async with open_counter(settings, number) as node:
+            server = Server(config_of(create_counter(node, passing), lifespan="off"))
             settle_memory()
-            app = create_counter(node, passing)
-            await Server(config_of(app, lifespan="off")).serve(sockets=[listener])
+            await server.serve(sockets=[listener])
     finally:
         await passing.close()
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 @contextmanager

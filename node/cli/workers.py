@@ -32,6 +32,8 @@ class _Supervisor:
         """By the process's id."""
         self._leaving = False
         self._failed = False
+        self.interrupted = False
+        """Whether it was a person at a terminal."""
         # Closed when this process dies, however that comes: then its children leave, too.
         self._leash, self._held = os.pipe()
 
@@ -57,8 +59,9 @@ class _Supervisor:
                 self._leave()
         return not self._failed
 
-    def _leave(self, _: int = 0, __: FrameType | None = None) -> None:
+    def _leave(self, which: int = 0, _: FrameType | None = None) -> None:
         self._leaving = True
+        self.interrupted |= which == signal.SIGINT
         for pid in list(self._numbers):
             os.kill(pid, signal.SIGTERM)
 
@@ -90,5 +93,9 @@ class _Supervisor:
 
 def supervise(workers: int, work: Callable[[int], None]) -> None:
     """Run `work(number)` in so many processes until a signal says to leave. Raises CommandFailed if one could not go on."""
-    if not _Supervisor(work).run(workers):
+    supervisor = _Supervisor(work)
+    done = supervisor.run(workers)
+    if supervisor.interrupted:
+        raise KeyboardInterrupt
+    if not done:
         raise CommandFailed("a worker could not go on, and the others have left: the line of the one is above")

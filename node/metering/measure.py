@@ -36,6 +36,8 @@ class Known(msgspec.Struct, frozen=True):
     searches_are_told: bool = False
     """Whether a report of the usage also tells of searches."""
     writes: bool = True
+    choices: int = 1
+    """How many answers are written."""
     estimate: bool = True
     """Whether images and speech that nobody reports tokens for are estimated in tokens: not if they have their own price."""
 

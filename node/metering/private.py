@@ -16,6 +16,7 @@ _PLACES: Final = ("response", "message")
 """Where a report may stand inside of an event."""
 _MARKS: Final = re.compile(r"cost|byok|price|credit|balance", re.IGNORECASE)
 """In the names of OpenRouter's, xAI's, DeepInfra's and others' fields; no count of tokens has them."""
+_NULLS: Final = (b',"usage":null', b', "usage": null', b',"usage": null', b'"usage":null,', b'"usage": null, ')
 _SUSPECT: Final = re.compile(_MARKS.pattern.encode(), re.IGNORECASE)
 
 
@@ -35,6 +36,25 @@ def public_event(event: bytes) -> bytes:
         return event
     changed = {name: cleaned for name in ("usage", *_PLACES) if (cleaned := _cleaned(name, top.get(name))) is not None}
     return sse.write({**top, **changed}, "" if told is None else told.name) if changed else event
+
+
+def without_usage(event: bytes) -> bytes:
+    """An event of chat without its report, which its caller did not ask for."""
+    told = sse.read(event)
+    try:
+        top = from_json(b"" if told is None else told.data, dict[str, msgspec.Raw])
+    except InvalidJson:
+        return event
+    left = {name: value for name, value in top.items() if name != "usage"}
+    return sse.write(left, "" if told is None else told.name)
+
+
+def without_nulls(events: bytes) -> bytes:
+    """Events without the `usage` that is null in each of them, because the node asked for it: in a text a quotation mark
+    stands behind a backslash, and no other field of theirs is called so."""
+    for null in _NULLS:
+        events = events.replace(null, b"")
+    return events
 
 
 def _cleaned(name: str, value: msgspec.Raw | None) -> msgspec.Raw | None:

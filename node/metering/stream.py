@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
-from node.metering.private import public_event
+from node.metering.private import public_event, without_nulls, without_usage
 from node.metering.skimmed import Skimmed
 from node.metering.texts import texts_of
 from node.metering.written import Written
@@ -28,8 +28,13 @@ from relays.pricing import Usage
 MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An event longer than this is passed on in pieces: its type and its report are read, its text is counted. No more is kept
 back."""
-_WATCHED: Final = (b"[DONE]", b'"error"', b'image"', b'.completed"')
-_FINISHED: Final = re.compile(rb'"finish_reason"\s{0,16}:\s{0,16}"')
+_WATCHED: Final = (b"[DONE]", b'"error"')
+_WATCHED_BY_TYPE: Final = (
+    *(b'image"', b'.completed"', b'.incomplete"', b'"message_delta"', b'"message_stop"', b'text.done"', b'audio.done"'),
+    *_WATCHED,
+)
+"""Where events have types."""
+_FINISHED: Final = re.compile(rb'"finish_reason"\s{0,16}:\s{0,16}"[^"]')
 _SPREAD: Final = re.compile(rb"(?<![^\r\n])data:[^\r\n]*(?:\r\n|\n|\r)data:")
 """Data on several lines."""
 _LAST: Final = (
@@ -42,6 +47,8 @@ _LAST: Final = (
 _IMAGE_MADE: Final = ("image_generation.completed", "image_edit.completed")
 _IMAGE_BEGUN: Final = ("image_generation.partial_image", "image_edit.partial_image")
 _FAILED: Final = ("error", "response.failed")
+_OVER: Final = ("message_stop", "response.completed", "response.incomplete")
+"""Nothing comes after them."""
 _SILENT: Final = ("ping", "message_start", "response.created", "response.queued", "response.in_progress")
 """Events before an answer begins."""
 
@@ -92,6 +99,9 @@ class StreamMeter:
         self._report: reports.Report | None = None
         self._so_far: reports.Report | None = None
         """Told beside a piece of the answer: of one choice of several it may be, and of what came before it."""
+        self._is_stale = False
+        """Whether more was said since."""
+        self._finished = 0
         self._images_made = 0
         self._images_begun = False
         self.written = Written()
@@ -104,6 +114,13 @@ class StreamMeter:
         """The upstream said `[DONE]`."""
         self.ended = False
         """Something said that the answer is whole."""
+        self.over = False
+        """Nothing more will come, whether or not the connection is closed."""
+
+    @property
+    def owes_usage(self) -> bool:
+        """Whether the caller asked for an event with the usage, and there is none."""
+        return self._plain and not self._hide_usage and not any(b'"usage"' in event for event in self.kept_back)
 
     def feed(self, chunk: bytes) -> bytes:
         """The complete events so far, less what is kept back."""
@@ -125,37 +142,43 @@ class StreamMeter:
         reported = None if self._report is None else reports.usage_of(self._report)
         so_far = beside if self._so_far is None else reports.usage_of(self._so_far)
         told = self._report or self._so_far
-        is_sum = told is not None and told.is_sum
+        is_sum, is_more = told is not None and told.is_sum, False
         if reported is None and so_far is not None:
-            reported = so_far if is_sum else self._at_least_written(so_far)
+            reported = so_far if is_sum or self._is_final() else self._at_least_written(so_far)
+            is_more = reported is not so_far
         images = self._images_made or int(self._images_begun)
         written = self.written.tokens
         if self._draws:
             written = partial(int, images * IMAGE_TOKENS if self._known.estimate else 0)
-        return measure(reported, self._known, written, images, is_sum=is_sum)
+        used = measure(reported, self._known, written, images, is_sum=is_sum)
+        return Measured(used.usage, "counted") if is_more else used
+
+    def _is_final(self) -> bool:
+        """Whether what was told beside a piece of the answer is of all of it."""
+        return self._so_far is not None and self.ended and not self._is_stale and self._known.choices == 1
 
     def _at_least_written(self, so_far: Usage) -> Usage:
         counted, most = self.written.tokens(), self._known.most
         if most is not None:  # by another vocabulary than the model's more may be counted than can be
             counted = min(counted, most.completion_tokens)
-        more = max(so_far.completion_tokens, counted)
-        return msgspec.structs.replace(so_far, completion_tokens=more)
+        if counted <= so_far.completion_tokens:
+            return so_far
+        return msgspec.structs.replace(so_far, completion_tokens=counted)
 
     def _pass(self, events: bytes) -> bytes:
         """Look at complete events: the plain case costs a few searches and no parsing."""
-        if self._plain and not self.ended:
-            self.ended = _says(events, b'"finish_reason"') and _FINISHED.search(events) is not None
-        told = self._plain and self._report is not None
-        if not (self.kept_back or told or _is_watched(events)):
+        told = self._plain and (self._report is not None or self._so_far is not None)
+        if not (self.kept_back or told or _is_watched(events, _WATCHED if self._plain else _WATCHED_BY_TYPE)):
+            self._look_for_an_end(events)
             self._keep(events)
-            return events
+            return without_nulls(events) if self._hide_usage and b'"usage"' in events else events
         return b"".join([self._look(event) for event in split(events)])
 
     def _skim(self, events: bytes, *, ends: bool = False) -> bytes:
         """A piece of an event that is too long to be held, and what follows it."""
         skimmed = self._skimmed = self._skimmed or Skimmed()
         inside = self._cutter.inside and not ends
-        first, *more = [events] if inside else split(events)
+        first, *more = [events] if inside else split(events) or [b""]
         skimmed.feed(first)
         self._keep(first)
         released, self.kept_back, self._kept_back_bytes = b"".join(self.kept_back), [], 0
@@ -170,27 +193,46 @@ class StreamMeter:
         """What is passed on of an event, and of those kept back before it."""
         data = data_of(event)
         if data.strip() == b"[DONE]":
-            self.done = self.ended = True
+            self.done = self.ended = self.over = True
             return b""
         head = _head(data) or _Head()
         if head.type in _FAILED or _failed(head):
             self.broken = True
             self._take_report(data, head)
             return b""
-        self.ended |= self._plain and _FINISHED.search(data) is not None
-        if self._plain and self._report is not None and head.choices and texts_of(data):
-            self._so_far, self._report = self._report, None  # it was told before the end
+        self._look_for_an_end(data)
         last = self._count(data, head)
         if last and self._plain and self._hide_usage:
             return b""
         self._keep(event)
-        if last or (self.kept_back and not head.choices and self._kept_back_bytes < MAX_HELD_BYTES):
+        if self._belongs_to_the_end(head, last=last):
+            released = b"" if head.type not in _IMAGE_MADE else self._released()
             self.kept_back.append(event)
             self._kept_back_bytes += len(event)
-            return b""
-        released = b"".join(self.kept_back)  # it was not the last after all
+            return released
+        return self._released() + self._shown(event)  # what was kept back was not the last after all
+
+    def _belongs_to_the_end(self, head: _Head, *, last: bool) -> bool:
+        if last:
+            return True
+        follows = self.kept_back and not head.choices and head.type not in _IMAGE_BEGUN
+        return bool(follows) and self._kept_back_bytes < MAX_HELD_BYTES
+
+    def _released(self) -> bytes:
+        released = b"".join(self.kept_back)
         self.kept_back, self._kept_back_bytes = [], 0
-        return released + (public_event(event) if b'"usage"' in event else event)
+        return released
+
+    def _shown(self, event: bytes) -> bytes:
+        """An event without what is not for the caller."""
+        if b'"usage"' not in event:
+            return event
+        return without_usage(event) if self._plain and self._hide_usage else public_event(event)
+
+    def _look_for_an_end(self, data: bytes) -> None:
+        if self._plain and not self.ended and _says(data, b'"finish_reason"'):
+            self._finished += len(_FINISHED.findall(data))
+            self.ended = self._finished >= self._known.choices
 
     def _keep(self, events: bytes) -> None:
         if not self._draws:
@@ -201,16 +243,22 @@ class StreamMeter:
         self._images_made += head.type in _IMAGE_MADE
         self._images_begun |= head.type in _IMAGE_BEGUN
         self._take_report(data, head)
-        last = head.type in _LAST or (self._plain and not head.choices and bytes(head.usage) != b"null")
-        self.ended |= last or head.type in _IMAGE_MADE
+        last = head.type in (*_LAST, *_IMAGE_MADE) or (
+            self._plain and not head.choices and bytes(head.usage) != b"null"
+        )
+        self.ended |= last
+        self.over |= head.type in _OVER
         return last
 
     def _take_report(self, data: bytes, head: _Head) -> None:
         report = reports.report_in(data) if b'"usage"' in data else None
-        if report is None:
+        if self._plain and head.choices and report is not None and reports.usage_of(report) is not None:
+            self._so_far, self._report, self._is_stale = report, None, False
             return
-        if self._plain and head.choices:
-            self._so_far = report
+        if self._plain and head.choices and (self._report or self._so_far) and any(texts_of(data)):
+            self._so_far, self._report, self._is_stale = self._report or self._so_far, None, True
+            return
+        if report is None:
             return
         if head.type == "message_start":  # it tells of the first token written, whatever comes after
             report = msgspec.structs.replace(report, output_tokens=None)
@@ -219,9 +267,9 @@ class StreamMeter:
             self._report = together
 
 
-def _is_watched(events: bytes) -> bool:
+def _is_watched(events: bytes, words: tuple[bytes, ...]) -> bool:
     """Whether events may hold what is looked at: a report, an end, an error, a picture; or data on several lines."""
-    for word in _WATCHED:
+    for word in words:
         if word in events:
             return True
     if _says(events, b'"usage"'):

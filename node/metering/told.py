@@ -8,7 +8,16 @@ import msgspec
 
 from node.metering.private import public
 from node.sse import data_of, write
-from relays.endpoints import MESSAGES, RESPONSES, Endpoint
+from relays.endpoints import (
+    COMPLETIONS,
+    IMAGE_EDITS,
+    IMAGES,
+    MESSAGES,
+    RESPONSES,
+    SPEECH,
+    TRANSCRIPTIONS,
+    Endpoint,
+)
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from relays.money import MSAT_PER_SAT
@@ -16,6 +25,11 @@ from relays.pricing import PARTS, Usage, parts_of
 from relays.receipt import Receipt
 
 NULL: Final = msgspec.Raw(b"null")
+_TELLING: Final = (
+    *(b'"usage"', b'"message_delta"', b'"response.completed"', b'"response.incomplete"', b'"transcript.text.done"'),
+    *(b'"image_generation.completed"', b'"image_edit.completed"', b'"speech.audio.done"'),
+)
+"""In the events that tell what it cost, also where their server reports nothing."""
 
 
 def cost_of(receipt: Receipt) -> dict[str, Any]:
@@ -48,7 +62,18 @@ def told_in_body(body: bytes, receipt: Receipt, endpoint: Endpoint) -> bytes:
 
 def told_in_events(events: list[bytes], receipt: Receipt, endpoint: Endpoint) -> bytes:
     """The last events of a stream, the one with the usage telling what it cost."""
-    return b"".join(_told_in_event(event, receipt, endpoint) if b'"usage"' in event else event for event in events)
+    return b"".join(
+        _told_in_event(event, receipt, endpoint) if any(word in event for word in _TELLING) else event
+        for event in events
+    )
+
+
+def usage_event(receipt: Receipt, endpoint: Endpoint, created_at: int) -> bytes:
+    """The event of chat with the usage and the cost, for a caller who asked for one that the upstream did not send."""
+    kind = "text_completion" if endpoint is COMPLETIONS else "chat.completion.chunk"
+    usage = {**_usage_of(receipt, endpoint), **cost_of(receipt)}
+    head = {"id": receipt.request_id, "object": kind, "created": created_at, "model": receipt.model}
+    return write({**head, "choices": [], "usage": usage})
 
 
 def _told_in_event(event: bytes, receipt: Receipt, endpoint: Endpoint) -> bytes:
@@ -79,6 +104,6 @@ def _usage_of(receipt: Receipt, endpoint: Endpoint) -> dict[str, Any]:
     read, written = receipt.usage.prompt_tokens, receipt.usage.completion_tokens
     if endpoint is MESSAGES:
         return {"input_tokens": read, "output_tokens": written}
-    if endpoint is RESPONSES:
+    if endpoint in (RESPONSES, IMAGES, IMAGE_EDITS, TRANSCRIPTIONS, SPEECH):
         return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

@@ -92,6 +92,7 @@ class HttpPool:
         self._secrets = [word for word in words if len(word) > MIN_SECRET_CHARS]
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            cookie_jar=aiohttp.DummyCookieJar(),  # what a server sets for one caller is not sent for the next
             headers={"Accept-Encoding": "identity", **headers},
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         )

@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from node.ledger.ledger import Ledger
 from node.metering.private import public_event
 from node.metering.stream import MAX_HELD_BYTES
 from node.metering.tokens import count, count_prompt
 from relays.endpoints import CHAT, MESSAGES
 from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
-from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
+from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
 from tests.node.hostile import Hostile
 from tests.node.test_metering import FINISHED, odd, picture, text
 
@@ -195,3 +196,60 @@ async def test_a_stream_that_is_written_unusually_is_an_answer_and_paid(
     assert reply.text.endswith("data: [DONE]\n\n")
     spent_msat = (await node.node.ledger.account(key.account)).spent_msat
     assert spent_msat >= count("abcd" * 10) * 8
+
+
+@pytest.mark.parametrize("after", [[b"WAIT"], [b": drip\n\n"] * 400])
+async def test_a_stream_ends_with_its_last_word_also_if_its_server_does_not_close(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], after: list[bytes]
+) -> None:
+    hostile[0].answer = (200, EVENTS, [TEXT, FINISH, usage(31, 2), DONE, *after])
+    hostile[0].pause_s = 8
+    _, text = await granted_key(node.node, GRANT_MSAT)
+    async with asyncio.timeout(3):
+        reply = await http.post(
+            f"{node.url}/v1/chat/completions", json={**HELLO, "stream": True}, headers=bearer(text), timeout=20
+        )
+    assert receipt_of(reply).outcome == "complete"
+    assert reply.text.endswith("data: [DONE]\n\n")
+    assert '"error"' not in reply.text
+
+
+async def test_who_asks_for_usage_is_told_usage_and_cost_also_if_nobody_reports_it(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, EVENTS, [TEXT, FINISH, DONE])
+    _, text = await granted_key(node.node, GRANT_MSAT)
+    body = {**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=body, headers=bearer(text))
+    receipt = receipt_of(reply)
+    (told,) = [
+        json.loads(line[6:]) for line in reply.text.splitlines() if '"usage"' in line and line.startswith("data:")
+    ]
+    assert told["choices"] == []
+    assert told["usage"]["completion_tokens"] == receipt.usage.completion_tokens > 0
+    assert told["usage"]["cost"]["total_msats"] == receipt.cost_msat > 0
+    unasked = await http.post(f"{node.url}/v1/chat/completions", json={**HELLO, "stream": True}, headers=bearer(text))
+    assert '"usage":' not in "".join(line for line in unasked.text.splitlines() if line.startswith("data:"))
+
+
+async def test_a_node_that_is_taken_apart_charges_what_it_still_reads_and_is_gone(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent upstream is read on for a caller who has left; that does not keep the node from its end."""
+    monkeypatch.setattr("node.app.DRAIN_S", 0.5)
+    hostile[0].answer = (200, EVENTS, [TEXT, b"WAIT", FINISH, usage(31, 200), DONE])
+    hostile[0].pause_s = 15
+    began = asyncio.get_running_loop().time()
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as node:
+        _, text = await granted_key(node.node, GRANT_MSAT)
+        body = {**HELLO, "stream": True, "reasoning_effort": "low"}
+        async with http.stream("POST", f"{node.url}/v1/chat/completions", json=body, headers=bearer(text)) as reply:
+            async for _ in reply.aiter_lines():
+                break
+    assert asyncio.get_running_loop().time() - began < 12
+    ledger = await Ledger.open(node.node.settings.ledger_url)
+    try:
+        assert await ledger.open_holds() == []
+        assert (await ledger.audit()).earned_msat > 0, "what was streamed is charged"
+    finally:
+        await ledger.close()

@@ -107,6 +107,28 @@ async def test_a_redirect_is_not_followed(folder: Path, http: httpx.AsyncClient,
     assert stolen == []
 
 
+async def test_what_a_server_sets_for_one_caller_is_not_sent_for_the_next(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """Cookies would tell it which requests come through one node."""
+    sent: list[str] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        sent.append(request.headers.get("Cookie", ""))
+        answer = {"choices": [{"message": {"role": "assistant", "content": "four"}, "finish_reason": "stop"}]}
+        reply = web.json_response({**answer, "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+        reply.set_cookie("who", "a caller")
+        return reply
+
+    async with cheap(handle) as url, node_with(folder, url.replace("127.0.0.1", "localhost")) as (node, _):
+        _, text = await granted_key(node.node, GRANT_MSAT)
+        for _ in range(2):
+            reply = await http.post(f"{node.url}/v1/chat/completions", json=CHAT, headers=bearer(text))
+            assert reply.status_code == 200, reply.text
+            assert "set-cookie" not in reply.headers
+    assert sent == ["", ""]
+
+
 @contextmanager
 def deaf() -> Iterator[str]:
     """The URL of a host that takes no connection: its queue is full."""

@@ -110,7 +110,7 @@ class Served:
         """SIGTERM, without waiting."""
         os.kill(self._process.pid, signal.SIGTERM)
 
-    def exit_code(self, within_s: float) -> int | None:
+    def exit_code(self, within_s: float = 0) -> int | None:
         return self._process.exit_code(within_s)
 
 

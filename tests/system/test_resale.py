@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from aiohttp import web
 
 from node.upstream.kinds.satroute import SatrouteUpstream
 from relays import receipt as receipts
@@ -16,7 +17,7 @@ from relays.money import MSAT_PER_SAT
 from router_client.ecash.wallet import Wallet
 from tests.client.purses import until_claimed
 from tests.node.harness import HELLO, MODEL, Running, adds_up, bearer, granted_key, receipt_event, running_node
-from tests.node.shopful import running_shopful
+from tests.node.shopful import handled_by, running_shopful
 from tests.node.test_endpoints import JSON_CALLS, models_file, sound
 from tests.node.test_endpoints import MODEL as SHOP_MODEL
 from tests.node.test_endpoints import PRICE as SHOP_PRICE
@@ -126,6 +127,50 @@ async def test_a_caller_who_leaves_costs_the_reseller_no_more_than_was_served(
     assert 0 < account.spent_msat < GRANT_MSAT // 2
     spent = await settled(seller, reseller)
     assert spent < 100_000
+
+
+@pytest.mark.parametrize("place", ["before the first word", "in the midst", "before the report"])
+async def test_a_caller_who_leaves_thoughts_pays_the_reseller_what_they_cost_it(
+    folder: Path, mint_url: str, http: httpx.AsyncClient, place: str
+) -> None:
+    """The seller reads on to the report and charges it: so does the reseller."""
+    word = b'data: {"choices":[{"delta":{"content":"so"}}]}\n\n'
+    end = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    told = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":900}}\n\ndata: [DONE]\n\n'
+    before = {"before the first word": b"", "in the midst": word, "before the report": word + end}[place]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"data": [{"id": MODEL, "context_length": 4096, "thinks": True}]})
+        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await reply.prepare(request)
+        await reply.write(before)
+        await asyncio.sleep(1.5)
+        await reply.write((word + end + told).removeprefix(before))
+        return reply
+
+    async with (
+        handled_by(answer) as url,
+        running_node(folder / "seller", cashu_mints=mint_url, upstream_base_url=f"{url}/v1") as seller,
+        reselling(folder, mint_url, seller, http) as reseller,
+    ):
+        key, text = await granted_key(reseller.node, 100 * GRANT_MSAT)
+        body = {**HELLO, "stream": True, "max_tokens": 1000}
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(0.8),
+                http.stream("POST", f"{reseller.url}/v1/chat/completions", json=body, headers=bearer(text)) as reply,
+            ):
+                async for _ in reply.aiter_raw():
+                    pass
+        async with asyncio.timeout(20):
+            while (account := await reseller.node.ledger.account(key.account)).held_msat:
+                await asyncio.sleep(0.05)
+        spent_msat = await settled(seller, reseller)
+        earned_msat = (await seller.node.ledger.audit()).earned_msat
+        assert earned_msat == 31 * 2 + 900 * 8
+        assert account.spent_msat == 2 * earned_msat, "at twice the price"
+        assert spent_msat >= earned_msat
 
 
 async def test_what_an_honest_node_sells_at_any_endpoint_is_never_taken_for_a_cheat(

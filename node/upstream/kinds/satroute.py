@@ -149,6 +149,9 @@ class _BoughtReply:
         self._idle_s = idle_s
         self._silence_s: float | None = None
         self._settle = settle
+        self._pieces = bought.chunks()
+        self._next: asyncio.Task[bytes | None] | None = None
+        """Read in a task of its own: who stops waiting for it, since its caller has left, can go on later."""
         self._closed = False
         self.content_type = bought.content_type
 
@@ -161,11 +164,13 @@ class _BoughtReply:
         return bytes(body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        pieces = self._bought.chunks()
         try:
             while True:
+                if self._next is None:
+                    self._next = asyncio.create_task(self._piece())
                 async with asyncio.timeout(self._silence_s):
-                    chunk = await anext(pieces, None)
+                    chunk = await asyncio.shield(self._next)
+                self._next = None
                 if chunk is None:
                     return
                 yield chunk
@@ -174,12 +179,18 @@ class _BoughtReply:
         except NodeError as error:
             raise UpstreamUnreachable(str(error)) from error
 
+    async def _piece(self) -> bytes | None:
+        return await anext(self._pieces, None)
+
     def begun(self) -> None:
         self._silence_s = self._idle_s
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            if self._next is not None:
+                self._next.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody waits for it
+                self._next.cancel()
             self._settle()
 
 
