@@ -7,6 +7,7 @@ RECEIPT = 8421
 """Ours: a receipt is a signed event that is handed to the caller and never published."""
 
 TAG_IDENTIFIER = "d"
+TAG_ADDRESS = "a"
 TAG_URL = "u"
 TAG_MINT = "mint"
 TAG_VERSION = "version"
