@@ -153,6 +153,11 @@ class Settings(StorageSettings):
     admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
+    @property
+    def announced_urls(self) -> tuple[str, ...]:
+        """Where the node says that it is."""
+        return tuple(url for url in (self.http_url, self.onion_url) if url)
+
     def upstreams(self) -> tuple[UpstreamSpec, ...]:
         """The upstreams, the one of the environment first. Raises BadSettings."""
         alone: tuple[UpstreamSpec, ...] = ()

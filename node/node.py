@@ -67,7 +67,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
             log.info("%d models for sale", len(self.catalogue))
             if self.btc_price.latest is None:
                 await self.refresh_btc()
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def refresh_btc(self) -> None:
         """Ask what bitcoin costs, if anything is priced in USD; announce the new prices if it has moved."""
@@ -77,7 +77,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         if await self.btc_price.refresh() and self.btc_price.latest is not None:
             log.info("a bitcoin costs %s USD", self.btc_price.latest)
             self.catalogue.tariffs.put_btc(self.btc_price.latest, was_open=was_open)
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def look_how_busy(self) -> None:
         """Make prices follow how busy the node is, if the operator wants that; announce them when they have changed."""
@@ -88,12 +88,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         factor = factor_of(busy, settings.utilisation_gamma, settings.price_floor, settings.price_ceiling)
         if self.catalogue.tariffs.put_factor(factor):
             log.info("prices are times %s: %d requests run", factor, self.limits.in_flight)
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def look_at_mints(self) -> None:
         """Learn the mints' keys; announce it when locked ecash can be taken from now on."""
         if await self.cash.pin_mints():
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def audit(self) -> None:
         """Prove the books, and that the wallet holds what they say came in. Raises LedgerError."""
