@@ -1,4 +1,5 @@
-"""What the node publishes to Nostr relays: its announcement with the pages of it, taken back when it stops."""
+"""What the node publishes to Nostr relays: its announcement with the pages of it and its capacity, taken back when it stops;
+who it is and where it publishes, which stay."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from node.config import Settings
+from node.gauge import Gauge, is_news
 from node.outbox import Outbox
 from node.shop.catalogue import Catalogue
 from node.version import VERSION
 from relays import kinds
 from relays.announcement import Announcement, ModelOffer, NodeLimits
+from relays.capacity import Capacity, State
+from relays.capacity import encode as encode_capacity
 from relays.deletion import deletion
 from relays.event import Event, Signer
 from relays.pages import encode_all
-from relays.pool import RelayPool
+from relays.pool import DEADLINE_S, RelayPool
+from relays.profile import profile, relay_list
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,8 @@ LIFETIME_S: Final = 3600
 """An announcement expires after this (NIP-40) unless it is published again."""
 RENEW_S: Final = LIFETIME_S // 3
 """What is older is published again though nothing has changed."""
+CAPACITY_EVERY_S: Final = 300
+"""However little has changed: it is stale after twice as long."""
 LAST_WORD_S: Final = 3.0
 """A node that goes does not wait longer for relays."""
 IDENTIFIER: Final = "satroute"
@@ -41,6 +48,7 @@ class Announcer:
         signer: Signer,
         catalogue: Catalogue,
         pool: RelayPool,
+        gauge: Gauge,
         lock: Callable[[], str | None] = lambda: None,
         wanted: Callable[[], Mapping[str, int]] = dict,
         clock: Callable[[], float] = time.time,
@@ -50,6 +58,7 @@ class Announcer:
         self._signer = signer
         self._catalogue = catalogue
         self._pool = pool
+        self._gauge = gauge
         self._lock = lock
         self._wanted = wanted
         self._clock = clock
@@ -57,6 +66,9 @@ class Announcer:
         self._making = asyncio.Lock()
         self._made_of: object = None
         self._last_date = 0
+        self._first_model = ""
+        self._capacity: Capacity | None = None
+        self._serves: State = "serving"
         self._gone = asyncio.Event()
 
     def announcement(self) -> Announcement:
@@ -85,21 +97,53 @@ class Announcer:
         )
 
     def events(self) -> tuple[Event, ...]:
-        """All that would be published now."""
+        """All that would be published now, the announcement first, but for the capacity."""
         whole = self.announcement()
         events = encode_all(whole, self._signer)
         if left_out := len(whole.models or ()) - sum(len(event.values(kinds.TAG_MODEL)) for event in events):
             log.warning("%d models are not announced: they are too large, or too many", left_out)
-        return events
+        return (*events, *self._identity(whole.created_at))
+
+    def capacity(self, model: str) -> Event:
+        """What would be published of the node's capacity now; with the price of one model."""
+        return encode_capacity(self._gauge.read(IDENTIFIER, model, self._serves, self._date()), self._signer)
+
+    def _identity(self, now: int) -> tuple[Event, ...]:
+        """Who it is and where it publishes. A key that the operator brought may have a profile, which is the operator's."""
+        settings, signer = self._settings, self._signer
+        if not settings.publishes_profile:
+            return ()
+        site = settings.http_url or settings.onion_url
+        return (
+            profile(signer, now, name=settings.name, about=settings.description, website=site),
+            relay_list(signer, now, settings.relays),
+        )
 
     async def publish(self) -> None:
-        """Publish everything, whether it has changed or not."""
+        """Publish everything, whether it has changed or not; the capacity if it is news."""
         await self._publish(renew=True)
+        await self.publish_capacity()
 
     async def publish_changes(self) -> None:
         """Publish what has changed since it was published last, if anything has."""
         if self._made_of != self._state():
             await self._publish(renew=False)
+
+    async def publish_capacity(self) -> None:
+        """Publish the node's capacity if it has changed by a fifth, or is due."""
+        now, last = self._date(), self._capacity
+        if self._gone.is_set() or not self._first_model:  # nothing is announced
+            return
+        seen = self._gauge.read(IDENTIFIER, self._first_model, self._serves, now)
+        if last is None or is_news(last, seen) or now - last.created_at >= CAPACITY_EVERY_S:
+            self._capacity, self._last_date = seen, now
+            self._outbox.store(encode_capacity(seen, self._signer))
+            await self._outbox.offer(LAST_WORD_S if self._serves == "draining" else DEADLINE_S)
+
+    async def drain(self) -> None:
+        """Say that the node ends what it began, and begins nothing more."""
+        self._serves = "draining"
+        await self.publish_capacity()
 
     async def retry(self) -> None:
         """Offer relays again what they have not taken, those whose pause is over."""
@@ -110,7 +154,7 @@ class Announcer:
         self._gone.set()
         published = self._outbox.events
         self._outbox.drop(published)
-        if taken_back := [event for event in published if event.kind != kinds.DELETION]:
+        if taken_back := [event for event in published if event.kind in (kinds.PROVIDER_ANNOUNCEMENT, kinds.CAPACITY)]:
             await self._pool.publish(deletion(taken_back, self._signer, self._date()), LAST_WORD_S)
 
     def relay_states(self) -> dict[str, str]:
@@ -127,6 +171,7 @@ class Announcer:
             if self._gone.is_set():
                 return
             self._made_of, self._last_date = state, events[0].created_at
+            self._first_model = next(iter(events[0].values(kinds.TAG_MODEL)), self._first_model)
             left = [
                 event for event in before if _is_page(event) and event.address() not in {e.address() for e in events}
             ]

@@ -132,6 +132,12 @@ class Settings(StorageSettings):
         SecretStr(""), description="Nostr key (nsec1... or hex); without it one is made and kept in DATA_DIR/nsec"
     )
     relays: List = Field((), description="Nostr relays, with commas; empty announces nothing")
+    publish_profile: bool | None = Field(
+        None,
+        description="Publish NAME and DESCRIPTION as the key's Nostr profile, and RELAYS as its relay list; "
+        "without it: unless NSEC is set, since a key of your own may have a profile already",
+        examples=["true"],
+    )
     http_url: str = Field("", description="Public URL of this node", examples=["https://node.example.com"])
     onion_url: str = Field("", description="Onion URL of this node, if it has one")
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -157,6 +163,10 @@ class Settings(StorageSettings):
     def announced_urls(self) -> tuple[str, ...]:
         """Where the node says that it is."""
         return tuple(url for url in (self.http_url, self.onion_url) if url)
+
+    @property
+    def publishes_profile(self) -> bool:
+        return not self.nsec.get_secret_value() if self.publish_profile is None else self.publish_profile
 
     def upstreams(self) -> tuple[UpstreamSpec, ...]:
         """The upstreams, the one of the environment first. Raises BadSettings."""

@@ -68,6 +68,7 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(BUSY_EVERY_S, node.look_how_busy, "look how busy the node is")
     every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce", ANNOUNCE_JITTER_S)
     every(CHANGES_EVERY_S, node.announcer.publish_changes, "announce what has changed")
+    every(CHANGES_EVERY_S, node.announcer.publish_capacity, "tell the capacity")
     every(RELAYS_EVERY_S, node.announcer.retry, "offer relays what they have not taken")
     every(AUDIT_EVERY_S, node.audit, "audit")
     for delay, work, name in (

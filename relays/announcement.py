@@ -14,8 +14,8 @@ import msgspec
 from relays import kinds
 from relays.bounds import ModelLimits
 from relays.deletion import deletion
-from relays.errors import InvalidAnnouncement, InvalidJson
-from relays.event import Event, Signer
+from relays.errors import InvalidAnnouncement, InvalidEvent, InvalidJson
+from relays.event import Event, Signer, expiration
 from relays.jsontext import from_json, shaped
 from relays.pricing import ModelPrice
 
@@ -145,19 +145,13 @@ def in_force(event: Event, *, now: int) -> int | None:
     """When it expires (NIP-40). Raises InvalidAnnouncement for one that is dated ahead, or has expired."""
     if event.created_at > now + MAX_CLOCK_SKEW_S:
         raise InvalidAnnouncement("dated in the future")
-    expires_at = _expiration(event)
+    try:
+        expires_at = expiration(event)
+    except InvalidEvent as error:
+        raise InvalidAnnouncement(str(error)) from error
     if expires_at is not None and expires_at <= now:
         raise InvalidAnnouncement("expired")
     return expires_at
-
-
-def _expiration(event: Event) -> int | None:
-    text = event.value(kinds.TAG_EXPIRATION)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise InvalidAnnouncement("the expiration is not a date")
-    return int(text)
 
 
 def content_of(event: Event) -> dict[str, Any]:

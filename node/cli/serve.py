@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -83,7 +85,30 @@ async def _serve(settings: Settings) -> None:
             )
             _introduce(node, listener.getsockname()[1])
             settle_memory()
-            await uvicorn.Server(config).serve(sockets=[listener])
+            with _told_to_stop():
+                await _Server(config, node).serve(sockets=[listener])
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """uvicorn ends what it serves at a SIGTERM, and then raises it anew: that would end the process before it has taken back
+    what it published and closed its books."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it says so to those who look for a node, while it ends what it began."""
+
+    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+        super().__init__(config)
+        self._node = node
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.gather(self._node.announcer.drain(), super().shutdown(sockets))
 
 
 @contextmanager

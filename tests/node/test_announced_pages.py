@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from node.announcer import RENEW_S, most_wanted_first
-from node.outbox import NOT_ASKED
 from relays import announcement, kinds, pages
 from relays.announcement import Announcement, ModelOffer, NodeLimits
 from relays.bounds import ModelLimits
@@ -25,6 +24,8 @@ from tests.conftest import DEAD_MINT
 from tests.node.harness import Running, running_node
 from tests.relays.scripted import ScriptedRelay, scripted_relay
 
+pytestmark = pytest.mark.usefixtures("no_clock")
+
 
 @pytest.fixture
 async def relay() -> AsyncIterator[ScriptedRelay]:
@@ -34,11 +35,9 @@ async def relay() -> AsyncIterator[ScriptedRelay]:
 
 @asynccontextmanager
 async def shop(folder: Path, model_url: str, relay: str, **settings: Any) -> AsyncIterator[Running]:
-    """A node that has announced itself."""
+    """A node that publishes when it is told to."""
     settings = {"http_url": "https://n.example", "relays": relay} | settings
     async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=model_url, **settings) as running:
-        while running.node.announcer.relay_states()[relay] == NOT_ASKED:
-            await asyncio.sleep(0.05)
         yield running
 
 
@@ -102,7 +101,8 @@ async def test_limits_and_ways_to_pay_are_announced(folder: Path, model_url: str
 def sent(relay: ScriptedRelay) -> list[tuple[int, str]]:
     events = [msgspec.convert(raw, Event) for raw in relay.heard]
     relay.heard.clear()
-    return [(event.kind, event.value("d") or "") for event in events]
+    ours = (kinds.PROVIDER_ANNOUNCEMENT, kinds.DELETION)
+    return [(event.kind, event.value("d") or "") for event in events if event.kind in ours]
 
 
 async def test_only_what_has_changed_is_published_until_it_is_due(
@@ -169,3 +169,29 @@ def test_the_most_wanted_come_first_then_the_cheapest() -> None:
 
     dear, cheap, cheap_too, wanted = offer("a", 9), offer("c", 1), offer("b", 1), offer("z", 99)
     assert most_wanted_first([dear, cheap, cheap_too, wanted], {"z": 1}) == [wanted, cheap_too, cheap, dear]
+
+
+@pytest.mark.parametrize(
+    ("settings", "published"),
+    [
+        ({}, True),
+        ({"nsec": "1" * 64}, False),
+        ({"nsec": "2" * 64, "publish_profile": True}, True),
+        ({"publish_profile": False}, False),
+    ],
+    ids=["made here", "brought", "brought and meant", "not wanted"],
+)
+async def test_a_key_that_was_brought_keeps_its_own_profile(
+    folder: Path, model_url: str, relay_url: str, settings: dict[str, Any], published: bool
+) -> None:
+    async with RelayPool([relay_url]) as pool:
+        async with shop(folder, model_url, relay_url, name="Node", description="Sells", **settings) as running:
+            await running.node.announcer.publish()
+            author = running.node.signer.pubkey
+        found = await pool.query({"kinds": [kinds.PROFILE, kinds.RELAY_LIST], "authors": [author]})
+    by_kind = {event.kind: event for event in found.events}
+    if not published:
+        assert by_kind == {}
+        return
+    assert json.loads(by_kind[kinds.PROFILE].content)["name"] == "Node"
+    assert by_kind[kinds.RELAY_LIST].values("r") == (relay_url,)
