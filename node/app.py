@@ -24,6 +24,7 @@ from node.lightning import Cashier
 from node.limits import RateLimits
 from node.node import Node
 from node.payouts import PayoutRule, Payouts
+from node.proofs import Proofs
 from node.pulse import Pulse
 from node.redemptions import Redemptions
 from node.refunds import Refunds
@@ -120,6 +121,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             limits=limits,
             utilisation=Utilisation(settings.utilisation_capacity),
             announcer=Announcer(settings, signer, catalogue, pool, gauge, lambda: cash.lock, lambda: pulse.asked),
+            proofs=Proofs(signer, settings.announced_urls),
         )
         scheduler = schedule(node)
         try:

@@ -22,8 +22,9 @@ from node.storage import StorageSettings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import UpstreamSpec
 from node.upstream.specs import checked, read_specs
-from relays.errors import InvalidKey
+from relays.errors import InvalidKey, InvalidProof
 from relays.event import Signer
+from relays.proof import base_of
 
 List = Annotated[tuple[str, ...], NoDecode]
 """Written with commas."""
@@ -221,6 +222,16 @@ class Settings(StorageSettings):
     @classmethod
     def _http_url(cls, value: str) -> str:
         return _checked_url(value.rstrip("/"), "http", "https") if value else value
+
+    @field_validator("http_url", "onion_url")
+    @classmethod
+    def _ours(cls, value: str) -> str:
+        try:
+            if value:
+                base_of(value)
+        except InvalidProof as error:
+            raise ValueError(f"{error}: give scheme, host and port, such as https://node.example.com") from error
+        return value
 
     @field_validator("cashu_mints")
     @classmethod

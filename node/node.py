@@ -18,6 +18,7 @@ from node.invoices import Invoices
 from node.ledger.ledger import Ledger
 from node.limits import RateLimits
 from node.payouts import Payouts
+from node.proofs import Proofs
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
@@ -59,6 +60,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     limits: RateLimits
     utilisation: Utilisation
     announcer: Announcer
+    proofs: Proofs
 
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
