@@ -17,6 +17,7 @@ from node.config import Settings
 from node.credentials import Credentials
 from node.deposits import Deposits, MintRule
 from node.errors import UpstreamError
+from node.gauge import Gauge
 from node.invoices import Invoices
 from node.jobs import schedule
 from node.ledger.ledger import Ledger
@@ -24,6 +25,8 @@ from node.lightning import Cashier
 from node.limits import RateLimits
 from node.node import Node
 from node.payouts import PayoutRule, Payouts
+from node.proofs import Proofs
+from node.pulse import Pulse
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
@@ -81,13 +84,16 @@ def limits_of(settings: Settings) -> RateLimits:
     return RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute)
 
 
-def completions_of(settings: Settings, ledger: Ledger, fleet: Fleet, signer: Signer, tasks: Tasks) -> Completions:
+def completions_of(
+    settings: Settings, ledger: Ledger, fleet: Fleet, signer: Signer, tasks: Tasks, pulse: Pulse
+) -> Completions:
     """Paid requests of one process."""
     return Completions(
         ledger,
         fleet,
         signer,
         tasks,
+        pulse,
         timeout_s=settings.request_timeout_s,
         first_token_s=settings.upstream_first_token_timeout_s,
     )
@@ -116,6 +122,9 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         redemptions = Redemptions(ledger, wallet)
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
+        pulse = Pulse()
+        limits = limits_of(settings)
+        gauge = Gauge(settings, signer.pubkey, catalogue, pulse, lambda: limits.in_flight)
         rule = PayoutRule(settings.receive_ln_address, from_sat(settings.minimum_payout), settings.cashu_mints)
         node = Node(
             settings=settings,
@@ -135,18 +144,19 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             payouts=Payouts(ledger, wallet, cashier, rule),
             replays=Replays(ledger),
             credentials=Credentials(ledger, deposits),
-            completions=completions_of(settings, ledger, fleet, signer, tasks),
-            limits=limits_of(settings),
+            completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
+            limits=limits,
             utilisation=Utilisation(settings.utilisation_capacity),
-            announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
+            announcer=Announcer(settings, signer, catalogue, pool, gauge, lambda: cash.lock, lambda: pulse.asked),
+            proofs=Proofs(signer, settings.announced_urls),
         )
         scheduler = schedule(node)
         try:
             await _settle_the_past(node)
             scheduler.start()
             yield node
-            await node.announcer.withdraw()
         finally:
+            await node.announcer.withdraw()  # first: who looks for a node finds it no longer
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             await end(tasks)

@@ -32,6 +32,7 @@ from node.metering.stream import StreamMeter
 from node.metering.told import told_in_body
 from node.metering.whole import is_answer, measured
 from node.paid_stream import Begun, Outcome, PaidStream, refusal_for, up_to_the_first_word
+from node.pulse import Pulse
 from node.quote import Quote, known_of, upstream_request
 from node.tasks import Tasks, outlast
 from node.unseen import Unseen
@@ -106,6 +107,7 @@ class Completions:
         fleet: Fleet,
         signer: Signer,
         tasks: Tasks,
+        pulse: Pulse,
         *,
         timeout_s: float,
         first_token_s: float,
@@ -114,6 +116,7 @@ class Completions:
         self._fleet = fleet
         self._signer = signer
         self._tasks = tasks
+        self._pulse = pulse
         self._timeout_s = timeout_s
         self._first_token_s = first_token_s
         self._unseen = Unseen()
@@ -172,14 +175,16 @@ class Completions:
             raise
 
     async def _opened(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> PaidStream | Answer:
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        asked_at = asyncio.get_running_loop().time()
         async with self._free_unless_served(request_id):
             begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
         if isinstance(begun, _Served):
             return await self._end_whole(request_id, begun, used, keep)
         source, known, opened = begun
+        since = asyncio.get_running_loop().time()
+        self._pulse.began(since - asked_at)
         meter = StreamMeter(quote.ask.endpoint, known, hide_usage=not quote.ask.wants_usage)
-        running = _Running(quote, source, opened.reply, meter, used, asyncio.get_running_loop().time())
+        running = _Running(quote, source, opened.reply, meter, used, since)
         self._streams[request_id] = running
         return PaidStream(
             request_id,
@@ -188,7 +193,7 @@ class Completions:
             partial(self._finish, request_id, running),
             self._tasks,
             endpoint=quote.ask.endpoint,
-            deadline=deadline,
+            deadline=asked_at + self._timeout_s,
             unseen=self._unseen.may_be(quote.ask, (source,)),
         )
 
@@ -256,7 +261,10 @@ class Completions:
             if isinstance(error, UpstreamError | TimeoutError | Refusal):
                 await asyncio.wait({voiding}, timeout=VOID_WAIT_S)
             if isinstance(error, UpstreamError | TimeoutError):
-                raise refusal_for(error) from error
+                refusal = refusal_for(error)
+                if refusal.status >= 429:  # below, the request itself was at fault
+                    self._pulse.failed()
+                raise refusal from error
             raise
 
     async def _end_whole(self, request_id: str, served: _Served, used: Used, keep: Keep | None) -> Answer:
@@ -264,6 +272,7 @@ class Completions:
         measure = partial(_measured, served)
         told = await asyncio.to_thread(measure) if quote.ask.is_long else measure()
         self._unseen.hear(source, told.usage)
+        self._pulse.served(quote.model.id)
         used(told.usage)
         receipt, event = await self._post(_draft(request_id, quote, source, told, "complete"))
         body = served.body
@@ -283,6 +292,11 @@ class Completions:
         draft = _running_draft(request_id, running, outcome)
         self._unseen.hear(running.source, draft.usage)
         running.used(draft.usage)
+        if outcome == "interrupted":
+            self._pulse.failed()
+        else:
+            self._pulse.served(draft.model)
+            self._pulse.streamed(draft.usage.completion_tokens, asyncio.get_running_loop().time() - running.since)
         return await asyncio.shield(self._tasks.start(self._post(draft), "post"))
 
     async def note_streams(self, older_s: float = NOTED_FROM_S) -> int:

@@ -22,8 +22,9 @@ from node.storage import StorageSettings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import UpstreamSpec
 from node.upstream.specs import checked, read_specs
-from relays.errors import InvalidKey
+from relays.errors import InvalidKey, InvalidProof
 from relays.event import Signer
+from relays.proof import base_of
 
 List = Annotated[tuple[str, ...], NoDecode]
 """Written with commas."""
@@ -132,6 +133,12 @@ class Settings(StorageSettings):
         SecretStr(""), description="Nostr key (nsec1... or hex); without it one is made and kept in DATA_DIR/nsec"
     )
     relays: List = Field((), description="Nostr relays, with commas; empty announces nothing")
+    publish_profile: bool | None = Field(
+        None,
+        description="Publish NAME and DESCRIPTION as the key's Nostr profile, and RELAYS as its relay list; "
+        "without it: unless NSEC is set, since a key of your own may have a profile already",
+        examples=["true"],
+    )
     http_url: str = Field("", description="Public URL of this node", examples=["https://node.example.com"])
     onion_url: str = Field("", description="Onion URL of this node, if it has one")
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -152,6 +159,15 @@ class Settings(StorageSettings):
     )
     admin_password: SecretStr = Field(SecretStr(""), description="Reserved: the dashboard is not built yet")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @property
+    def announced_urls(self) -> tuple[str, ...]:
+        """Where the node says that it is."""
+        return tuple(url for url in (self.http_url, self.onion_url) if url)
+
+    @property
+    def publishes_profile(self) -> bool:
+        return not self.nsec.get_secret_value() if self.publish_profile is None else self.publish_profile
 
     def upstreams(self) -> tuple[UpstreamSpec, ...]:
         """The upstreams, the one of the environment first. Raises BadSettings."""
@@ -206,6 +222,16 @@ class Settings(StorageSettings):
     @classmethod
     def _http_url(cls, value: str) -> str:
         return _checked_url(value.rstrip("/"), "http", "https") if value else value
+
+    @field_validator("http_url", "onion_url")
+    @classmethod
+    def _ours(cls, value: str) -> str:
+        try:
+            if value:
+                base_of(value)
+        except InvalidProof as error:
+            raise ValueError(f"{error}: give scheme, host and port, such as https://node.example.com") from error
+        return value
 
     @field_validator("cashu_mints")
     @classmethod

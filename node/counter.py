@@ -16,6 +16,7 @@ from node.follower import Followed, Follower
 from node.jobs import schedule_counter
 from node.ledger.ledger import Ledger
 from node.node import Node
+from node.pulse import Pulse
 from node.replay import Replays
 from node.shop.lease import socket_path
 from node.tasks import Tasks
@@ -64,10 +65,11 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
         payouts=away,
         replays=Replays(ledger),
         credentials=Credentials(ledger, away),
-        completions=completions_of(settings, ledger, fleet, signer, tasks),
+        completions=completions_of(settings, ledger, fleet, signer, tasks, Pulse()),
         limits=limits,
         utilisation=away,
         announcer=away,
+        proofs=away,
     )
     scheduler = schedule_counter(node)
     try:

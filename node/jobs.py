@@ -30,7 +30,9 @@ MODELS_EVERY_S = 60
 BTC_EVERY_S = 60
 BUSY_EVERY_S = 10
 ANNOUNCE_EVERY_S = 20 * 60
-ANNOUNCE_RETRY_S = 30
+ANNOUNCE_JITTER_S = 60
+CHANGES_EVERY_S = 10
+RELAYS_EVERY_S = 5
 AUDIT_EVERY_S = 600
 JITTER_S = 5
 FIRST_ANNOUNCEMENT = timedelta(seconds=0.5)
@@ -53,8 +55,10 @@ def schedule(node: Node) -> AsyncIOScheduler:
     every(MODELS_EVERY_S, node.refresh_models, "refresh models")
     every(BTC_EVERY_S, node.refresh_btc, "ask for the price of bitcoin")
     every(BUSY_EVERY_S, node.look_how_busy, "look how busy the node is")
-    every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce")
-    every(ANNOUNCE_RETRY_S, node.announcer.publish_where_missing, "announce where missing")
+    every(ANNOUNCE_EVERY_S, node.announcer.publish, "announce", ANNOUNCE_JITTER_S)
+    every(CHANGES_EVERY_S, node.announcer.publish_changes, "announce what has changed")
+    every(CHANGES_EVERY_S, node.announcer.publish_capacity, "tell the capacity")
+    every(RELAYS_EVERY_S, node.announcer.retry, "offer relays what they have not taken")
     every(AUDIT_EVERY_S, node.audit, "audit")
     for delay, work, name in (
         (timedelta(0), partial(node.deposits.recover, older_than_s=0), "recover deposits at the start"),
@@ -74,12 +78,18 @@ def schedule_counter(node: Node) -> AsyncIOScheduler:
     return scheduler
 
 
-def _every(scheduler: AsyncIOScheduler, seconds: int, work: Callable[[], Awaitable[object]], name: str) -> None:
+def _every(
+    scheduler: AsyncIOScheduler,
+    seconds: int,
+    work: Callable[[], Awaitable[object]],
+    name: str,
+    jitter_s: int = JITTER_S,
+) -> None:
     scheduler.add_job(
         _guarded(work, name),
         "interval",
         seconds=seconds,
-        jitter=min(JITTER_S, seconds // 5),
+        jitter=min(jitter_s, seconds // 5),
         max_instances=1,
         coalesce=True,
         id=name,

@@ -19,7 +19,7 @@ AGAIN_S: Final = 1.0
 """When to come again while others run: nobody knows when they end."""
 
 
-class _Bucket:
+class Bucket:
     """Refills at `limit` a minute, and holds no more."""
 
     def __init__(self, limit: int, now: float) -> None:
@@ -44,7 +44,7 @@ class _Account:
     def __init__(self, requests: int, tokens: int, now: float) -> None:
         self.running = 0
         self.buckets = {
-            name: _Bucket(limit, now) for name, limit in (("requests", requests), ("tokens", tokens)) if limit
+            name: Bucket(limit, now) for name, limit in (("requests", requests), ("tokens", tokens)) if limit
         }
 
 

@@ -18,6 +18,7 @@ from node.invoices import Invoices
 from node.ledger.ledger import Ledger
 from node.limits import RateLimits
 from node.payouts import Payouts
+from node.proofs import Proofs
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
@@ -61,6 +62,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     limits: RateLimits
     utilisation: Utilisation
     announcer: Announcer
+    proofs: Proofs
 
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""
@@ -74,7 +76,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
             log.info("%d models for sale", len(self.catalogue))
             if self.btc_price.latest is None:
                 await self.refresh_btc()
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def refresh_btc(self) -> None:
         """Ask what bitcoin costs, if anything is priced in USD; announce the new prices if it has moved."""
@@ -91,7 +93,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
                 return True
 
             await self.till.change(put)
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def look_how_busy(self) -> None:
         """Make prices follow how busy the node is, if the operator wants that; announce them when they have changed."""
@@ -107,12 +109,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
         if await self.till.change(put):
             log.info("prices are times %s: %d requests run", factor, running)
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def look_at_mints(self) -> None:
         """Learn the mints' keys; announce it when locked ecash can be taken from now on."""
         if await self.cash.pin_mints():
-            await self.announcer.publish()
+            await self.announcer.publish_changes()
 
     async def audit(self) -> None:
         """Prove the books, and that the wallet holds what they say came in. Raises LedgerError."""

@@ -1,19 +1,21 @@
 """Provider announcements (RIP-02, kind 38421): what a node publishes and a client reads.
 
 The event is plain RIP-02: tags `d`, `u`, `mint`, `version`, content `{"name","about"}`. Ours adds to the content an
-object `satroute` with models, limits and prices in msat, and one `m` tag per model; others can ignore both.
+object `satroute` with models, limits and prices in msat, and one `m` tag per model; others can ignore both. Models that one
+event has no room for are in `pages`. docs/protocol.md has all of it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from relays import kinds
 from relays.bounds import ModelLimits
-from relays.errors import InvalidAnnouncement, InvalidJson
-from relays.event import Event, Signer
+from relays.deletion import deletion
+from relays.errors import InvalidAnnouncement, InvalidEvent, InvalidJson
+from relays.event import Event, Signer, expiration
 from relays.jsontext import from_json, shaped
 from relays.pricing import ModelPrice
 
@@ -24,12 +26,35 @@ MAX_CLOCK_SKEW_S = 15 * 60
 """Events dated further ahead than this are refused."""
 
 
-class ModelOffer(msgspec.Struct, frozen=True):
-    """One model for sale: its name, limits and price."""
+MAX_PAGES: Final = 100
+MAX_LIMIT: Final = 10**15
+
+
+class ModelOffer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model for sale: its name, limits and price, and what is known of it beside."""
 
     id: str
     limits: ModelLimits
     price: ModelPrice
+    input: tuple[str, ...] = ("text",)
+    """Modalities that it reads, in OpenRouter's words: text, image, audio, video, file."""
+    output: tuple[str, ...] = ("text",)
+    endpoints: tuple[str, ...] | None = None
+    """Where it is served, by the names of `endpoints.ENDPOINTS`; None where nobody knows."""
+    features: tuple[str, ...] | None = None
+    """Which of tools, vision, json and reasoning it has; None where nobody knows."""
+
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+
+
+class NodeLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node takes of one account; None: as much as is paid for."""
+
+    max_body_bytes: Limit | None = None
+    concurrent_requests: Limit | None = None
+    requests_per_minute: Limit | None = None
+    tokens_per_minute: Limit | None = None
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +72,11 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None
     lock: str | None = None
     """Public key (compressed, hex) that ecash may be locked to (NUT-11): it is accepted without asking the mint."""
+    limits: NodeLimits | None = None
+    payments: tuple[str, ...] | None = None
+    """Ways to pay: `key`, `cashu` as the bearer, `x-cashu`, `lightning`, `l402`; None where it is not said."""
+    pages: int = 0
+    """How many events beside this one hold models; see `pages`."""
 
 
 def encode(announcement: Announcement, signer: Signer) -> Event:
@@ -60,8 +90,14 @@ def encode(announcement: Announcement, signer: Signer) -> Event:
     content: dict[str, Any] = {"name": announcement.name, "about": announcement.about}
     if announcement.models is not None:
         tags += [[kinds.TAG_MODEL, model.id] for model in announcement.models]
-        offer: dict[str, Any] = {"v": OFFER_VERSION, "models": announcement.models}
-        content["satroute"] = offer if announcement.lock is None else {**offer, "lock": announcement.lock}
+        content["satroute"] = _Offer(
+            v=OFFER_VERSION,
+            models=announcement.models,
+            lock=announcement.lock,
+            limits=announcement.limits,
+            payments=announcement.payments,
+            pages=announcement.pages,
+        )
     if announcement.expires_at is not None:
         tags += [[kinds.TAG_EXPIRATION, str(announcement.expires_at)]]
     return signer.sign(
@@ -74,8 +110,7 @@ def encode(announcement: Announcement, signer: Signer) -> Event:
 
 def withdrawal(announcement: Event, signer: Signer, created_at: int) -> Event:
     """The deletion request that takes an announcement back (NIP-09)."""
-    tags = [["e", announcement.id], ["a", announcement.address()], ["k", str(announcement.kind)]]
-    return signer.sign(kind=kinds.DELETION, content="", created_at=created_at, tags=tags)
+    return deletion((announcement,), signer, created_at)
 
 
 def decode(event: Event, *, now: int) -> Announcement:
@@ -85,13 +120,9 @@ def decode(event: Event, *, now: int) -> Announcement:
     urls = tuple(url for url in event.values(kinds.TAG_URL) if url.startswith(("http://", "https://")))[:MAX_URLS]
     if not urls:
         raise InvalidAnnouncement("without a URL it is not a provider")
-    if event.created_at > now + MAX_CLOCK_SKEW_S:
-        raise InvalidAnnouncement("dated in the future")
-    expires_at = _expiration(event)
-    if expires_at is not None and expires_at <= now:
-        raise InvalidAnnouncement("expired")
-    content = _content(event.content)
-    offer = _offer(content.get("satroute"))
+    expires_at = in_force(event, now=now)
+    content = content_of(event)
+    offer = offer_in(content)
     return Announcement(
         pubkey=event.pubkey,
         identifier=event.value(kinds.TAG_IDENTIFIER) or "",
@@ -102,24 +133,31 @@ def decode(event: Event, *, now: int) -> Announcement:
         about=_text(content.get("about")),
         models=None if offer is None else offer.models,
         lock=None if offer is None else offer.lock,
+        limits=None if offer is None else offer.limits,
+        payments=None if offer is None else offer.payments,
+        pages=0 if offer is None else offer.pages,
         created_at=event.created_at,
         expires_at=expires_at,
     )
 
 
-def _expiration(event: Event) -> int | None:
-    text = event.value(kinds.TAG_EXPIRATION)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise InvalidAnnouncement("the expiration is not a date")
-    return int(text)
+def in_force(event: Event, *, now: int) -> int | None:
+    """When it expires (NIP-40). Raises InvalidAnnouncement for one that is dated ahead, or has expired."""
+    if event.created_at > now + MAX_CLOCK_SKEW_S:
+        raise InvalidAnnouncement("dated in the future")
+    try:
+        expires_at = expiration(event)
+    except InvalidEvent as error:
+        raise InvalidAnnouncement(str(error)) from error
+    if expires_at is not None and expires_at <= now:
+        raise InvalidAnnouncement("expired")
+    return expires_at
 
 
-def _content(text: str) -> dict[str, Any]:
+def content_of(event: Event) -> dict[str, Any]:
     """RIP-02 nodes in the wild have free text here: that costs them their name, not their place."""
     try:
-        return from_json(text, dict[str, Any])
+        return from_json(event.content, dict[str, Any])
     except InvalidJson:
         return {}
 
@@ -128,14 +166,19 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-class _Offer(msgspec.Struct):
+class _Offer(msgspec.Struct, omit_defaults=True):
     v: int
     models: tuple[ModelOffer, ...]
     lock: Annotated[str, msgspec.Meta(pattern="^0[23][0-9a-f]{64}$")] | None = None
+    limits: NodeLimits | None = None
+    payments: tuple[str, ...] | None = None
+    pages: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGES)] = 0
 
 
-def _offer(raw: object) -> _Offer | None:
-    """The offer, or None when there is none or it is of a version we do not know. A broken one is refused whole."""
+def offer_in(content: dict[str, Any]) -> _Offer | None:
+    """The offer, or None when there is none or it is of a version we do not know. Raises InvalidAnnouncement for a broken
+    one: it is refused whole."""
+    raw = content.get("satroute")
     if not isinstance(raw, dict) or raw.get("v") != OFFER_VERSION:
         return None
     try:

@@ -5,6 +5,8 @@ RelaysError
 ├── InvalidJson          bytes that are no JSON, or not of the form expected
 ├── InvalidEvent         not a Nostr event, or its id or signature is wrong
 │   ├── InvalidAnnouncement
+│   ├── InvalidCapacity
+│   ├── InvalidProof
 │   └── InvalidReceipt
 ├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
 └── RelayUnavailable     no relay took or answered the request in time
@@ -29,6 +31,14 @@ class InvalidEvent(RelaysError, ValueError):
 
 class InvalidAnnouncement(InvalidEvent):
     """A valid event that does not announce a provider (RIP-02)."""
+
+
+class InvalidCapacity(InvalidEvent):
+    """A valid event that does not tell a provider's capacity, or no longer."""
+
+
+class InvalidProof(InvalidEvent):
+    """An answer that does not prove the key behind a URL."""
 
 
 class InvalidReceipt(InvalidEvent):

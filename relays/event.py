@@ -47,6 +47,16 @@ class Event(msgspec.Struct, frozen=True):
         return f"{self.kind}:{self.pubkey}:{self.value('d') or ''}"
 
 
+def expiration(event: Event) -> int | None:
+    """When it expires (NIP-40), if it does. Raises InvalidEvent for what is no date."""
+    text = event.value("expiration")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise InvalidEvent("the expiration is not a date")
+    return int(text)
+
+
 def event_id(pubkey: str, created_at: int, kind: int, tags: Sequence[Sequence[str]], content: str) -> str:
     """The id: SHA-256 over the canonical JSON array, in hex (NIP-01). Raises InvalidEvent on unencodable text."""
     try:  # msgspec writes what NIP-01 asks for: no spaces, and no escapes but the necessary

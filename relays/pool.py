@@ -33,6 +33,8 @@ class Published(msgspec.Struct, frozen=True):
 
     accepted: bool
     words: str
+    answered: bool = True
+    """False where the words are our own: it could not be asked, or was silent."""
 
 
 class QueryResult(msgspec.Struct, frozen=True):
@@ -61,17 +63,21 @@ class RelayPool:
         if self._session is not None:
             await self._session.close()
 
-    async def publish(self, event: Event, deadline_s: float = DEADLINE_S) -> dict[str, Published]:
-        """Offer the event to every relay at once; each one's answer, never an exception for a relay that is down."""
+    async def publish(
+        self, event: Event, deadline_s: float = DEADLINE_S, *, to: Iterable[str] | None = None
+    ) -> dict[str, Published]:
+        """Offer the event to every relay, or to some of them, at once; each one's answer, never an exception for a relay
+        that is down."""
 
         async def one(relay: Relay) -> Published:
             try:
                 return Published(*await relay.publish(event, deadline_s))
             except RelayUnavailable as error:
-                return Published(accepted=False, words=str(error))
+                return Published(accepted=False, words=str(error), answered=False)
 
-        answers = await asyncio.gather(*(one(relay) for relay in self._relays.values()))
-        return dict(zip(self._relays, answers, strict=True))
+        urls = tuple(self._relays if to is None else to)
+        answers = await asyncio.gather(*(one(self._relays[url]) for url in urls))
+        return dict(zip(urls, answers, strict=True))
 
     async def query(self, *filters: Filter, deadline_s: float = DEADLINE_S) -> QueryResult:
         """What the relays have stored. A relay that is silent past the deadline costs its answer, not the others'."""

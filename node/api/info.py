@@ -1,18 +1,27 @@
-"""What anyone may know: the node, a receipt of one's own, and that it is alive."""
+"""What anyone may know: the node, a receipt of one's own, that it is alive, and whose key it has."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, get
+import msgspec
+from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 
 from node.api.errors import authorization_of
 from node.errors import not_found
 from node.node import Node
 from node.version import VERSION
-from relays import receipt
+from relays import proof, receipt
+from relays.event import Event
+
+
+class ProofWish(msgspec.Struct):
+    """`nonce`: 32 to 64 hex digits that nobody could foresee. `url`: the base URL as it was called."""
+
+    nonce: str
+    url: str
 
 
 def info_routes(node: Node) -> list[HTTPRouteHandler]:
@@ -49,4 +58,9 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
         """Liveness."""
         return {"status": "ok"}
 
-    return [info, request_receipt, health]
+    @post(proof.PATH, status_code=200)
+    async def prove(data: JSONBody[ProofWish]) -> Event:
+        """That this node's key is behind the URL at which it was called: a signed Nostr event of kind 27236."""
+        return node.proofs.answer(data.nonce, data.url)
+
+    return [info, request_receipt, health, prove]

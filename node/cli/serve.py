@@ -110,7 +110,7 @@ def _work(settings: Settings, port: int, number: int) -> None:
 async def _serve(settings: Settings, listener: socket.socket, *, with_counters: bool = False) -> None:
     async with open_node(settings, with_counters=with_counters) as node:
         app = create_app(node)
-        server = Server(config_of(app))
+        server = Server(config_of(app), node.announcer.drain)
         _introduce(node, listener.getsockname()[1])
         settle_memory()
         if with_counters:

@@ -48,11 +48,21 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """What no source is above."""
     input_modalities: tuple[str, ...]
     output_modalities: tuple[str, ...]
+    endpoints: tuple[str, ...] | None
+    features: tuple[str, ...] | None
     sources: tuple[Source, ...]
 
     @property
     def offer(self) -> ModelOffer:
-        return ModelOffer(self.id, self.limits, self.price)
+        return ModelOffer(
+            self.id,
+            self.limits,
+            self.price,
+            self.input_modalities,
+            self.output_modalities,
+            self.endpoints,
+            self.features,
+        )
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -257,6 +267,8 @@ def _model(goods: Goods, tariff: Tariff) -> Model | None:
         price=reduce(ceiling, (source.price for source in sources)),
         input_modalities=goods.input_modalities,
         output_modalities=goods.output_modalities,
+        endpoints=goods.endpoints,
+        features=goods.features,
         sources=sources,
     )
 

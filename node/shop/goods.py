@@ -15,6 +15,7 @@ from node.errors import BadSettings
 from node.shop.listprice import ListPrice, MsatPrice, UsdPrice, read_usd
 from node.upstream.spec import UpstreamSpec
 from relays.bounds import ModelLimits
+from relays.endpoints import ENDPOINTS
 from relays.errors import InvalidJson, MoneyError
 from relays.jsontext import from_json
 from relays.money import MSAT_PER_SAT
@@ -29,6 +30,9 @@ NODE_PRICE: Final = "node_pricing"
 """Where an entry has the price of a node that is resold."""
 THE_OPERATORS: Final = ("msat_pricing", NODE_PRICE, "markup", "upstreams", "upstream_id", "picture_rule")
 """Fields that count in the models file alone."""
+ENDPOINT_NAMES: Final = tuple(endpoint.name for endpoint in ENDPOINTS)
+FEATURES: Final = ("tools", "vision", "json", "reasoning")
+_TOLD_BY: Final = {"tools": ("tools",), "json": ("response_format", "structured_outputs")}
 MOST_MARKUP: Final = 1000
 MOST_NAME_CHARS: Final = 200
 BROKEN: Final = (MoneyError, ArithmeticError, ValueError, TypeError, AttributeError)
@@ -56,6 +60,10 @@ class Goods(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     input_modalities: tuple[str, ...]
     output_modalities: tuple[str, ...]
+    endpoints: tuple[str, ...] | None = None
+    """Where it is served; None where no list says."""
+    features: tuple[str, ...] | None = None
+    """Which of `FEATURES` it has; None where no list says."""
     stocks: tuple[Stock, ...]
 
     @property
@@ -65,7 +73,8 @@ class Goods(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def offered(self) -> tuple[object, ...]:
         """What of it an announcement depends on."""
-        return (self.id, self.stocks)
+        known = (self.input_modalities, self.output_modalities, self.endpoints, self.features)
+        return (self.id, known, self.stocks)
 
 
 def all_goods(
@@ -153,11 +162,15 @@ def _there(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec) -> str:
 
 
 def _joined(first: Goods, second: Goods) -> Goods:
-    """One model at several upstreams."""
+    """One model at several upstreams: served wherever one of them serves it, with the features that all of them have."""
+    endpoints = None if first.endpoints is None or second.endpoints is None else (*first.endpoints, *second.endpoints)
+    features = None if first.features is None or second.features is None else first.features
     return msgspec.structs.replace(
         first,
         input_modalities=tuple(dict.fromkeys((*first.input_modalities, *second.input_modalities))),
         output_modalities=tuple(dict.fromkeys((*first.output_modalities, *second.output_modalities))),
+        endpoints=None if endpoints is None else tuple(dict.fromkeys(endpoints)),
+        features=None if features is None else tuple(each for each in features if each in (second.features or ())),
         stocks=(*first.stocks, *second.stocks),
     )
 
@@ -171,6 +184,7 @@ def goods_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
     top = raw.get("top_provider") or {}
     longest = int(top.get("max_completion_tokens") or raw.get("max_output_tokens") or context)
     architecture = raw.get("architecture") or {}
+    reads = tuple(str(kind) for kind in architecture.get("input_modalities") or ("text",))
     written = tuple(str(kind) for kind in architecture.get("output_modalities") or ("text",))
     there = str(raw.get("upstream_id") or id_)
     price = list_price(raw, settings, spec, makes_images="image" in written)
@@ -189,8 +203,10 @@ def goods_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
         name=str(raw.get("name") or id_),
         description=str(raw.get("description") or ""),
         created=int(raw.get("created") or 0),
-        input_modalities=tuple(str(kind) for kind in architecture.get("input_modalities") or ("text",)),
+        input_modalities=reads,
         output_modalities=written,
+        endpoints=_named(raw, "endpoints", ENDPOINT_NAMES) or None,
+        features=_features(raw, reads),
         stocks=(stock,),
     )
 
@@ -223,6 +239,22 @@ def _thinks(raw: Mapping[str, Any]) -> bool:
         or (isinstance(pricing, Mapping) and pricing.get("internal_reasoning") not in (None, "0", 0))
         or (isinstance(ours, Mapping) and ours.get("reasoning_msat_per_mtok") is not None)
     )
+
+
+def _features(raw: Mapping[str, Any], reads: tuple[str, ...]) -> tuple[str, ...] | None:
+    """As its entry says (`features`), or by what OpenRouter lets it be told and what it reads."""
+    told = raw.get("supported_parameters")
+    if (named := _named(raw, "features", FEATURES)) is not None or not isinstance(told, list):
+        return named
+    found = {"vision": "image" in reads, "reasoning": _thinks(raw)}
+    found |= {feature: any(name in told for name in names) for feature, names in _TOLD_BY.items()}
+    return tuple(feature for feature in FEATURES if found[feature])
+
+
+def _named(raw: Mapping[str, Any], field: str, known: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Those of a list of names that are known here; None where there is no such list."""
+    listed = raw.get(field)
+    return tuple(name for name in known if name in listed) if isinstance(listed, list) else None
 
 
 def _context_length(raw: Mapping[str, Any]) -> int | None:

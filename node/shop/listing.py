@@ -138,7 +138,8 @@ def model_object(model: Model, owner: str, btc_usd: Decimal | None, *, is_open: 
         "max_completion_cost": most(0, limits.max_output_tokens, images),
         "max_cost": most(largest_prompt, limits.max_output_tokens, images),
     }
-    return {
+    known = {"endpoints": model.endpoints, "features": model.features}
+    return {name: names for name, names in known.items() if names is not None} | {
         "id": model.id,
         "object": "model",
         "name": model.name,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from aiohttp import web
 
+from node import jobs
 from node.ledger.ledger import Ledger
 from router_client.ecash.wallet import Wallet
 from tests.client.mints import running_mint
@@ -79,3 +81,11 @@ async def hostile() -> AsyncIterator[tuple[Hostile, str]]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield server, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
     await runner.cleanup()
+
+
+@pytest.fixture
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node's announcer works when it is told to, and not by the clock."""
+    monkeypatch.setattr(jobs, "FIRST_ANNOUNCEMENT", timedelta(days=1))
+    for name in ("ANNOUNCE_EVERY_S", "CHANGES_EVERY_S", "RELAYS_EVERY_S"):
+        monkeypatch.setattr(jobs, name, 24 * 3600)

@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from node.asks import read_ask
@@ -228,3 +229,47 @@ def test_chats_that_draw_are_not_sold_at_the_price_of_text() -> None:
             quote_for(ask, catalogue(USD, drawing))
     assert quote_for(chat, catalogue(USD, GPT)).hold_msat > 0
     assert quote_for(chat, catalogue(GOOD, drawing)).hold_msat > 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "features"),
+    [
+        ({}, None),
+        (
+            {"supported_parameters": ["tools", "structured_outputs", "reasoning"]},
+            ("tools", "vision", "json", "reasoning"),
+        ),
+        ({"supported_parameters": ["response_format"], "architecture": {}}, ("json",)),
+        ({"supported_parameters": [[], {}]}, ("vision",)),
+        ({"supported_parameters": "tools"}, None),
+        ({"features": ["json", "flight"], "supported_parameters": ["tools"]}, ("json",)),
+        ({"features": []}, ()),
+    ],
+)
+def test_features_are_told_where_somebody_knows_them(entry: dict[str, Any], features: tuple[str, ...] | None) -> None:
+    model = catalogue(USD, GPT | entry).get(GPT["id"])
+    assert model.offer.features == features
+    assert model_object(model, "us", None).get("features") == features
+    assert (model.offer.input[0], model.offer.output) == ("text", ("text",))
+
+
+@pytest.mark.parametrize(
+    ("listed", "endpoints"),
+    [(None, None), (["messages", "chat"], ("chat", "messages")), (["https://elsewhere.example"], None), ("chat", None)],
+)
+def test_endpoints_are_told_where_somebody_knows_them(listed: object, endpoints: tuple[str, ...] | None) -> None:
+    assert catalogue(USD, GPT | {"endpoints": listed}).get(GPT["id"]).offer.endpoints == endpoints
+
+
+def test_a_model_at_two_upstreams_has_the_endpoints_of_either_and_the_features_of_both() -> None:
+    loaded = load_settings(Settings, None, **USD)
+    specs = [msgspec.structs.replace(loaded.upstreams()[0], name=name) for name in ("one", "two")]
+    one = GPT | {"features": ["tools", "json"], "endpoints": ["chat"]}
+    two = GPT | {"features": ["json", "vision"], "endpoints": ["messages", "chat"]}
+    shop = Catalogue(loaded, specs, Tariffs(loaded.fixed_btc_usd))
+    shop.update({"one": [one], "two": [two]})
+    assert shop.get(GPT["id"]).offer.features == ("json",)
+    assert shop.get(GPT["id"]).offer.endpoints == ("chat", "messages")
+    assert shop.update({"one": [one], "two": [two | {"features": ["json", "tools"]}]}), "the offer has changed"
+    shop.update({"one": [one], "two": [GPT]})
+    assert (shop.get(GPT["id"]).offer.features, shop.get(GPT["id"]).offer.endpoints) == (None, None)

@@ -47,6 +47,7 @@ def test_everything_missing_is_a_line_each() -> None:
         ({"cashu_mints": "mint.example"}, "CASHU_MINTS"),
         ({"relays": "https://relay.example"}, "RELAYS"),
         ({"relays": "wss://relay.example"}, "HTTP_URL"),
+        ({"http_url": "https://node.example/?a=b"}, "HTTP_URL"),
         ({"nsec": "nsec1wrong"}, "NSEC"),
         ({"port": "70000"}, "PORT"),
         ({"markup": "0"}, "MARKUP"),

@@ -62,6 +62,7 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         "context_length": entry.get("max_input_tokens"),
         "max_output_tokens": entry.get("max_tokens"),
         "architecture": {"input_modalities": ["text", "image", "file"]},
+        "endpoints": [endpoint.name for endpoint in (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS)],
     }
 
 

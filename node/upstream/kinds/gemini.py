@@ -76,7 +76,18 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
             "input_modalities": ["text", "image", "audio", "file", "video"],
             "output_modalities": ["text", "image"] if _draws(name) else ["text"],
         },
+        "endpoints": _endpoints(entry, name),
     }
+
+
+def _endpoints(entry: Mapping[str, Any], name: str) -> list[str] | None:
+    """Where a model is served, by what Google says that it can do; None where it does not."""
+    able = entry.get("supportedGenerationMethods")
+    if not isinstance(able, list):
+        return None
+    talks = (CHAT,) if _draws(name) else (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS)
+    found = [*(talks if "generateContent" in able else ()), *((EMBEDDINGS,) if "embedContent" in able else ())]
+    return [endpoint.name for endpoint in found]
 
 
 def _draws(model: str) -> bool:

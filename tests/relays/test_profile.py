@@ -1,0 +1,21 @@
+"""A node's key has a face, and says where it publishes."""
+
+import json
+
+from relays.event import Signer
+from relays.profile import profile, relay_list
+from tests.relays.golden import SECRET
+
+SIGNER = Signer.parse(SECRET)
+
+
+def test_the_profile_is_a_programs() -> None:
+    made = profile(SIGNER, 1, name="Node", about="", website="https://node.example")
+    assert made.kind == 0
+    assert json.loads(made.content) == {"name": "Node", "website": "https://node.example", "bot": True}
+
+
+def test_the_relay_list_names_each_relay() -> None:
+    made = relay_list(SIGNER, 1, ["wss://a.example", "wss://b.example"])
+    assert made.kind == 10002
+    assert made.tags == (("r", "wss://a.example"), ("r", "wss://b.example"))
