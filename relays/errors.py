@@ -8,6 +8,7 @@ RelaysError
 │   └── InvalidReceipt
 ├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
 └── RelayUnavailable     no relay took or answered the request in time
+    └── RelayMisbehaves  it floods or lies: its connection is not kept
 """
 
 
@@ -41,3 +42,7 @@ class InvalidKey(RelaysError, ValueError):
 
 class RelayUnavailable(RelaysError):
     """No relay took or answered the request before its deadline."""
+
+
+class RelayMisbehaves(RelayUnavailable):
+    """A relay sends without end, or what is forged or was not asked for."""

@@ -1,8 +1,12 @@
-"""Kinds and tag names on the wire. Sources: NIP-01, NIP-09, NIP-40, NIP-42, RIP-02."""
+"""Kinds and tag names on the wire. Sources: NIP-01, NIP-09, NIP-02, NIP-40, NIP-42, NIP-87, RIP-02."""
 
+CONTACTS = 3
 DELETION = 5
 RELAY_AUTH = 22242
+RECOMMENDATION = 38000
 PROVIDER_ANNOUNCEMENT = 38421
+REVIEW = 38425
+"""Of a node, in use by Routstr's SDK."""
 RECEIPT = 8421
 """Ours: a receipt is a signed event that is handed to the caller and never published."""
 
