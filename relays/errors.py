@@ -5,7 +5,8 @@ RelaysError
 ├── InvalidJson          bytes that are no JSON, or not of the form expected
 ├── InvalidEvent         not a Nostr event, or its id or signature is wrong
 │   ├── InvalidAnnouncement
-│   └── InvalidReceipt
+│   ├── InvalidReceipt
+│   └── InvalidReview
 ├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
 └── RelayUnavailable     no relay took or answered the request in time
     └── RelayMisbehaves  it floods or lies: its connection is not kept
@@ -34,6 +35,10 @@ class InvalidAnnouncement(InvalidEvent):
 
 class InvalidReceipt(InvalidEvent):
     """A receipt that cannot be read, or that its signer or sums contradict."""
+
+
+class InvalidReview(InvalidEvent):
+    """A valid event that says nothing of a node, or nothing that is known."""
 
 
 class InvalidKey(RelaysError, ValueError):

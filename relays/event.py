@@ -36,11 +36,14 @@ class Event(msgspec.Struct, frozen=True):
 
     def values(self, name: str) -> tuple[str, ...]:
         """The first value of every tag called `name`, in order."""
-        return tuple(tag[1] for tag in self.tags if len(tag) > 1 and tag[0] == name)
+        return tuple([tag[1] for tag in self.tags if len(tag) > 1 and tag[0] == name])
 
     def value(self, name: str) -> str | None:
         """The first value of the first tag called `name`, if there is one."""
-        return next(iter(self.values(name)), None)
+        for tag in self.tags:
+            if len(tag) > 1 and tag[0] == name:
+                return tag[1]
+        return None
 
     def address(self) -> str:
         """`kind:pubkey:d`, the address under which an addressable event replaces its elder (NIP-01)."""
