@@ -2,8 +2,8 @@
 
     uv run python bench/discovery.py [--json] [--events 10000] [--models 5] [--hostile]
 
-Events are signed by as many authors as there are nodes, taken from their JSON as relays send it. With --hostile as many again
-are forged, dated ahead, by one key, or huge. Nothing goes over a network.
+Events are signed by as many authors as there are nodes, and taken from their JSON as relays send it. With --hostile as many
+again are forged, dated ahead, by one key, or huge. Nothing goes over a network.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ BODY = {"model": "m1", "max_tokens": 50, "messages": [{"role": "user", "content"
 
 def announced(number: int, signer: Signer, models: int, at: int) -> list[object]:
     offers = tuple(
-        ModelOffer(f"m{n}", ModelLimits(8192, 4096), ModelPrice(100_000 + number, 400_000 + number)) for n in range(models)
+        ModelOffer(f"m{n}", ModelLimits(8192, 4096), ModelPrice(100_000 + number, 400_000 + number))
+        for n in range(models)
     )
     made = Announcement(
         pubkey=signer.pubkey,
@@ -74,7 +75,9 @@ def hostile(messages: list[list[object]], now: int) -> list[list[object]]:
             made.append(announced(number, one, 1, now + 10**6))
         else:
             tags = [["d", str(number)], ["u", "https://x.example"], *([["x", "y" * 50]] * 100)]
-            made.append(["EVENT", "s1", msgspec.to_builtins(one.sign(kind=38421, content="", created_at=now, tags=tags))])
+            made.append(
+                ["EVENT", "s1", msgspec.to_builtins(one.sign(kind=38421, content="", created_at=now, tags=tags))]
+            )
     return made
 
 
@@ -132,9 +135,7 @@ async def measure(events: int, models: int, *, with_hostile: bool) -> dict[str, 
 
 def _few_alive(providers: tuple[Provider, ...]) -> tuple[Provider, ...]:
     """As it is under attack: a look asks no more than 256."""
-    return tuple(
-        each if n < 256 else msgspec.structs.replace(each, url=None) for n, each in enumerate(providers)
-    )
+    return tuple(each if n < 256 else msgspec.structs.replace(each, url=None) for n, each in enumerate(providers))
 
 
 def main() -> None:
