@@ -38,6 +38,7 @@ from node.upstream.spec import Timeouts
 from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
+from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
 from router_client.storage import exclusive
 
@@ -114,12 +115,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             limits=RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute),
             utilisation=Utilisation(settings.utilisation_capacity),
             announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
+            # It is not for a server to knock at addresses that strangers announce: they could be of its own network.
+            directory=Directory(pool, http, probing=False),
         )
         scheduler = schedule(node)
         try:
             await _settle_the_past(node)
             scheduler.start()
-            yield node
+            async with _listening(node):
+                yield node
             await node.announcer.withdraw()
         finally:
             if scheduler.running:
@@ -129,6 +133,23 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             await fleet.close()
             wallet.close()
             await ledger.close()
+
+
+@asynccontextmanager
+async def _listening(node: Node) -> AsyncIterator[None]:
+    """Follow what others announce; silent relays must not keep the node from starting."""
+
+    async def listen() -> None:
+        async with node.directory.live():
+            await asyncio.Event().wait()
+
+    listening = asyncio.create_task(listen()) if node.settings.relays else None
+    try:
+        yield
+    finally:
+        if listening is not None:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
 
 async def _settle_the_past(node: Node) -> None:

@@ -45,6 +45,7 @@ from router_client.opinions import Opinions
 from router_client.payments import Payments
 from router_client.people import People
 from router_client.quoting import Asked, ask_all, quoted
+from router_client.reviewer import Reviewer
 from router_client.selection import Candidate, Choice, Purse, choose
 from router_client.shelf import Shelf
 from router_client.stream import AnswerStream, OnText, ReaderFailed
@@ -94,12 +95,14 @@ class RouterClient:
         payments: Payments,
         http: httpx.AsyncClient,
         opinions: Opinions | None = None,
+        reviewer: Reviewer | None = None,
     ) -> None:
         self.directory = directory
         self.wallet = wallet
         self.payments = payments
         self._http = http
         self._opinions = opinions
+        self._reviewer = reviewer
 
     @classmethod
     @asynccontextmanager
@@ -111,7 +114,9 @@ class RouterClient:
             shelf = await Shelf.open(folder / "directory.db")
             opinions = Opinions(pool, People(folder / "people.json"), shelf)
             try:
-                yield cls(Directory(pool, http, shelf=shelf, opinions=opinions), wallet, payments, http, opinions)
+                directory = Directory(pool, http, shelf=shelf, opinions=opinions)
+                reviewer = Reviewer(pool, folder / "reviewer.nsec")
+                yield cls(directory, wallet, payments, http, opinions, reviewer)
             finally:
                 shelf.close()
                 payments.close()
@@ -167,6 +172,12 @@ class RouterClient:
             node = candidate.provider.announcement.pubkey
             deeds = self._opinions.deeds(node).after(served=served, cheated=cheated, latency_ms=latency_ms)
             await self._opinions.note(node, deeds)
+
+    async def review(self, node: str) -> Event | None:
+        """Publish what the node of that key did for this user, if there is anything to say."""
+        if self._opinions is None or self._reviewer is None:
+            return None
+        return await self._reviewer.publish(node, self._opinions.deeds(node))
 
     async def quotes(self, body: dict[str, Any]) -> list[Asked]:
         """What a request costs at each node that announces its model, cheapest first. Pays nothing."""

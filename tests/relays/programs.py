@@ -1,7 +1,7 @@
 """Three relay programs that other people wrote, each of which can be killed and started again on its port.
 
-rust-nostr's keeps the protocol; `nostr-relay` (PyPI) keeps stale events and ignores expirations; `@nostr-relay/core` (npm) is
-the frame of a relay with the store left to us.
+rust-nostr's keeps the protocol; `nostr-relay` (PyPI) keeps stale events and ignores expirations; `@nostr-relay/core` (npm)
+is the frame of a relay with the store left to us.
 """
 
 from __future__ import annotations
