@@ -24,6 +24,7 @@ from router_client.discovery import Directory
 from router_client.opinions import Opinions
 from router_client.people import People
 from router_client.shelf import Shelf
+from router_client.trust import Own
 from tests.client.test_discovery import announcement
 from tests.conftest import DEAD_RELAY
 from tests.relays.hostile import Hostile, hostile_relay, plain
@@ -204,10 +205,32 @@ async def test_who_is_blocked_is_never_asked_and_reviews_come_from_the_circle_al
         again = Opinions(pool, people, shelf)
         await again.look()
         assert again.of(ALICE.pubkey) == found["alice"]
+        await relay.start()
+        before = len(relay.asked)
+        await again.look()
+        assert len(relay.asked) == before, "it is not old yet"
+        await Opinions(pool, people, shelf, clock=lambda: time.time() + 7200).look()
+        assert len(relay.asked) > before
+        people.put(stranger.pubkey, "followed")
+        await again.look()
+        assert again.of(ALICE.pubkey).reasons == ("recommended by 1 whom you follow", "warned of by 1 whom you follow")
+        people.put(stranger.pubkey, "followed", there=False)
+        await again.look()
+        assert {review.author for review in again._said.reviews} == {friend.pubkey}
+        assert again.of(ALICE.pubkey) == found["alice"]
         people.put(friend.pubkey, "followed", there=False)
         await again.look()
         assert again.of(ALICE.pubkey).reasons == ()
         shelf.close()
+
+
+def test_nobody_is_both_trusted_and_blocked(folder: Path) -> None:
+    people = People(folder / "people.json")
+    people.put(ALICE.pubkey, "trusted")
+    people.put(ALICE.pubkey, "followed")
+    own = people.put(ALICE.pubkey, "blocked")
+    assert own == Own(blocked=frozenset({ALICE.pubkey}))
+    assert people.put(ALICE.pubkey, "trusted") == Own(trusted=frozenset({ALICE.pubkey}))
 
 
 class Market:

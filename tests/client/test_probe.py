@@ -210,6 +210,18 @@ def test_onion_names_are_not_asked_for_without_tor(url: str, is_onion: bool) -> 
     assert bool(ONION.match(url)) is is_onion
 
 
+async def test_a_node_with_an_onion_address_is_asked_at_its_other_alone() -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(200, json={"npub": ALICE.npub})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        await look(Prober(http), announced("http://abc.onion", "https://node.example"))
+        assert asked == ["node.example"]
+
+
 MODEL = {
     "id": "m",
     "context_length": 8192,
