@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -34,7 +34,7 @@ from node.tasks import Tasks
 from node.upstream.fleet import Fleet
 from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
-from node.upstream.spec import Timeouts
+from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
@@ -63,11 +63,7 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
 async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIterator[Node]:
     async with httpx.AsyncClient() as http, RelayPool(settings.relays, signer) as pool:
         specs = settings.upstreams()
-        timeouts = Timeouts(
-            settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
-        )
-        surroundings, kinds = Surroundings(timeouts, tasks, settings.data_dir), known_kinds()
-        fleet = Fleet([await kinds[spec.kind].open(spec, surroundings) for spec in specs])
+        fleet = await _fleet(settings, specs, tasks)
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
         wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
         btc_price = BtcPrice(
@@ -79,10 +75,10 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         fixed = settings.fixed_btc_usd
         tariffs = Tariffs(fixed, lambda: fixed is not None or btc_price.usd is not None)
         catalogue = Catalogue(settings, specs, tariffs)
-        unit = settings.primary_mint_unit
-        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, settings.allow_local_addresses)
+        unit, allow_local = settings.primary_mint_unit, settings.allow_local_addresses
+        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, allow_local)
         deposits = Deposits(ledger, wallet, tasks, mint_rule)
-        cashier = Cashier(wallet, http, allow_local=settings.allow_local_addresses)
+        cashier = Cashier(wallet, http, allow_local=allow_local)
         redemptions = Redemptions(ledger, wallet)
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
@@ -115,7 +111,6 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             limits=RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute),
             utilisation=Utilisation(settings.utilisation_capacity),
             announcer=Announcer(settings, signer, catalogue, pool, lambda: cash.lock),
-            # It is not for a server to knock at addresses that strangers announce: they could be of its own network.
             directory=Directory(pool, http, probing=False),
         )
         scheduler = schedule(node)
@@ -135,9 +130,21 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             await ledger.close()
 
 
+async def _fleet(settings: Settings, specs: Sequence[UpstreamSpec], tasks: Tasks) -> Fleet:
+    """The upstreams, open."""
+    timeouts = Timeouts(
+        settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
+    )
+    surroundings, kinds = Surroundings(timeouts, tasks, settings.data_dir), known_kinds()
+    return Fleet([await kinds[spec.kind].open(spec, surroundings) for spec in specs])
+
+
 @asynccontextmanager
 async def _listening(node: Node) -> AsyncIterator[None]:
-    """Follow what others announce; silent relays must not keep the node from starting."""
+    """Follow what others announce; silent relays must not keep the node from starting.
+
+    Nobody is probed: it is not for a server to knock at addresses of strangers, which could be of its own network.
+    """
 
     async def listen() -> None:
         async with node.directory.live():
