@@ -44,6 +44,7 @@ from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
+from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
 from router_client.storage import exclusive
 
@@ -115,10 +116,10 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         fixed = settings.fixed_btc_usd
         tariffs = Tariffs(fixed, lambda: fixed is not None or btc_price.usd is not None)
         catalogue = Catalogue(settings, specs, tariffs)
-        unit = settings.primary_mint_unit
-        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, settings.allow_local_addresses)
+        unit, allow_local = settings.primary_mint_unit, settings.allow_local_addresses
+        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, allow_local)
         deposits = Deposits(ledger, wallet, tasks, mint_rule)
-        cashier = Cashier(wallet, http, allow_local=settings.allow_local_addresses)
+        cashier = Cashier(wallet, http, allow_local=allow_local)
         redemptions = Redemptions(ledger, wallet)
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
@@ -149,12 +150,14 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             utilisation=Utilisation(settings.utilisation_capacity),
             announcer=Announcer(settings, signer, catalogue, pool, gauge, lambda: cash.lock, lambda: pulse.asked),
             proofs=Proofs(signer, settings.announced_urls),
+            directory=Directory(pool, http, probing=False),
         )
         scheduler = schedule(node)
         try:
             await _settle_the_past(node)
             scheduler.start()
-            yield node
+            async with _listening(node):
+                yield node
         finally:
             await node.announcer.withdraw()  # first: who looks for a node finds it no longer
             if scheduler.running:
@@ -170,6 +173,26 @@ async def end(tasks: Tasks) -> None:
     if late := await tasks.drain(DRAIN_S):
         log.error("%d tasks did not end and are stopped; their journals finish them at the next start", late)
     await tasks.stop(STOP_S)
+
+
+@asynccontextmanager
+async def _listening(node: Node) -> AsyncIterator[None]:
+    """Follow what others announce; silent relays must not keep the node from starting.
+
+    Nobody is probed: it is not for a server to knock at addresses of strangers, which could be of its own network.
+    """
+
+    async def listen() -> None:
+        async with node.directory.live():
+            await asyncio.Event().wait()
+
+    listening = asyncio.create_task(listen()) if node.settings.relays else None
+    try:
+        yield
+    finally:
+        if listening is not None:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
 
 async def _settle_the_past(node: Node) -> None:

@@ -70,6 +70,7 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
         utilisation=away,
         announcer=away,
         proofs=away,
+        directory=away,
     )
     scheduler = schedule_counter(node)
     try:

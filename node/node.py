@@ -29,6 +29,7 @@ from node.shop.tariffs import Utilisation, factor_of
 from node.till import Till
 from node.upstream.fleet import Fleet
 from relays.event import Signer
+from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     utilisation: Utilisation
     announcer: Announcer
     proofs: Proofs
+    directory: Directory
 
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""

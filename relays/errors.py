@@ -7,9 +7,11 @@ RelaysError
 │   ├── InvalidAnnouncement
 │   ├── InvalidCapacity
 │   ├── InvalidProof
-│   └── InvalidReceipt
+│   ├── InvalidReceipt
+│   └── InvalidReview
 ├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
 └── RelayUnavailable     no relay took or answered the request in time
+    └── RelayMisbehaves  it floods or lies: its connection is not kept
 """
 
 
@@ -45,9 +47,17 @@ class InvalidReceipt(InvalidEvent):
     """A receipt that cannot be read, or that its signer or sums contradict."""
 
 
+class InvalidReview(InvalidEvent):
+    """A valid event that says nothing of a node, or nothing that is known."""
+
+
 class InvalidKey(RelaysError, ValueError):
     """Not a Nostr key in any form we read (NIP-19 or 64 hex digits)."""
 
 
 class RelayUnavailable(RelaysError):
     """No relay took or answered the request before its deadline."""
+
+
+class RelayMisbehaves(RelayUnavailable):
+    """A relay sends without end, or what is forged or was not asked for."""

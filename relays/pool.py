@@ -8,22 +8,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Self
 
 import aiohttp
 import msgspec
 
-from relays.errors import InvalidEvent, InvalidJson, RelayUnavailable
-from relays.event import Event, Signer, parse_event
+from relays.errors import InvalidEvent, InvalidJson, RelayMisbehaves, RelayUnavailable
+from relays.event import Event, Signer
+from relays.filters import Filter
 from relays.jsontext import from_json
-from relays.relay import Filter, Relay
+from relays.relay import Relay
+from relays.sieve import Patience, Sieve
 
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 8.0
-MAX_EVENTS_PER_RELAY = 20_000
+MAX_PAGES = 200
+FULL_PAGE = 90
+"""Relays give no more than some number of events at once, 100 being the lowest that is in use; fewer than this are all."""
 RECONNECT_MIN_S, RECONNECT_MAX_S = 1.0, 60.0
 INFO_MAX_BYTES = 64 * 1024
 
@@ -79,29 +82,36 @@ class RelayPool:
         answers = await asyncio.gather(*(one(self._relays[url]) for url in urls))
         return dict(zip(urls, answers, strict=True))
 
-    async def query(self, *filters: Filter, deadline_s: float = DEADLINE_S) -> QueryResult:
-        """What the relays have stored. A relay that is silent past the deadline costs its answer, not the others'."""
+    async def query(
+        self, *filters: Filter, deadline_s: float = DEADLINE_S, known: Callable[[str], bool] = lambda _: False
+    ) -> QueryResult:
+        """What the relays have stored, without what is `known` by its id. A relay that is silent past the deadline costs its
+        answer, not the others'."""
         found: dict[str, Event] = {}
         failures: dict[str, str] = {}
+        sieve = Sieve(filters, known)
 
         async def one(relay: Relay) -> None:
             try:
                 async with asyncio.timeout(deadline_s):
-                    async for event in _stored(relay, list(filters), deadline_s):
-                        found.setdefault(event.id, event)
+                    async for event in _pages(relay, list(filters), deadline_s, sieve):
+                        found[event.id] = event
             except RelayUnavailable as error:
                 failures[relay.url] = str(error)
+                if isinstance(error, RelayMisbehaves):
+                    relay.drop()
             except TimeoutError:
                 failures[relay.url] = f"{relay.url} did not finish within {deadline_s:g} s"
 
         await asyncio.gather(*(one(relay) for relay in self._relays.values()))
         return QueryResult(tuple(found.values()), failures)
 
-    async def follow(self, *filters: Filter) -> AsyncIterator[Event]:
-        """Stored events, then new ones as they come, from all relays, until the caller stops. Relays that go away are
-        called again with growing pauses. An event that several relays send comes several times."""
+    async def follow(self, *filters: Filter, known: Callable[[str], bool] = lambda _: False) -> AsyncIterator[Event]:
+        """Stored events, then new ones as they come, from all relays and each once, until the caller stops. Relays that go
+        away, flood or lie are called again with growing pauses."""
         merged: asyncio.Queue[Event] = asyncio.Queue(1000)
-        tasks = [asyncio.create_task(_follow(relay, list(filters), merged)) for relay in self._relays.values()]
+        sieve = Sieve(filters, known)
+        tasks = [asyncio.create_task(_follow(relay, list(filters), merged, sieve)) for relay in self._relays.values()]
         try:
             while True:
                 yield await merged.get()
@@ -125,15 +135,35 @@ class RelayPool:
             return None
 
 
-async def _stored(relay: Relay, filters: list[Filter], deadline_s: float) -> AsyncIterator[Event]:
-    """Events up to EOSE. A relay that wants NIP-42 first is asked again once it has it."""
+async def _pages(relay: Relay, filters: list[Filter], deadline_s: float, sieve: Sieve) -> AsyncIterator[Event]:
+    """Stored events, also those beyond the number that a relay gives at once: the elder are asked for until none is new."""
+    patience = Patience(relay.url)
+    until: int | None = None
+    for _ in range(MAX_PAGES):
+        asked = filters if until is None else [{**filters[0], "until": until}]
+        dates = []
+        async for created_at, event in _stored(relay, asked, deadline_s, sieve, patience):
+            dates.append(created_at)
+            if event is not None:
+                yield event
+        oldest = min(dates, default=0)
+        if len(filters) > 1 or "limit" in filters[0] or len(dates) < FULL_PAGE or oldest == until:
+            return
+        until = oldest
+
+
+async def _stored(
+    relay: Relay, filters: list[Filter], deadline_s: float, sieve: Sieve, patience: Patience
+) -> AsyncIterator[tuple[int, Event | None]]:
+    """Events up to EOSE with their dates; None for one that is known. A relay that wants NIP-42 is asked again after it."""
     for attempt in range(2):
         async with relay.feed(filters, deadline_s) as queue:
-            for _ in range(MAX_EVENTS_PER_RELAY):
+            while True:
                 match await queue.get():
                     case ["EVENT", _, raw]:
-                        with suppress(InvalidEvent):
-                            yield parse_event(raw)
+                        event = await _sifted(raw, sieve, patience)
+                        if (created_at := _date(raw)) is not None:
+                            yield created_at, event
                     case ["EOSE", *_]:
                         return
                     case ["CLOSED", _, str(words), *_]:
@@ -142,27 +172,49 @@ async def _stored(relay: Relay, filters: list[Filter], deadline_s: float) -> Asy
                         break
                     case None:
                         raise RelayUnavailable(f"{relay.url} closed the connection")
-            else:
-                raise RelayUnavailable(f"{relay.url} sent more than {MAX_EVENTS_PER_RELAY} events")
         if not await relay.wait_authenticated():
             raise RelayUnavailable(f"{relay.url} wants a Nostr key (NIP-42)")
 
 
-async def _follow(relay: Relay, filters: list[Filter], merged: asyncio.Queue[Event]) -> None:
+async def _sifted(raw: object, sieve: Sieve, patience: Patience) -> Event | None:
+    """The event if it is genuine and new. Raises RelayUnavailable when the relay has had its say."""
+    await asyncio.sleep(0)  # thousands may lie ready: others' turns come in between
+    patience.spend()
+    try:
+        return sieve.take(raw)
+    except InvalidEvent:
+        patience.wrong()
+        return None
+
+
+def _date(raw: object) -> int | None:
+    date = raw.get("created_at") if isinstance(raw, dict) else None
+    return date if type(date) is int else None
+
+
+async def _follow(relay: Relay, filters: list[Filter], merged: asyncio.Queue[Event], sieve: Sieve) -> None:
     pause_s = RECONNECT_MIN_S
     while True:
+        patience = Patience(relay.url)
         try:
             async with relay.feed(filters, DEADLINE_S) as queue:
                 while (message := await queue.get()) is not None:
                     match message:
                         case ["EVENT", _, raw]:
-                            pause_s = RECONNECT_MIN_S
-                            with suppress(InvalidEvent):
-                                await merged.put(parse_event(raw))
+                            if (event := await _sifted(raw, sieve, patience)) is not None:
+                                await merged.put(event)
+                                pause_s = RECONNECT_MIN_S
                         case ["CLOSED", _, str(words), *_]:
                             log.info("relay %s closed the subscription: %s", relay.url, words[:200])
+                            if words.startswith("auth-required"):
+                                async with asyncio.timeout(DEADLINE_S):
+                                    if await relay.wait_authenticated():
+                                        pause_s = 0.0  # asked again at once
                             break
-        except RelayUnavailable as error:
-            log.info("%s; next try in %.0f s", error, pause_s)
+        except (RelayUnavailable, TimeoutError) as error:
+            if isinstance(error, RelayMisbehaves):
+                relay.drop()
+                pause_s = RECONNECT_MAX_S
+            log.info("%s; next try in %.0f s", error or f"{relay.url} takes no answer", pause_s)
         await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-        pause_s = min(pause_s * 2, RECONNECT_MAX_S)
+        pause_s = min(max(RECONNECT_MIN_S, pause_s * 2), RECONNECT_MAX_S)

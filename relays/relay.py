@@ -16,17 +16,18 @@ import msgspec
 from relays import kinds
 from relays.errors import InvalidJson, RelayUnavailable
 from relays.event import MAX_EVENT_BYTES, Event, Signer
+from relays.filters import Filter
 from relays.jsontext import from_json
 
 log = logging.getLogger(__name__)
 
-Filter = dict[str, Any]
-"""A NIP-01 filter, such as `{"kinds": [38421], "#m": ["gpt-4o"]}`."""
-
 MAX_MESSAGE_BYTES = MAX_EVENT_BYTES + 4096
-MAX_QUEUED_EVENTS = 10_000
-"""A relay that sends more than a reader takes is cut off, so that a flood cannot fill memory."""
+MAX_QUEUED = 256
+"""Messages of a feed that wait for their reader; then the relay itself has to wait, so that a flood cannot fill memory."""
+STALL_S = 10
+"""A reader that takes nothing for so long loses its feed: the connection's others wait behind it."""
 HEARTBEAT_S = 30
+CLOSE_S = 2
 
 
 class Relay:
@@ -64,7 +65,7 @@ class Relay:
             async with asyncio.timeout(deadline_s):
                 await self._open()
                 name = f"s{next(self._names)}"
-                queue: asyncio.Queue[object] = asyncio.Queue(MAX_QUEUED_EVENTS)
+                queue: asyncio.Queue[object] = asyncio.Queue(MAX_QUEUED)
                 self._feeds[name] = queue
                 await self._send(["REQ", name, *filters])
         except TimeoutError as error:
@@ -73,8 +74,12 @@ class Relay:
             yield queue
         finally:
             self._feeds.pop(name, None)
-            with suppress(RelayUnavailable):
-                await self._send(["CLOSE", name])
+            while not queue.empty():  # whoever waits to put something in is let go
+                queue.get_nowait()
+            with suppress(RelayUnavailable, TimeoutError):
+                if self._socket is not None and not self._socket.closed:
+                    async with asyncio.timeout(CLOSE_S):
+                        await self._send(["CLOSE", name])
 
     async def wait_authenticated(self) -> bool:
         """True once the relay took our NIP-42 answer; False at once when we have no key to answer with."""
@@ -82,6 +87,12 @@ class Relay:
             return False
         await self._authenticated.wait()
         return True
+
+    def drop(self) -> None:
+        """Break the connection off, with whatever waits in it; the next question opens another."""
+        if self._reader is not None:
+            self._reader.cancel()  # it closes the socket, which takes a moment with a relay that does not listen
+        self._socket = None
 
     async def close(self) -> None:
         """Close the connection and end every feed."""
@@ -130,7 +141,9 @@ class Relay:
                 if frame.type is aiohttp.WSMsgType.TEXT:
                     await self._receive(frame.data)
         finally:
-            await socket.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await socket.close()
             for ack in self._acks.values():
                 if not ack.done():
                     ack.set_exception(RelayUnavailable(f"{self.url} closed the connection"))
@@ -148,15 +161,24 @@ class Relay:
                 if not self._acks[event_id].done():
                     self._acks[event_id].set_result((accepted, str(rest[0]) if rest else ""))
             case ["EVENT" | "EOSE" | "CLOSED", str(name), *_] if name in self._feeds:
-                try:
-                    self._feeds[name].put_nowait(message)
-                except asyncio.QueueFull:
-                    log.warning("relay %s sends faster than it is read; feed dropped", self.url)
-                    _put_last(self._feeds.pop(name))
+                await self._hand_on(name, message)
             case ["AUTH", str(challenge)] if self._signer is not None:
                 self._authenticating = asyncio.create_task(self._authenticate(challenge, self._signer))
             case ["NOTICE", str(words), *_]:
                 log.info("relay %s says: %s", self.url, words[:200])
+
+    async def _hand_on(self, name: str, message: object) -> None:
+        queue = self._feeds[name]
+        try:
+            queue.put_nowait(message)
+        except asyncio.QueueFull:
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await queue.put(message)
+            except TimeoutError:
+                log.warning("what relay %s sends is not read; feed dropped", self.url)
+                self._feeds.pop(name, None)
+                _put_last(queue)
 
     async def _authenticate(self, challenge: str, signer: Signer) -> None:
         """Answer a NIP-42 challenge; whoever was refused for want of it waits for `_authenticated`."""

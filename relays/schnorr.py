@@ -7,7 +7,8 @@ just signed) takes five times as long as the signature.
 from __future__ import annotations
 
 import os
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
@@ -15,6 +16,8 @@ from coincurve.context import GLOBAL_CONTEXT
 _CONTEXT: Final = GLOBAL_CONTEXT.ctx
 HASH_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+MAX_KEYS_KEPT: Final = 4096
+"""Authors whose keys are kept as points: who signs much is read once."""
 
 
 class SigningKey:
@@ -49,7 +52,12 @@ def verified(public: bytes, signature: bytes, digest: bytes) -> bool:
     """Whether the signature of a hash is that of the key; False too for what is none of the three."""
     if len(public) != HASH_BYTES or len(signature) != SIGNATURE_BYTES or len(digest) != HASH_BYTES:
         return False
+    key = _point(public)
+    return key is not None and bool(lib.secp256k1_schnorrsig_verify(_CONTEXT, signature, digest, HASH_BYTES, key))
+
+
+@lru_cache(MAX_KEYS_KEPT)
+def _point(public: bytes) -> Any:
+    """The key as libsecp256k1 has it; None for bytes that are no key."""
     key = ffi.new("secp256k1_xonly_pubkey *")
-    if not lib.secp256k1_xonly_pubkey_parse(_CONTEXT, key, public):
-        return False
-    return bool(lib.secp256k1_schnorrsig_verify(_CONTEXT, signature, digest, HASH_BYTES, key))
+    return key if lib.secp256k1_xonly_pubkey_parse(_CONTEXT, key, public) else None

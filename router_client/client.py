@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,9 +41,13 @@ from router_client.errors import (
 )
 from router_client.fetch import check_plain, first_bytes, plain
 from router_client.nodeapi import error_of, said, with_money
+from router_client.opinions import Opinions
 from router_client.payments import Payments
+from router_client.people import People
 from router_client.quoting import Asked, ask_all, quoted
+from router_client.reviewer import Reviewer
 from router_client.selection import Candidate, Choice, Purse, choose
+from router_client.shelf import Shelf
 from router_client.stream import AnswerStream, OnText, ReaderFailed
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ log = logging.getLogger(__name__)
 MAX_ID_CHARS: Final = 200
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
+MAX_REASONS: Final = 30
 SILENCE_S: Final = 300.0
 STREAM_DEADLINE_S: Final = 3600.0
 NOT_ABOUT_THE_REQUEST: Final = (401, 402, 403, 404, 405, 409)
@@ -82,11 +88,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class RouterClient:
     """Buys chat completions from announced nodes with the ecash in its wallet."""
 
-    def __init__(self, directory: Directory, wallet: Wallet, payments: Payments, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        wallet: Wallet,
+        payments: Payments,
+        http: httpx.AsyncClient,
+        opinions: Opinions | None = None,
+        reviewer: Reviewer | None = None,
+    ) -> None:
         self.directory = directory
         self.wallet = wallet
         self.payments = payments
         self._http = http
+        self._opinions = opinions
+        self._reviewer = reviewer
 
     @classmethod
     @asynccontextmanager
@@ -95,9 +111,14 @@ class RouterClient:
         async with httpx.AsyncClient() as http, RelayPool(relays) as pool:
             wallet = await Wallet.open(folder / "wallet.db", http)
             payments = await Payments.open(folder / "payments.db", wallet, http)
+            shelf = await Shelf.open(folder / "directory.db")
+            opinions = Opinions(pool, People(folder / "people.json"), shelf)
             try:
-                yield cls(Directory(pool, http), wallet, payments, http)
+                directory = Directory(pool, http, shelf=shelf, opinions=opinions)
+                reviewer = Reviewer(pool, folder / "reviewer.nsec")
+                yield cls(directory, wallet, payments, http, opinions, reviewer)
             finally:
+                shelf.close()
                 payments.close()
                 wallet.close()
 
@@ -121,10 +142,15 @@ class RouterClient:
         for candidate in choice.candidates[:MAX_TRIES]:
             label = candidate.provider.announcement.name or candidate.provider.npub[:16]
             try:
-                request = _request(body, candidate)
+                request, began = _request(body, candidate), time.monotonic()
                 agreed = await quoted(self._http, candidate, request, max_cost_msat)
-                return await self._buy(request, task, agreed, choice.candidates, on_text)
+                answer = await self._buy(request, task, agreed, choice.candidates, on_text)
+                latency_ms = round((time.monotonic() - began) * 1000)
+                served = answer.verified or candidate.provider.is_plain
+                await self._note(candidate, served=served, cheated=not served, latency_ms=latency_ms)
+                return answer
             except NodeUnavailable as error:
+                await self._note(candidate)
                 self.directory.forget(candidate.provider.announcement.pubkey)
                 reasons[label] = str(error)
             except NodeRefused as error:
@@ -137,6 +163,21 @@ class RouterClient:
         if refusal is not None:
             raise refusal
         raise NoProvider(_why(reasons, self.directory.failures))
+
+    async def _note(
+        self, candidate: Candidate, *, served: bool = False, cheated: bool = False, latency_ms: int = 0
+    ) -> None:
+        """Remember what the node did with the user's money."""
+        if self._opinions is not None:
+            node = candidate.provider.announcement.pubkey
+            deeds = self._opinions.deeds(node).after(served=served, cheated=cheated, latency_ms=latency_ms)
+            await self._opinions.note(node, deeds)
+
+    async def review(self, node: str) -> Event | None:
+        """Publish what the node of that key did for this user, if there is anything to say."""
+        if self._opinions is None or self._reviewer is None:
+            return None
+        return await self._reviewer.publish(node, self._opinions.deeds(node))
 
     async def quotes(self, body: dict[str, Any]) -> list[Asked]:
         """What a request costs at each node that announces its model, cheapest first. Pays nothing."""
@@ -273,7 +314,8 @@ def _priced(usage: Usage, candidate: Candidate) -> int:
 def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
     """The receipt, and what is wrong with it. The usage must also be the one that the stream itself told."""
     if stream.receipt is None:
-        return None, "the node gave no receipt"
+        plain_node = candidate.provider.is_plain
+        return None, "plain nodes give no receipts" if plain_node else "the node gave no receipt"
     try:
         receipt = receipts.verify(
             stream.receipt,
@@ -296,7 +338,9 @@ def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Re
 def _why(reasons: dict[str, str], relay_failures: dict[str, str]) -> str:
     """One line for people."""
     if reasons:
-        return "no node can serve this: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        told = [f"{name}: {reason}" for name, reason in list(reasons.items())[-MAX_REASONS:]]
+        more = [f"{len(reasons) - len(told)} others do not fit either"] if len(reasons) > len(told) else []
+        return "no node can serve this: " + "; ".join(told + more)
     if relay_failures:
         return "no node was found: " + "; ".join(relay_failures.values())
     return "no node is announced on these relays"

@@ -1,28 +1,43 @@
-"""Which nodes there are: genuine announcements from relays, the newest of each, that answer under their own name."""
+"""Which nodes there are: what relays announce, kept on disk, asked whether they answer under their key, and judged."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import msgspec
 
 from relays import kinds
-from relays.announcement import Announcement, decode
-from relays.errors import InvalidAnnouncement, InvalidJson
+from relays.announcement import Announcement, ModelOffer
 from relays.event import Event, npub
-from relays.jsontext import from_json
-from relays.pool import RelayPool
-from router_client.fetch import FetchFailed, fetch
+from relays.pool import DEADLINE_S, RelayPool
+from router_client.board import Board
+from router_client.errors import ClientError
+from router_client.opinions import Opinions
+from router_client.plain import Listed
+from router_client.probe import Found, Prober, ProofCheck, place_of
+from router_client.shelf import Shelf
+from router_client.trust import Trust
 
 log = logging.getLogger(__name__)
 
 TTL_S = 300.0
-PROBE_DEADLINE_S = 5.0
-MAX_PROBES_AT_ONCE = 32
+KNOWN_DEADLINE_S = 3.0
+"""For relays, where nodes are known already."""
+AUTHORS_AT_ONCE = 500
+LIVE_PAUSE_S = 1.0
+"""Between two looks at what came in, while following."""
+QUIET_S = 10.0
+"""When nothing comes in, nodes are asked again and expire all the same."""
+OVERLAP_S = 3600
+"""Who follows hears of this much of the past again: clocks differ."""
+ANNOUNCED = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT]}
+WITHDRAWN = {"kinds": [kinds.DELETION], "#k": [str(kinds.PROVIDER_ANNOUNCEMENT)]}
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -30,100 +45,194 @@ class Provider(msgspec.Struct, frozen=True):
 
     announcement: Announcement
     url: str | None
+    proven: bool = False
+    """The key signed a number of ours; otherwise the node only said that it has it."""
+    latency_ms: int | None = None
+    answered_at: float | None = None
+    listed: tuple[Listed, ...] | None = None
+    """What a plain node sells, by its own list."""
+    trust: Trust = Trust()
 
     @property
     def npub(self) -> str:
         return npub(self.announcement.pubkey)
 
+    @property
+    def is_plain(self) -> bool:
+        """It announces no prices, takes no locked ecash, and gives neither quotes nor receipts."""
+        return self.announcement.models is None
+
+    @property
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """What it sells, announced or listed."""
+        if self.announcement.models is not None:
+            return self.announcement.models
+        return tuple(each.offer for each in self.listed or ())
+
+    def least_msat(self, model: str) -> int:
+        """What a request has to bring with it, whatever it will cost."""
+        return next((each.least_msat for each in self.listed or () if each.offer.id == model), 0)
+
 
 class Directory:
-    """The nodes known from a pool of relays, looked up again when they are older than their time to live."""
+    """The nodes known from a pool of relays, looked up again when they are older than their time to live.
 
-    def __init__(self, pool: RelayPool, http: httpx.AsyncClient, clock: Callable[[], float] = time.time) -> None:
+    With a shelf, what was known before is there at once, and remains when no relay answers.
+    """
+
+    def __init__(
+        self,
+        pool: RelayPool,
+        http: httpx.AsyncClient,
+        clock: Callable[[], float] = time.time,
+        *,
+        shelf: Shelf | None = None,
+        opinions: Opinions | None = None,
+        proof: ProofCheck | None = None,
+        probing: bool = True,
+    ) -> None:
         self._pool = pool
-        self._http = http
         self._clock = clock
+        self._shelf = shelf
+        self._opinions = opinions
+        self._probing = probing
+        self._prober = Prober(http, proof, clock)
+        self.board = Board()
         self._providers: tuple[Provider, ...] = ()
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._deletions: list[Event] = []
+        self._is_live = False
+        self._news = asyncio.Event()
         self.failures: dict[str, str] = {}
         """Why a relay gave nothing, by URL, as of the last look."""
+        if shelf is not None:
+            shelf.fill(self.board)
+            self._prober.found = shelf.facts("found", Found)
 
     async def providers(self, *, fresh: bool = False) -> tuple[Provider, ...]:
         """All announced nodes with their liveness; from memory within the time to live unless `fresh`."""
         async with self._reading:
-            if fresh or self._read_at < self._clock() - TTL_S:
-                await self._read()
+            if fresh or (not self._is_live and self._read_at < self._clock() - TTL_S):
+                await self._ask_relays()
+                await self._look(again=fresh)
+        return self._providers
+
+    def known(self) -> tuple[Provider, ...]:
+        """The same as of now, without asking anybody."""
         return self._providers
 
     def forget(self, pubkey: str) -> None:
-        """A node that failed is not alive until it is looked up again."""
+        """A node that failed is not alive until it is looked up again, when it has cooled down."""
+        self._prober.failed(pubkey)
         self._providers = tuple(
             msgspec.structs.replace(p, url=None) if p.announcement.pubkey == pubkey else p for p in self._providers
         )
 
-    async def _read(self) -> None:
-        found = await self._pool.query({"kinds": [kinds.PROVIDER_ANNOUNCEMENT]})
-        authors = sorted({event.pubkey for event in found.events})
-        deleted = await self._pool.query({"kinds": [kinds.DELETION], "authors": authors}) if authors else None
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[None]:
+        """Follow the relays as long as the block runs: what changes there is known here a moment later."""
+        async with self._reading:
+            await self._ask_relays()
+            await self._look()
+        self._is_live = True
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_looking())]
+        try:
+            yield
+        finally:
+            self._is_live = False
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def hear(self, events: Iterable[Event]) -> bool:
+        """Take in verified events; whether anything changed."""
+        changed, now = False, int(self._clock())
+        for event in events:
+            if self.board.put(event, now):
+                changed = True
+            if event.kind == kinds.DELETION:
+                self._deletions.append(event)
+                del self._deletions[: -10 * AUTHORS_AT_ONCE]
+        return changed
+
+    async def _follow(self) -> None:
+        since = {"since": int(self._clock()) - OVERLAP_S}
+        async for event in self._pool.follow({**ANNOUNCED, **since}, {**WITHDRAWN, **since}, known=self.board.knows):
+            if self.hear((event,)):
+                self._news.set()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    await self._news.wait()
+            self._news.clear()
+            try:
+                async with self._reading:
+                    if self._read_at < self._clock() - TTL_S:
+                        await self._ask_relays()  # deletions without a `k` tag are found by their author alone
+                    await self._look()
+            except ClientError as error:
+                log.warning("the directory could not be brought up to date: %s", error)
+            await asyncio.sleep(LIVE_PAUSE_S)
+
+    async def _ask_relays(self) -> None:
+        deadline_s = KNOWN_DEADLINE_S if len(self.board) else DEADLINE_S
+        found = await self._pool.query(ANNOUNCED, deadline_s=deadline_s, known=self.board.knows)
         self.failures = found.failures
-        announcements = current(found.events, deleted.events if deleted else (), now=int(self._clock()))
-        slots = asyncio.Semaphore(MAX_PROBES_AT_ONCE)
-
-        async def probed(announcement: Announcement) -> Provider:
-            async with slots:
-                return Provider(announcement, await self._living_url(announcement))
-
-        self._providers = tuple(await asyncio.gather(*(probed(announcement) for announcement in announcements)))
+        self.hear(found.events)
+        authors = sorted({each.pubkey for each in self.board.announcements(int(self._clock()))})
+        try:
+            async with asyncio.timeout(deadline_s):
+                for first in range(0, len(authors), AUTHORS_AT_ONCE):
+                    some = authors[first : first + AUTHORS_AT_ONCE]
+                    asked = {"kinds": [kinds.DELETION], "authors": some}
+                    self.hear((await self._pool.query(asked, deadline_s=deadline_s)).events)
+        except TimeoutError:
+            log.info("relays were too slow to tell all deletions")
         self._read_at = self._clock()
 
-    async def _living_url(self, announcement: Announcement) -> str | None:
-        """The first of its URLs that answers `/v1/info` with the announced key."""
-        answers = await asyncio.gather(*(self._answers_as(url, announcement.pubkey) for url in announcement.urls))
-        return next((base for base in answers if base is not None), None)
+    async def _look(self, *, again: bool = False) -> None:
+        """Judge and ask the nodes that are announced now, and write down what has changed."""
+        announcements = self.board.announcements(int(self._clock()))
+        asked: set[str] = set()
+        if self._opinions is not None:
+            await self._opinions.look()
+        if self._probing:
+            self._prober.retain({place_of(each) for each in announcements})
+            asked = await self._prober.look(self._by_promise(announcements), again=again)
+        self._providers = tuple(self._provider(each) for each in announcements)
+        own = self._opinions.own.trusted if self._opinions is not None else frozenset()
+        self.board.protect(own | {p.announcement.pubkey for p in self._providers if p.url is not None})
+        if self._shelf is not None and (asked or self.board.changed or self._deletions):
+            deletions, self._deletions = self._deletions, []
+            await self._shelf.store(self.board, deletions)
+            await self._shelf.state("found", {place: self._prober.found[place] for place in asked})
 
-    async def _answers_as(self, url: str, pubkey: str) -> str | None:
-        """The base of `url` if a node of that key answers there."""
-        base = url.rstrip("/").removesuffix("/v1")
-        try:
-            reply = await fetch(self._http, "GET", f"{base}/v1/info", deadline_s=PROBE_DEADLINE_S)
-            info = from_json(reply.body, dict[str, object])
-        except (FetchFailed, InvalidJson):
-            return None
-        if info.get("npub") == npub(pubkey):
-            return base
-        log.info("%s does not answer as %s", base, npub(pubkey))
-        return None
+    def _by_promise(self, announcements: list[Announcement]) -> list[Announcement]:
+        """Whom to ask first: who is trusted more, who answered before, and then anyone, so that a crowd that nobody has
+        heard of cannot keep others from their turn by its names."""
+
+        def promise(announcement: Announcement) -> tuple[float, bool, float]:
+            found = self._prober.found.get(place_of(announcement))
+            return (-self._trust(announcement).score, found is None or found.url is None, random.random())
+
+        return sorted((each for each in announcements if not self._trust(each).blocked), key=promise)
+
+    def _trust(self, announcement: Announcement) -> Trust:
+        return Trust() if self._opinions is None else self._opinions.of(announcement.pubkey)
+
+    def _provider(self, announcement: Announcement) -> Provider:
+        found, trust = self._prober.found.get(place_of(announcement)), self._trust(announcement)
+        if found is None or found.url is None or found.urls != announcement.urls:
+            return Provider(announcement, None, trust=trust)
+        return Provider(announcement, found.url, found.proven, found.latency_ms, found.at, found.listed, trust)
 
 
 def current(events: Iterable[Event], deletions: Iterable[Event], *, now: int) -> list[Announcement]:
-    """The announcements in force: per address the newest, unless it is deleted, expired, dated ahead or unreadable.
-
-    An equal date is decided by the lower id (NIP-01). A newer event that is invalid does not bring an older one back.
-    """
-    newest: dict[str, Event] = {}
-    for event in events:
-        if event.kind != kinds.PROVIDER_ANNOUNCEMENT:
-            continue
-        elder = newest.get(event.address())
-        if elder is None or (event.created_at, elder.id) > (elder.created_at, event.id):
-            newest[event.address()] = event
-    withdrawn = list(deletions)
-    announcements = []
-    for event in newest.values():
-        if any(_deletes(deletion, event) for deletion in withdrawn):
-            continue
-        try:
-            announcements.append(decode(event, now=now))
-        except InvalidAnnouncement as error:
-            log.debug("announcement %s is left out: %s", event.id, error)
-    return announcements
-
-
-def _deletes(deletion: Event, event: Event) -> bool:
-    """NIP-09: by the same author; an address is deleted up to the deletion's date."""
-    if deletion.kind != kinds.DELETION or deletion.pubkey != event.pubkey:
-        return False
-    if event.id in deletion.values("e"):
-        return True
-    return event.address() in deletion.values("a") and event.created_at <= deletion.created_at
+    """The announcements in force among these events."""
+    board = Board()
+    for event in (*deletions, *events):
+        board.put(event, now)
+    return board.announcements(now)

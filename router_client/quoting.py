@@ -41,7 +41,10 @@ async def ask_all(http: httpx.AsyncClient, providers: Sequence[Provider], reques
     sellers = [
         provider
         for provider in providers
-        if provider.url is not None and any(offer.id == model for offer in provider.announcement.models or ())
+        if provider.url is not None
+        and not provider.is_plain
+        and not provider.trust.refused
+        and any(offer.id == model for offer in provider.offers)
     ]
     asked = await asyncio.gather(*(_ask(http, provider, model, request) for provider in sellers))
     return sorted(asked, key=lambda each: (each.quote is None, each.quote and each.quote.expected_msat, each.npub))
@@ -70,6 +73,8 @@ async def quoted(
 ) -> Candidate:
     """The candidate at the price and hold that it quotes. Raises NodeUnavailable, also where that is too much; NodeRefused
     when the node will not serve the request."""
+    if candidate.provider.is_plain:
+        return candidate
     try:
         quote = await _quote(http, candidate.url, request)
     except NodeRefused as error:

@@ -1,4 +1,4 @@
-"""Which node serves: hard filters first, then the lowest expected cost. Pure, and able to say why."""
+"""Which node serves: hard filters first, then the lowest expected cost, weighted by trust. Pure, and able to say why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from relays.announcement import ModelOffer
 from relays.bounds import most_usage
 from relays.errors import MoneyError
-from relays.money import Msat
+from relays.money import Msat, msat
 from relays.pricing import Usage, cost
 from router_client.complexity import Task, Tier
 from router_client.discovery import Provider
@@ -18,6 +18,10 @@ from router_client.ecash.token import MSAT_PER_UNIT, normal_mint_url
 
 AUTO = "auto"
 """The model name that leaves the choice of model to the router."""
+
+PLAIN_FACTOR = 1.25
+"""What a price is worth of a node whose charge cannot be checked by a receipt."""
+MAX_LABEL = 60
 
 TIER_SHARE: dict[Tier, tuple[float, float]] = {"cheap": (0.0, 1 / 3), "mid": (1 / 3, 2 / 3), "premium": (2 / 3, 1.0)}
 """With `auto`, the part of all models, ordered by price, from which a tier takes its model."""
@@ -67,26 +71,35 @@ def choose(
     rejected: dict[str, str] = {}
     wanted = _models(str(body.get("model") or AUTO), task, providers)
     for provider in providers:
-        label = provider.announcement.name or provider.npub[:16]
+        label = provider.announcement.name[:MAX_LABEL] or provider.announcement.pubkey[:16]
         if (reason := _unusable(provider, ignore)) is not None:
             rejected[label] = reason
             continue
-        for offer in provider.announcement.models or ():
+        for offer in provider.offers:
             outcome = _candidate(body, task, provider, offer, purses, wanted, max_cost_msat)
             if isinstance(outcome, Candidate):
                 candidates.append(outcome)
             else:
                 rejected[f"{label}: {offer.id}"] = outcome
-    candidates.sort(key=lambda candidate: (candidate.expected_msat, candidate.hold_msat, candidate.provider.npub))
+    candidates.sort(key=_rank)
     return Choice(tuple(candidates), rejected)
+
+
+def _rank(candidate: Candidate) -> tuple[float, int, str]:
+    """The expected cost, weighted by how far the node is trusted; where nothing is known of any, the cost alone."""
+    provider = candidate.provider
+    weight = provider.trust.factor * (PLAIN_FACTOR if provider.is_plain else 1)
+    return candidate.expected_msat * weight, candidate.hold_msat, provider.announcement.pubkey
 
 
 def _unusable(provider: Provider, ignore: Collection[str]) -> str | None:
     if provider.announcement.pubkey in ignore:
         return "left out by request, or it failed just now"
+    if provider.trust.refused:
+        return "not trusted: " + "; ".join(provider.trust.reasons)
     if provider.url is None:
         return "does not answer under its announced key"
-    if provider.announcement.models is None:
+    if not provider.offers:
         return "announces no prices"
     return None
 
@@ -110,6 +123,7 @@ def _candidate(
         likely = Usage(task.prompt_tokens, min(task.completion_tokens, offer.limits.max_output_tokens))
         expected_msat = cost(likely, offer.price)
         hold_msat = cost(most_usage({**body, "model": offer.id}, offer.limits, offer.price), offer.price)
+        hold_msat = msat(max(hold_msat, provider.least_msat(offer.id)))
     except MoneyError:
         return "its price is beyond all bitcoin"
     if max_cost_msat is not None and hold_msat > max_cost_msat:
@@ -131,7 +145,7 @@ def _models(model: str, task: Task, providers: Sequence[Provider]) -> set[str]:
         return {model}
     prices: dict[str, int] = {}
     for provider in providers:
-        for offer in provider.announcement.models or ():
+        for offer in () if provider.url is None or provider.trust.refused else provider.offers:
             rate = offer.price.prompt_msat_per_mtok + offer.price.completion_msat_per_mtok
             prices[offer.id] = min(rate, prices.get(offer.id, rate))
     ordered = sorted(prices, key=lambda id_: (prices[id_], id_))

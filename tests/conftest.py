@@ -33,6 +33,8 @@ LONGEST = (
 DEAD_RELAY = "ws://127.0.0.1:9"
 DEAD_MINT = "http://127.0.0.1:9"
 """Port 9 is nobody's here: a connection is refused at once."""
+CERTIFICATES = "TESTS_SSL_CERT_FILE"
+"""Where this machine's are, for the tools that install programs for tests."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that ask this machine alone: it vouches for nobody, and is made once."""
 
@@ -49,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     nobody = tempfile.TemporaryDirectory(prefix="satroute-no-certificates-")
     config.add_cleanup(nobody.cleanup)
-    os.environ.pop("SSL_CERT_FILE", None)
+    os.environ.setdefault(CERTIFICATES, os.environ.pop("SSL_CERT_FILE", ""))
     os.environ["SSL_CERT_DIR"] = nobody.name
 
 

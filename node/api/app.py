@@ -13,6 +13,7 @@ from node.api.money import money_routes
 from node.api.openapi import SECURITY, WithPaidPaths
 from node.api.paid import paid_routes
 from node.api.prices import price_routes
+from node.api.providers import provider_routes
 from node.api.reply import ID_HEADERS
 from node.node import Node
 from node.version import VERSION
@@ -26,6 +27,7 @@ def create_app(node: Node) -> Litestar:
             *balance_routes(node),
             *info_routes(node),
             *price_routes(node),
+            *provider_routes(node),
             *money_routes(node),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

@@ -1,4 +1,4 @@
-"""`satroute ask`, `nodes` and `wallet`: the router client on the command line."""
+"""`satroute ask` and `wallet`: the router client on the command line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
-from rich.table import Table
 
-from node.cli.console import CommandFailed, err, escaped, note, out, per_1k, print_json, printable
+from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
 from node.cli.place import data_option, json_option, place, relays_option, run_client, with_client
+from relays.event import pubkey_of
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
 from router_client.client import Answer, RouterClient
-from router_client.discovery import Provider
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError
 from router_client.payments import Out, Payments
@@ -35,6 +33,7 @@ ABANDONED_S = 600
 @click.option("--model", default="auto", show_default=True, help="A model's name, or auto.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @click.option("--max-sats", type=click.IntRange(min=1), help="Refuse to risk more than this on one request.")
+@click.option("--review", is_flag=True, help="Publish how the node did, under a key made for that alone.")
 @data_option
 @relays_option
 @json_option
@@ -43,6 +42,7 @@ def ask(
     model: str,
     max_tokens: int,
     max_sats: int | None,
+    review: bool,
     data: Path | None,
     relays: tuple[str, ...],
     as_json: bool,
@@ -59,6 +59,8 @@ def ask(
         except ClientError:
             _tell_what_is_out(client.payments.out())
             raise
+        if review and (published := await client.review(pubkey_of(answer.node))) is not None:
+            note(f"[dim]reviewed as {published.value('t')}[/]")
         return answer, client.payments.out()
 
     answer, still_out = with_client(data, relays, work)
@@ -90,48 +92,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "verified": answer.verified,
         "text": answer.text,
     }
-
-
-@click.command(epilog="Example: satroute nodes --relay wss://relay.example.com")
-@data_option
-@relays_option
-@json_option
-def nodes(data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
-    """The announced nodes with their models and prices."""
-
-    async def work(client: RouterClient) -> tuple[Provider, ...]:
-        providers = await client.directory.providers()
-        failures = client.directory.failures.values()
-        if failures and not providers:
-            raise CommandFailed("no relay answered: " + "; ".join(failures))
-        for failure in failures:
-            note(f"[yellow]note:[/] {escaped(failure)}")
-        return providers
-
-    providers = with_client(data, relays, work)
-    if as_json:
-        print_json({"nodes": [_provider_json(provider) for provider in providers]})
-        return
-    out.print(nodes_table(providers) if providers else "no node is announced on these relays")
-
-
-def nodes_table(providers: tuple[Provider, ...]) -> Table:
-    """Nodes and prices for people: msat per 1,000 tokens."""
-    table = Table("node", "npub", "model", "in", "out", "request", "alive", title="msat per 1k tokens and per request")
-    for provider in providers:
-        announcement = provider.announcement
-        for offer in announcement.models or (None,):
-            price = None if offer is None else offer.price
-            table.add_row(
-                escaped(announcement.name),
-                f"{provider.npub[:12]}…",
-                "?" if offer is None else escaped(offer.id),
-                "?" if price is None else per_1k(price.prompt_msat_per_mtok),
-                "?" if price is None else per_1k(price.completion_msat_per_mtok),
-                "?" if price is None else f"{price.request_msat:,}",
-                "[green]yes[/]" if provider.url else "[red]no[/]",
-            )
-    return table
 
 
 @click.group()
@@ -268,15 +228,3 @@ def _with_payments(folder: Path, work: Callable[[Payments], Awaitable[T]]) -> T:
             return await work(client.payments)
 
     return asyncio.run(run())
-
-
-def _provider_json(provider: Provider) -> dict[str, Any]:
-    announcement = provider.announcement
-    return {
-        "name": announcement.name,
-        "npub": provider.npub,
-        "urls": announcement.urls,
-        "mints": announcement.mints,
-        "alive": provider.url is not None,
-        "models": msgspec.to_builtins(announcement.models),
-    }

@@ -6,12 +6,14 @@ import sys
 
 import click
 
-from node.cli.buyer import ask, nodes, wallet
+from node.cli.buyer import ask, wallet
 from node.cli.console import CommandFailed
 from node.cli.keys import keys
 from node.cli.local import demo, up
+from node.cli.nodes import nodes
 from node.cli.price import price
 from node.cli.serve import serve
+from node.cli.trust import block, follow, trust
 from node.errors import BadSettings, NodeFault
 from node.version import VERSION
 from relays.errors import RelaysError
@@ -42,11 +44,12 @@ def satroute() -> None:
     The same, and a story played on it once:           satroute demo
     Run a node for real:                               satroute serve --env-file .env
     Buy an answer:                                     satroute ask "What is 2+2?"
+    See who sells what, live:                          satroute nodes --watch
     Ask what it costs first:                           satroute price MODEL "What is 2+2?"
     """
 
 
-for _command in (up, demo, serve, keys, ask, nodes, price, wallet):
+for _command in (up, demo, serve, keys, ask, nodes, price, wallet, trust, block, follow):
     satroute.add_command(_command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from relays.announcement import Announcement, ModelOffer
@@ -13,7 +14,9 @@ from relays.money import MAX_MSAT
 from relays.pricing import ModelPrice
 from router_client.complexity import Task, assess, score
 from router_client.discovery import Provider
+from router_client.plain import Listed
 from router_client.selection import Choice, Purse, choose
+from router_client.trust import Trust
 
 MINT = "https://mint.example"
 PURSE = Purse(MINT, "msat", 10**9)
@@ -130,3 +133,35 @@ def test_a_task_is_judged_by_its_last_user_message() -> None:
     assert assess(body).difficulty == score("y" * 5000)
     assert assess({"messages": []}).tier == "cheap"
     assert assess({**HELLO, "n": 3}).completion_tokens == 60
+
+
+def trusted(of: Provider, score: float, *, blocked: bool = False) -> Provider:
+    return msgspec.structs.replace(of, trust=Trust(score, ("measured",), blocked))
+
+
+def test_trust_weighs_against_the_price_and_the_distrusted_are_out() -> None:
+    cheap, dear = provider("cheap", ("m", ModelPrice(1_000_000, 4_000_000))), provider("dear", ("m", DEAR_TOKENS))
+    assert order(chosen(HELLO, dear, cheap)) == ["cheap", "dear"]
+    assert order(chosen(HELLO, trusted(cheap, 0.2), trusted(dear, 1.0))) == ["dear", "cheap"]
+    for out in (trusted(cheap, 0.5, blocked=True), trusted(cheap, 0.1)):
+        choice = chosen(HELLO, out, dear)
+        assert order(choice) == ["dear"]
+        assert choice.rejected["cheap"] == "not trusted: measured"
+
+
+def test_a_plain_node_is_bought_from_by_its_list_with_what_it_wants_to_see_and_costs_more_in_our_eyes() -> None:
+    model = Listed(ModelOffer("m", ModelLimits(4096, 2048), DEAR_TOKENS), least_msat=50_000)
+    plain = msgspec.structs.replace(provider("plain", models=None), listed=(model,))
+    ours = provider("ours", ("m", ModelPrice(2_400_000, 9_600_000)))
+    choice = chosen(HELLO, plain, ours)
+    assert order(choice) == ["ours", "plain"], "a fifth cheaper is less than a receipt is worth"
+    assert choice.candidates[1].hold_msat == 50_000
+    assert order(chosen(HELLO, plain, provider("dear", ("m", ModelPrice(3_000_000, 12_000_000))))) == ["plain", "dear"]
+    assert chosen(HELLO, msgspec.structs.replace(plain, listed=())).rejected["plain"] == "announces no prices"
+
+
+def test_the_dead_do_not_decide_what_auto_means() -> None:
+    """Else ten thousand announcements of nothing would move the tiers."""
+    living = provider("living", ("m", DEAR_TOKENS))
+    crowd = [provider(f"{n}", (f"free{n}", ModelPrice(0, 0)), url=None) for n in range(20)]
+    assert order(chosen({**HELLO, "model": "auto"}, *crowd, living)) == ["living"]

@@ -77,6 +77,8 @@ async def test_buys_streams_settles_and_verifies(
         assert answer.receipt is not None
         assert answer.settled
         assert buyer.payments.open_count() == 0
+        (provider,) = await buyer.directory.providers(fresh=True)
+        assert provider.trust.reasons == ("1 of 1 calls served",)
         totals = await node.node.ledger.audit()
         assert totals.earned_msat == answer.cost_msat
         assert totals.keys_msat == totals.held_msat == 0

@@ -1,0 +1,196 @@
+"""`satroute nodes`: who is announced, what it sells for how much, whether it answers, and how far it is trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.live import Live
+from rich.table import Table
+
+from node.cli.console import CommandFailed, err, escaped, note, out, per_1k, print_json
+from node.cli.place import data_option, json_option, relays_option, with_client
+from relays.announcement import ModelOffer
+from relays.pricing import TOKENS_PER_PRICE
+from router_client.client import RouterClient
+from router_client.discovery import Provider
+from router_client.ecash.token import normal_mint_url
+from router_client.probe import ONION
+
+MAX_ROWS = 200
+WATCH_S = 1.0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which nodes and models are listed."""
+
+    model: str | None = None
+    max_msat_per_mtok: int | None = None
+    mint: str | None = None
+    onion: bool = False
+    alive: bool = False
+
+    def offers(self, provider: Provider) -> list[ModelOffer]:
+        """What of the node's is wanted."""
+        return [
+            offer
+            for offer in provider.offers
+            if (self.model is None or self.model.lower() in offer.id.lower())
+            and (
+                self.max_msat_per_mtok is None
+                or max(offer.price.prompt_msat_per_mtok, offer.price.completion_msat_per_mtok) <= self.max_msat_per_mtok
+            )
+        ]
+
+    def fits(self, provider: Provider) -> bool:
+        announced = provider.announcement
+        return (
+            (self.mint is None or normal_mint_url(self.mint) in map(normal_mint_url, announced.mints))
+            and (not self.onion or any(ONION.match(url) for url in announced.urls))
+            and (not self.alive or provider.url is not None)
+            and ((self.model is None and self.max_msat_per_mtok is None) or bool(self.offers(provider)))
+        )
+
+
+@click.command(epilog="Example: satroute nodes --model gpt-4o --max-price 500 --watch")
+@click.option("--model", help="Those that sell a model with this in its name.")
+@click.option("--max-price", type=click.FloatRange(min=0), help="At most so many msat per 1k tokens, read or written.")
+@click.option("--mint", help="Those that take ecash of this mint.")
+@click.option("--onion", is_flag=True, help="Those with an onion address.")
+@click.option("--alive", is_flag=True, help="Those that answer under their key.")
+@click.option("--watch", is_flag=True, help="Follow the relays and show what changes, until Ctrl-C.")
+@data_option
+@relays_option
+@json_option
+def nodes(
+    model: str | None,
+    max_price: float | None,
+    mint: str | None,
+    onion: bool,
+    alive: bool,
+    watch: bool,
+    data: Path | None,
+    relays: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """The announced nodes with their models, prices and trust, cheapest and best trusted first."""
+    most = None if max_price is None else int(max_price * TOKENS_PER_PRICE / 1000)
+    wanted = Wanted(model, most, mint, onion, alive)
+
+    async def work(client: RouterClient) -> list[Provider]:
+        if watch:
+            await _watch(client, wanted, as_json=as_json)
+        with err.status("asking relays and nodes"):
+            providers = await client.directory.providers()
+        failures = client.directory.failures.values()
+        if failures and not providers:
+            raise CommandFailed("no relay answered: " + "; ".join(failures))
+        for failure in failures:
+            note(f"[yellow]note:[/] {escaped(failure)}")
+        return _listed(providers, wanted)
+
+    found = with_client(data, relays, work)
+    if as_json:
+        print_json(_json(found, wanted))
+    elif found:
+        out.print(nodes_table(found, wanted))
+    else:
+        out.print("no node is announced on these relays" if wanted == Wanted() else "no announced node is like that")
+
+
+async def _watch(client: RouterClient, wanted: Wanted, *, as_json: bool) -> None:
+    """Until it is interrupted: the table as it changes, or a line of JSON for each change."""
+    shown: object = None
+    async with client.directory.live():
+        with nullcontext() if as_json else Live(console=out, auto_refresh=False) as screen:
+            while True:
+                found = _listed(client.directory.known(), wanted)
+                if (now := _json(found, wanted)) != shown:
+                    shown = now
+                    if screen is None:
+                        print_json(now)
+                    else:
+                        screen.update(nodes_table(found, wanted), refresh=True)
+                await asyncio.sleep(WATCH_S)
+
+
+def _listed(providers: tuple[Provider, ...], wanted: Wanted) -> list[Provider]:
+    """Who answers first, then the better trusted, then the cheaper; whom the user blocked last."""
+
+    def place(provider: Provider) -> tuple[bool, bool, float, int, str]:
+        prices = [offer.price.prompt_msat_per_mtok + offer.price.completion_msat_per_mtok for offer in provider.offers]
+        trust = provider.trust
+        return (trust.blocked, provider.url is None, -trust.score, min(prices, default=0), provider.announcement.pubkey)
+
+    return sorted(filter(wanted.fits, providers), key=place)
+
+
+def nodes_table(providers: list[Provider], wanted: Wanted) -> Table:
+    """Nodes and prices for people: msat per 1,000 tokens."""
+    table = Table("node", "npub", "model", "in", "out", "request", "answers", "trust", "announced")
+    table.title = "msat per 1k tokens and per request"
+    for provider in providers[:MAX_ROWS]:
+        for offer in wanted.offers(provider) or (None,):
+            if table.row_count >= MAX_ROWS:
+                break
+            price = None if offer is None else offer.price
+            table.add_row(
+                escaped(provider.announcement.name[:40]),
+                f"{provider.npub[:12]}…",
+                "?" if offer is None else escaped(offer.id),
+                "?" if price is None else per_1k(price.prompt_msat_per_mtok),
+                "?" if price is None else per_1k(price.completion_msat_per_mtok),
+                "?" if price is None else f"{price.request_msat:,}",
+                _answers(provider),
+                _trust(provider),
+                _ago(provider.announcement.created_at),
+            )
+    if table.row_count >= MAX_ROWS:
+        table.caption = f"{len(providers)} nodes; the first rows only: --json has all"
+    return table
+
+
+def _answers(provider: Provider) -> str:
+    if provider.url is None:
+        return "[red]no[/]"
+    return f"[green]{'proven' if provider.proven else 'yes'}[/] {provider.latency_ms} ms"
+
+
+def _trust(provider: Provider) -> str:
+    if provider.trust.blocked:
+        return "[red]blocked[/]"
+    return f"{provider.trust.score:.2f}" if provider.trust.reasons else "-"
+
+
+def _ago(at: int) -> str:
+    seconds = max(0, int(time.time()) - at)
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {name} ago"
+    return "just now"
+
+
+def _json(providers: list[Provider], wanted: Wanted) -> dict[str, Any]:
+    return {"nodes": [_provider_json(provider, wanted) for provider in providers]}
+
+
+def _provider_json(provider: Provider, wanted: Wanted) -> dict[str, Any]:
+    announcement = provider.announcement
+    return {
+        "name": announcement.name,
+        "npub": provider.npub,
+        "urls": announcement.urls,
+        "mints": announcement.mints,
+        "alive": provider.url is not None,
+        "proven": provider.proven,
+        "latency_ms": provider.latency_ms,
+        "plain": provider.is_plain,
+        "trust": {"score": provider.trust.score, "reasons": provider.trust.reasons, "blocked": provider.trust.blocked},
+        "announced_at": announcement.created_at,
+        "models": msgspec.to_builtins(wanted.offers(provider)),
+    }
