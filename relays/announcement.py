@@ -21,13 +21,15 @@ from relays.pricing import ModelPrice
 
 OFFER_VERSION = 1
 MAX_URLS = 8
-"""More ways to reach one node are not read."""
+MAX_URL_CHARS = 2048
+"""More ways to reach one node, and longer ones, are not read."""
 MAX_CLOCK_SKEW_S = 15 * 60
 """Events dated further ahead than this are refused."""
 
 
 MAX_PAGES: Final = 100
 MAX_LIMIT: Final = 10**15
+COUNTRY_CHARS: Final = 2
 
 
 class ModelOffer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +79,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """Ways to pay: `key`, `cashu` as the bearer, `x-cashu`, `lightning`, `l402`; None where it is not said."""
     pages: int = 0
     """How many events beside this one hold models; see `pages`."""
+    region: str | None = None
+    """The country that the node says it stands in (ISO 3166-1, two letters): nobody can check that."""
 
 
 def encode(announcement: Announcement, signer: Signer) -> Event:
@@ -97,6 +101,7 @@ def encode(announcement: Announcement, signer: Signer) -> Event:
             limits=announcement.limits,
             payments=announcement.payments,
             pages=announcement.pages,
+            region=announcement.region,
         )
     if announcement.expires_at is not None:
         tags += [[kinds.TAG_EXPIRATION, str(announcement.expires_at)]]
@@ -117,7 +122,7 @@ def decode(event: Event, *, now: int) -> Announcement:
     """Read a verified event. Raises InvalidAnnouncement: wrong kind, no `u` tag, dated ahead, or expired (NIP-40)."""
     if event.kind != kinds.PROVIDER_ANNOUNCEMENT:
         raise InvalidAnnouncement(f"kind {event.kind} is not a provider announcement")
-    urls = tuple(url for url in event.values(kinds.TAG_URL) if url.startswith(("http://", "https://")))[:MAX_URLS]
+    urls = tuple(filter(_is_url, event.values(kinds.TAG_URL)))[:MAX_URLS]
     if not urls:
         raise InvalidAnnouncement("without a URL it is not a provider")
     expires_at = in_force(event, now=now)
@@ -136,9 +141,14 @@ def decode(event: Event, *, now: int) -> Announcement:
         limits=None if offer is None else offer.limits,
         payments=None if offer is None else offer.payments,
         pages=0 if offer is None else offer.pages,
+        region=None if offer is None else region_of(offer.region),
         created_at=event.created_at,
         expires_at=expires_at,
     )
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://")) and len(text) <= MAX_URL_CHARS
 
 
 def in_force(event: Event, *, now: int) -> int | None:
@@ -162,6 +172,12 @@ def content_of(event: Event) -> dict[str, Any]:
         return {}
 
 
+def region_of(text: str | None) -> str | None:
+    """A country's code in capitals; None for what is none."""
+    known = text is not None and len(text) == COUNTRY_CHARS and text.isascii() and text.isalpha()
+    return text.upper() if known and text is not None else None
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
@@ -173,6 +189,7 @@ class _Offer(msgspec.Struct, omit_defaults=True):
     limits: NodeLimits | None = None
     payments: tuple[str, ...] | None = None
     pages: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGES)] = 0
+    region: str | None = None
 
 
 def offer_in(content: dict[str, Any]) -> _Offer | None:

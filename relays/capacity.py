@@ -16,6 +16,7 @@ from relays.announcement import MAX_CLOCK_SKEW_S
 from relays.errors import InvalidCapacity, InvalidEvent, MoneyError
 from relays.event import Event, Signer, expiration
 from relays.money import msat
+from relays.pricing import Usage
 
 STALE_S: Final = 600
 MAX_REQUESTS: Final = 1_000_000
@@ -23,6 +24,8 @@ MAX_LATENCY_MS: Final = 3_600_000
 MAX_BPS: Final = 10_000
 MAX_TOKENS_PER_S: Final = 1_000_000
 MAX_MODEL_CHARS: Final = 1000
+TYPICAL: Final = Usage(1000, 1000)
+"""The request whose price is told."""
 
 State = Literal["serving", "draining"]
 
@@ -49,6 +52,16 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     state: State = "serving"
     created_at: int
     expires_at: int
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it would take a request now."""
+        return self.state == "serving" and self.capacity > 0
+
+    @property
+    def load(self) -> float:
+        """How much of it is taken, from 0 to 1."""
+        return 1.0 if not self.has_room else 1 - min(1.0, self.capacity / max(1, self.max_concurrent))
 
 
 def encode(capacity: Capacity, signer: Signer) -> Event:

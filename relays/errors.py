@@ -10,6 +10,7 @@ RelaysError
 │   ├── InvalidReceipt
 │   └── InvalidReview
 ├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
+├── NoTor                only Tor leads there, and there is none
 └── RelayUnavailable     no relay took or answered the request in time
     └── RelayMisbehaves  it floods or lies: its connection is not kept
 """
@@ -53,6 +54,10 @@ class InvalidReview(InvalidEvent):
 
 class InvalidKey(RelaysError, ValueError):
     """Not a Nostr key in any form we read (NIP-19 or 64 hex digits)."""
+
+
+class NoTor(RelaysError):
+    """Tor alone leads there, or may be used, and none is known: no connection was tried."""
 
 
 class RelayUnavailable(RelaysError):

@@ -1,17 +1,20 @@
 """Nostr events (NIP-01): parse, check id and signature, sign. Keys in their NIP-19 forms.
 
-The only module that imports pynostr, which is used for keys and their forms; ids are computed here, since pynostr ignores
-the id it receives.
+The only module that imports pynostr, which is used for the forms of keys, and only when one is read or written: it takes a
+tenth of a second to import. Ids are computed here, since pynostr ignores the id it receives.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import msgspec
-from pynostr.key import PrivateKey, PublicKey
 
 from relays.errors import InvalidEvent, InvalidJson, InvalidKey
 from relays.jsontext import from_json, shaped
@@ -21,6 +24,13 @@ MAX_EVENT_BYTES = 128 * 1024
 """Larger events are refused before they are parsed: ours are a few KiB."""
 
 MAX_KIND = 65535
+SECRET_BYTES = 32
+
+
+@cache
+def _forms() -> Any:
+    """NIP-19."""
+    return import_module("pynostr.key")
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -115,7 +125,7 @@ class Signer:
 
     def __init__(self, secret: bytes) -> None:
         try:
-            self._key, self._signing = PrivateKey(secret), SigningKey(secret)
+            self._secret, self._signing = secret, SigningKey(secret)
         except ValueError as error:
             raise InvalidKey("not a private key") from error
         self.pubkey: str = self._signing.public.hex()
@@ -123,17 +133,17 @@ class Signer:
     @classmethod
     def generate(cls) -> Signer:
         """A new random key."""
-        return cls(PrivateKey().raw_secret)
+        return cls(secrets.token_bytes(SECRET_BYTES))  # one in 2^127 is no key, and is refused
 
     @classmethod
     def parse(cls, text: str) -> Signer:
         """From `nsec1…` (NIP-19) or 64 hex digits. Raises InvalidKey without repeating the text."""
         text = text.strip()
         try:
-            secret = PrivateKey.from_nsec(text).raw_secret if text.startswith("nsec1") else bytes.fromhex(text)
+            secret = _forms().PrivateKey.from_nsec(text).raw_secret if text.startswith("nsec1") else bytes.fromhex(text)
         except (ValueError, TypeError) as error:
             raise InvalidKey("not a private key: expected nsec1… or 64 hex digits") from error
-        if len(secret) != 32:
+        if len(secret) != SECRET_BYTES:
             raise InvalidKey("not a private key: expected nsec1… or 64 hex digits")
         return cls(secret)
 
@@ -143,11 +153,11 @@ class Signer:
 
     def nsec(self) -> str:
         """The secret itself, for the one who keeps it."""
-        return str(self._key.nsec)
+        return str(_forms().PrivateKey(self._secret).nsec)
 
     def secret_for(self, purpose: str) -> bytes:
         """32 secret bytes for one purpose, made from the key: the same every time, and of no use for any other."""
-        return hmac.digest(self._key.raw_secret, f"satroute {purpose}".encode(), hashlib.sha256)
+        return hmac.digest(self._secret, f"satroute {purpose}".encode(), hashlib.sha256)
 
     def sign(self, *, kind: int, content: str, created_at: int, tags: Iterable[Sequence[str]] = ()) -> Event:
         """A new signed event; `created_at` in Unix seconds."""
@@ -163,7 +173,7 @@ class Signer:
 def npub(pubkey_hex: str) -> str:
     """A public key in its NIP-19 form. Raises InvalidKey."""
     try:
-        return str(PublicKey.from_hex(pubkey_hex).bech32())
+        return str(_forms().PublicKey.from_hex(pubkey_hex).bech32())
     except (ValueError, TypeError) as error:
         raise InvalidKey("not a public key: expected 64 hex digits") from error
 
@@ -172,7 +182,7 @@ def pubkey_of(text: str) -> str:
     """Hex of a public key given as `npub1…` or 64 hex digits. Raises InvalidKey."""
     text = text.strip()
     try:
-        raw = PublicKey.from_npub(text).raw_bytes if text.startswith("npub1") else bytes.fromhex(text)
+        raw = _forms().PublicKey.from_npub(text).raw_bytes if text.startswith("npub1") else bytes.fromhex(text)
     except (ValueError, TypeError) as error:
         raise InvalidKey("not a public key: expected npub1… or 64 hex digits") from error
     if len(raw) != 32:

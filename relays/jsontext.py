@@ -6,6 +6,7 @@ deeper than the stack, numbers that overflow. Nothing that came over a wire is d
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 200
 """What nests deeper is nobody's honest request."""
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BROKEN = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 
@@ -50,6 +52,19 @@ def too_deep(value: object) -> bool:
         if not level:
             return False
     return True
+
+
+def has_many(raw: bytes, most: int) -> bool:
+    """Whether JSON text has more than so many values, or so many strings, by what stands between them. In a fraction of the
+    time that it takes to decode them: a few megabytes can hold millions, which nobody looks through in passing."""
+    if _commas(raw) <= most:
+        return False
+    rest, strings = _STRING.subn(b"", raw, count=most + 1)
+    return strings > most or _commas(rest) > most
+
+
+def _commas(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
 def _words(error: BaseException) -> str:

@@ -128,6 +128,7 @@ def with_pages(announcement: Announcement, pages: Iterable[Page]) -> Announcemen
         return announcement
     listed = identifiers(announcement)
     ours = [page for page in pages if page.pubkey == announcement.pubkey and page.identifier in listed]
+    ours.sort(key=lambda page: listed.index(page.identifier))
     found: dict[str, tuple[int, ModelOffer]] = {}
     for at, models in (
         (announcement.created_at, announcement.models),

@@ -15,10 +15,9 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
-
-import imagesize
 
 from relays.money import ceil_div
 
@@ -213,7 +212,7 @@ def size_of(data: str) -> _Size:
         return None
     if not raw.startswith(_FORMATS) or raw.startswith(b"GIF"):  # a GIF's frames may be larger than it says
         return None
-    width, height = imagesize.get(io.BytesIO(raw), exif_rotation=False)
+    width, height = import_module("imagesize").get(io.BytesIO(raw), exif_rotation=False)
     return (width, height) if width > 0 and height > 0 else None
 
 

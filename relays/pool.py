@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Self
 
 import aiohttp
 import msgspec
 
-from relays.errors import InvalidEvent, InvalidJson, RelayMisbehaves, RelayUnavailable
+from relays.dialing import connector_to
+from relays.errors import InvalidEvent, InvalidJson, NoTor, RelayMisbehaves, RelayUnavailable
 from relays.event import Event, Signer
 from relays.filters import Filter
 from relays.jsontext import from_json
 from relays.relay import Relay
-from relays.sieve import Patience, Sieve
+from relays.routes import DIRECT, Purpose, Routes, Socks, host_of
+from relays.sieve import Patience, Sieve, chars_of
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +54,29 @@ class QueryResult(msgspec.Struct, frozen=True):
 class RelayPool:
     """Relays by URL. Use as an async context manager; a `signer` answers NIP-42 challenges."""
 
-    def __init__(self, urls: Iterable[str], signer: Signer | None = None) -> None:
+    def __init__(self, urls: Iterable[str], signer: Signer | None = None, routes: Routes = DIRECT) -> None:
         self.urls = tuple(dict.fromkeys(urls))
         self._signer = signer
+        self._routes = routes
         self._relays: dict[str, Relay] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[Socks | None, aiohttp.ClientSession] = {}
+        """One for each way that leads to some of them."""
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
-        self._relays = {url: Relay(url, self._session, self._signer) for url in self.urls}
+        self._relays = {url: Relay(url, partial(self._session_to, url), self._signer) for url in self.urls}
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(relay.close() for relay in self._relays.values()))
-        if self._session is not None:
-            await self._session.close()
+        await asyncio.gather(*(session.close() for session in self._sessions.values()))
+
+    def _session_to(self, url: str) -> aiohttp.ClientSession:
+        """Raises NoTor."""
+        way = self._routes.way(host_of(url), Purpose.RELAYS)
+        if way not in self._sessions:
+            connector = connector_to(url, self._routes, Purpose.RELAYS)
+            self._sessions[way] = aiohttp.ClientSession(connector=connector)
+        return self._sessions[way]
 
     async def publish(
         self, event: Event, deadline_s: float = DEADLINE_S, *, to: Iterable[str] | None = None
@@ -83,27 +95,39 @@ class RelayPool:
         return dict(zip(urls, answers, strict=True))
 
     async def query(
-        self, *filters: Filter, deadline_s: float = DEADLINE_S, known: Callable[[str], bool] = lambda _: False
+        self,
+        *filters: Filter,
+        deadline_s: float = DEADLINE_S,
+        grace_s: float | None = None,
+        skip: Collection[str] = (),
+        known: Callable[[str], bool] = lambda _: False,
     ) -> QueryResult:
         """What the relays have stored, without what is `known` by its id. A relay that is silent past the deadline costs its
-        answer, not the others'."""
+        answer, not the others'. With `grace_s`, none is waited for longer than that once another has told what it has,
+        unless that is nothing; those in `skip` are not asked."""
         found: dict[str, Event] = {}
         failures: dict[str, str] = {}
+        waiting: set[asyncio.Timeout] = set()
         sieve = Sieve(filters, known)
 
         async def one(relay: Relay) -> None:
+            told = False
             try:
-                async with asyncio.timeout(deadline_s):
+                async with asyncio.timeout(deadline_s) as limit, _among(waiting, limit):
                     async for event in _pages(relay, list(filters), deadline_s, sieve):
-                        found[event.id] = event
+                        told = True
+                        if event is not None:
+                            found[event.id] = event
+                if told and grace_s is not None:
+                    _bring_forward(waiting, grace_s)
             except RelayUnavailable as error:
                 failures[relay.url] = str(error)
                 if isinstance(error, RelayMisbehaves):
                     relay.drop()
             except TimeoutError:
-                failures[relay.url] = f"{relay.url} did not finish within {deadline_s:g} s"
+                failures[relay.url] = f"{relay.url} did not finish in time"
 
-        await asyncio.gather(*(one(relay) for relay in self._relays.values()))
+        await asyncio.gather(*(one(relay) for url, relay in self._relays.items() if url not in skip))
         return QueryResult(tuple(found.values()), failures)
 
     async def follow(self, *filters: Filter, known: Callable[[str], bool] = lambda _: False) -> AsyncIterator[Event]:
@@ -111,32 +135,54 @@ class RelayPool:
         away, flood or lie are called again with growing pauses."""
         merged: asyncio.Queue[Event] = asyncio.Queue(1000)
         sieve = Sieve(filters, known)
-        tasks = [asyncio.create_task(_follow(relay, list(filters), merged, sieve)) for relay in self._relays.values()]
+        tasks = {asyncio.create_task(_follow(relay, list(filters), merged, sieve)) for relay in self._relays.values()}
+        coming = asyncio.create_task(merged.get())
         try:
             while True:
-                yield await merged.get()
+                done, _ = await asyncio.wait({coming, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+                for failed in done & tasks:  # they have no end of their own
+                    failed.result()
+                yield coming.result()
+                coming = asyncio.create_task(merged.get())
         finally:
-            for task in tasks:
+            for task in (coming, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(coming, *tasks, return_exceptions=True)
 
     async def information(self, url: str, deadline_s: float = DEADLINE_S) -> dict[str, object] | None:
         """A relay's own description (NIP-11), or None when it serves none."""
-        assert self._session is not None
         http_url = url.replace("ws://", "http://", 1).replace("wss://", "https://", 1)
         timeout = aiohttp.ClientTimeout(total=deadline_s)
         try:
-            async with self._session.get(
+            async with self._session_to(url).get(
                 http_url, headers={"Accept": "application/nostr+json"}, timeout=timeout
             ) as reply:
                 raw = await reply.content.read(INFO_MAX_BYTES)
                 return from_json(raw, dict[str, object]) if reply.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, OSError, InvalidJson):
+        except (aiohttp.ClientError, TimeoutError, OSError, InvalidJson, NoTor):
             return None
 
 
-async def _pages(relay: Relay, filters: list[Filter], deadline_s: float, sieve: Sieve) -> AsyncIterator[Event]:
-    """Stored events, also those beyond the number that a relay gives at once: the elder are asked for until none is new."""
+@asynccontextmanager
+async def _among(waiting: set[asyncio.Timeout], limit: asyncio.Timeout) -> AsyncIterator[None]:
+    waiting.add(limit)
+    try:
+        yield
+    finally:
+        waiting.remove(limit)
+
+
+def _bring_forward(waiting: Iterable[asyncio.Timeout], grace_s: float) -> None:
+    """Let none of these deadlines be later than so many seconds from now."""
+    latest = asyncio.get_running_loop().time() + grace_s
+    for limit in waiting:
+        if (when := limit.when()) is not None and when > latest and not limit.expired():
+            limit.reschedule(latest)
+
+
+async def _pages(relay: Relay, filters: list[Filter], deadline_s: float, sieve: Sieve) -> AsyncIterator[Event | None]:
+    """Stored events, also those beyond the number that a relay gives at once: the elder are asked for until none is new.
+    None for one that is known."""
     patience = Patience(relay.url)
     until: int | None = None
     for _ in range(MAX_PAGES):
@@ -144,12 +190,12 @@ async def _pages(relay: Relay, filters: list[Filter], deadline_s: float, sieve: 
         dates = []
         async for created_at, event in _stored(relay, asked, deadline_s, sieve, patience):
             dates.append(created_at)
-            if event is not None:
-                yield event
+            yield event
         oldest = min(dates, default=0)
-        if len(filters) > 1 or "limit" in filters[0] or len(dates) < FULL_PAGE or oldest == until:
+        ignored = until is not None and oldest > until
+        if len(filters) > 1 or "limit" in filters[0] or len(dates) < FULL_PAGE or ignored:
             return
-        until = oldest
+        until = oldest - 1 if oldest == until else oldest  # a crowd of one second must not hide what is older
 
 
 async def _stored(
@@ -173,13 +219,15 @@ async def _stored(
                     case None:
                         raise RelayUnavailable(f"{relay.url} closed the connection")
         if not await relay.wait_authenticated():
-            raise RelayUnavailable(f"{relay.url} wants a Nostr key (NIP-42)")
+            raise RelayUnavailable(
+                f"{relay.url} wants a Nostr key (NIP-42), {'another' if relay.has_key else 'we have none'}"
+            )
 
 
 async def _sifted(raw: object, sieve: Sieve, patience: Patience) -> Event | None:
     """The event if it is genuine and new. Raises RelayUnavailable when the relay has had its say."""
     await asyncio.sleep(0)  # thousands may lie ready: others' turns come in between
-    patience.spend()
+    patience.spend(chars_of(raw))
     try:
         return sieve.take(raw)
     except InvalidEvent:
@@ -193,9 +241,10 @@ def _date(raw: object) -> int | None:
 
 
 async def _follow(relay: Relay, filters: list[Filter], merged: asyncio.Queue[Event], sieve: Sieve) -> None:
-    pause_s = RECONNECT_MIN_S
+    pause_s, is_known = RECONNECT_MIN_S, False
+    patience = Patience(relay.url)
     while True:
-        patience = Patience(relay.url)
+        patience.forgive()
         try:
             async with relay.feed(filters, DEADLINE_S) as queue:
                 while (message := await queue.get()) is not None:
@@ -206,10 +255,10 @@ async def _follow(relay: Relay, filters: list[Filter], merged: asyncio.Queue[Eve
                                 pause_s = RECONNECT_MIN_S
                         case ["CLOSED", _, str(words), *_]:
                             log.info("relay %s closed the subscription: %s", relay.url, words[:200])
-                            if words.startswith("auth-required"):
+                            if words.startswith("auth-required") and not is_known:
                                 async with asyncio.timeout(DEADLINE_S):
-                                    if await relay.wait_authenticated():
-                                        pause_s = 0.0  # asked again at once
+                                    if is_known := await relay.wait_authenticated():
+                                        pause_s = 0.0  # asked again at once, but once
                             break
         except (RelayUnavailable, TimeoutError) as error:
             if isinstance(error, RelayMisbehaves):

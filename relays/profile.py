@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from relays import kinds
 from relays.event import Event, Signer
+
+LIFETIME_S: Final = 30 * 86400
+"""Who and where a key is outlasts its node's stops, and is forgotten (NIP-40) when that does not come back."""
 
 
 def profile(signer: Signer, created_at: int, *, name: str, about: str, website: str) -> Event:
@@ -15,10 +19,15 @@ def profile(signer: Signer, created_at: int, *, name: str, about: str, website: 
     fields = {"name": name, "about": about, "website": website}
     content: dict[str, str | bool] = {field: text for field, text in fields.items() if text}
     content["bot"] = True
-    return signer.sign(kind=kinds.PROFILE, content=msgspec.json.encode(content).decode(), created_at=created_at)
+    text = msgspec.json.encode(content).decode()
+    return signer.sign(kind=kinds.PROFILE, content=text, created_at=created_at, tags=[_expiration(created_at)])
 
 
 def relay_list(signer: Signer, created_at: int, relays: Iterable[str]) -> Event:
     """Where the key writes and reads."""
-    tags = [[kinds.TAG_RELAY, url] for url in relays]
+    tags = [*([kinds.TAG_RELAY, url] for url in relays), _expiration(created_at)]
     return signer.sign(kind=kinds.RELAY_LIST, content="", created_at=created_at, tags=tags)
+
+
+def _expiration(created_at: int) -> list[str]:
+    return [kinds.TAG_EXPIRATION, str(created_at + LIFETIME_S)]

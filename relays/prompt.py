@@ -50,7 +50,7 @@ MEDIA_FIELDS = frozenset(
         *("file_data", "image_embeds", "audio_embeds", "prompt_embeds", "pixel_values", "uuid"),
     }
 )
-"""Fields that make a part more than text at some server, whatever its type says."""
+"""Fields that make a part more than text at some server, whatever its type says, unless they are null."""
 
 _PLAIN = frozenset({"text", "id", "title"})
 """Fields of a document that is all text."""
@@ -135,7 +135,7 @@ def _kinds(places: list[Any]) -> Iterator[set[str]]:
         if isinstance(part, list):
             todo.extend([(inner, depth + 1) for inner in part])
         elif isinstance(part, Mapping):
-            kinds = {str(name) for name in part.keys() & MEDIA_FIELDS}
+            kinds = {str(name) for name in part.keys() & MEDIA_FIELDS if part[name] is not None}  # SDKs dump nulls
             if "type" in part:
                 kinds.add(str(part["type"]))
             elif not (("role" in part and depth == 1) or part.keys() <= _PLAIN):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from relays import kinds
-from relays.errors import InvalidJson, RelayUnavailable
+from relays.errors import InvalidJson, NoTor, RelayUnavailable
 from relays.event import MAX_EVENT_BYTES, Event, Signer
 from relays.filters import Filter
 from relays.jsontext import from_json
@@ -22,18 +22,28 @@ from relays.jsontext import from_json
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = MAX_EVENT_BYTES + 4096
+"""What is longer is not read: anybody can have a relay keep a large event, which must not cost the others there."""
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+"""Who sends a longer one is hung up on."""
 MAX_QUEUED = 256
+MAX_WORDS = 200
+"""Characters of what a relay says that are kept."""
 """Messages of a feed that wait for their reader; then the relay itself has to wait, so that a flood cannot fill memory."""
 STALL_S = 10
 """A reader that takes nothing for so long loses its feed: the connection's others wait behind it."""
 HEARTBEAT_S = 30
 CLOSE_S = 2
+MAX_CHALLENGES = 10
+"""Each is answered with a signature; a relay needs one for a connection."""
+MAX_STRAY = 20_000
+"""Messages of one connection that nobody waits for, long ones counted as many."""
 
 
 class Relay:
     """A relay by its URL. Methods open the connection when it is not open; none waits past its deadline."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, signer: Signer | None = None) -> None:
+    def __init__(self, url: str, session: Callable[[], aiohttp.ClientSession], signer: Signer | None = None) -> None:
+        """`session` gives the one that leads there, or raises NoTor."""
         self.url = url
         self._session = session
         self._signer = signer
@@ -44,7 +54,16 @@ class Relay:
         self._feeds: dict[str, asyncio.Queue[object]] = {}
         self._names = itertools.count(1)
         self._authenticated = asyncio.Event()
+        """Set once the relay has said whether it takes our key."""
+        self._takes_key = False
         self._authenticating: asyncio.Task[None] | None = None
+        self._challenges = 0
+        self._stray = 0
+
+    @property
+    def has_key(self) -> bool:
+        """Whether we could answer a NIP-42 challenge."""
+        return self._signer is not None
 
     async def publish(self, event: Event, deadline_s: float) -> tuple[bool, str]:
         """Send the event and wait for the relay's OK: (accepted, its words). Raises RelayUnavailable."""
@@ -82,11 +101,11 @@ class Relay:
                         await self._send(["CLOSE", name])
 
     async def wait_authenticated(self) -> bool:
-        """True once the relay took our NIP-42 answer; False at once when we have no key to answer with."""
+        """Whether the relay takes our NIP-42 answer, once it has said so; False at once without a key to answer with."""
         if self._signer is None:
             return False
         await self._authenticated.wait()
-        return True
+        return self._takes_key
 
     def drop(self) -> None:
         """Break the connection off, with whatever waits in it; the next question opens another."""
@@ -108,13 +127,16 @@ class Relay:
             if self._socket is not None and not self._socket.closed:
                 return self._socket
             try:
-                self._socket = await self._session.ws_connect(
-                    self.url, heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES
+                self._socket = await self._session().ws_connect(
+                    self.url, heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES
                 )
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
                 raise RelayUnavailable(f"{self.url} cannot be reached ({reason})") from error
+            except NoTor as error:
+                raise RelayUnavailable(str(error)) from error
             self._authenticated.clear()
+            self._challenges = self._stray = 0
             self._reader = asyncio.create_task(self._read(self._socket), name=f"relay {self.url}")
             return self._socket
 
@@ -140,6 +162,9 @@ class Relay:
             async for frame in socket:
                 if frame.type is aiohttp.WSMsgType.TEXT:
                     await self._receive(frame.data)
+                if self._stray > MAX_STRAY:
+                    log.warning("relay %s talks without end; connection dropped", self.url)
+                    break
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
@@ -152,20 +177,31 @@ class Relay:
             self._feeds.clear()
 
     async def _receive(self, text: str) -> None:
+        if len(text) > MAX_MESSAGE_BYTES:
+            self._stray += len(text) * 64 // MAX_MESSAGE_BYTES
+            return
         try:
             message = from_json(text)
         except InvalidJson:
-            return
+            message = None
         match message:
             case ["OK", str(event_id), bool(accepted), *rest] if event_id in self._acks:
                 if not self._acks[event_id].done():
-                    self._acks[event_id].set_result((accepted, str(rest[0]) if rest else ""))
+                    self._acks[event_id].set_result(
+                        (accepted, " ".join(str(rest[0]).split())[:MAX_WORDS] if rest else "")
+                    )
             case ["EVENT" | "EOSE" | "CLOSED", str(name), *_] if name in self._feeds:
                 await self._hand_on(name, message)
-            case ["AUTH", str(challenge)] if self._signer is not None:
+            case ["AUTH", str(challenge)] if self._signer is not None and self._challenges < MAX_CHALLENGES:
+                self._challenges += 1
+                if self._authenticating is not None:
+                    self._authenticating.cancel()  # a newer challenge takes the place of an elder (NIP-42)
                 self._authenticating = asyncio.create_task(self._authenticate(challenge, self._signer))
             case ["NOTICE", str(words), *_]:
-                log.info("relay %s says: %s", self.url, words[:200])
+                self._stray += 1
+                log.info("relay %s says: %s", self.url, words[:MAX_WORDS])
+            case _:
+                self._stray += 1
 
     async def _hand_on(self, name: str, message: object) -> None:
         queue = self._feeds[name]
@@ -190,9 +226,9 @@ class Relay:
         )
         with suppress(RelayUnavailable):
             accepted, words = await self._send_for_ok(["AUTH", msgspec.to_builtins(event)], event.id)
-            if accepted:
-                self._authenticated.set()
-            else:
+            self._takes_key = accepted
+            self._authenticated.set()
+            if not accepted:
                 log.warning("relay %s refused to authenticate us: %s", self.url, words[:200])
 
 

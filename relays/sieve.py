@@ -16,6 +16,8 @@ MAX_FALSE: Final = 100
 """Who sends more than this that is forged, broken or not asked for is not listened to."""
 BURST_EVENTS: Final = 20_000
 EVENTS_PER_S: Final = 100.0
+BURST_CHARS: Final = 64 * 1024 * 1024
+CHARS_PER_S: Final = 1024.0 * 1024
 """What one relay may send: what it has stored, then what comes about as it happens."""
 
 
@@ -46,6 +48,17 @@ class Sieve:
         return event
 
 
+def chars_of(raw: object) -> int:
+    """How long the texts of an event are, whatever it is."""
+    if not isinstance(raw, dict):
+        return 0
+    content, tags = raw.get("content"), raw.get("tags")
+    length = len(content) if isinstance(content, str) else 0
+    for tag in tags if isinstance(tags, list) else ():
+        length += sum(len(text) for text in tag if isinstance(text, str)) if isinstance(tag, list) else 0
+    return length
+
+
 def _prepared(wanted: Filter) -> Filter:
     """The filter with its lists as sets: hundreds of authors are looked up for every event."""
     return {name: frozenset(value) if isinstance(value, list) else value for name, value in wanted.items()}
@@ -58,16 +71,22 @@ class Patience:
         self._url = url
         self._clock = clock
         self._left: float = BURST_EVENTS
+        self._chars_left: float = BURST_CHARS
         self._false = 0
         self._at = clock()
 
-    def spend(self) -> None:
-        """One event came. Raises RelayMisbehaves when that is more than anybody has to say."""
+    def spend(self, chars: int = 0) -> None:
+        """One event of so many characters came. Raises RelayMisbehaves when that is more than anybody has to say."""
         now = self._clock()
-        self._left = min(BURST_EVENTS, self._left + (now - self._at) * EVENTS_PER_S) - 1
-        self._at = now
-        if self._left < 0:
+        passed_s, self._at = now - self._at, now
+        self._left = min(BURST_EVENTS, self._left + passed_s * EVENTS_PER_S) - 1
+        self._chars_left = min(BURST_CHARS, self._chars_left + passed_s * CHARS_PER_S) - chars
+        if self._left < 0 or self._chars_left < 0:
             raise RelayMisbehaves(f"{self._url} sends more events than anybody has to say")
+
+    def forgive(self) -> None:
+        """Another connection: what was false on the last one is forgotten, not how much was sent."""
+        self._false = 0
 
     def wrong(self) -> None:
         """It was not genuine, or not asked for. Raises RelayMisbehaves when that is no accident any more."""

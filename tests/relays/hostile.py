@@ -33,6 +33,8 @@ class Hostile:
         self.events: list[Event] = []
         self.behaviour: Behaviour = self.honest
         self.asked: list[list[dict[str, Any]]] = []
+        self.takes_keys = True
+        """What it says to who answers a challenge (NIP-42)."""
         self.published: list[Event] = []
         self._runner: web.AppRunner | None = None
         self._sockets: set[web.WebSocketResponse] = set()
@@ -79,6 +81,10 @@ class Hostile:
         if message[0] == "REQ":
             self.asked.append(message[2:])
             await self.behaviour(socket, message[1], message[2:])
+        elif message[0] == "AUTH":
+            await socket.send_json(
+                ["OK", message[1]["id"], self.takes_keys, "" if self.takes_keys else "restricted: no"]
+            )
         elif message[0] == "EVENT":
             self.published.append(msgspec.convert(message[1], Event))
             await socket.send_json(["OK", message[1]["id"], True, ""])

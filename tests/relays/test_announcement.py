@@ -64,6 +64,7 @@ def changed(*, content: object = None, tags: list[list[str]] | None = None, kind
         (changed(tags=[["d", "x"]]), "URL"),
         (changed(tags=[["d", "x"], ["u", "ftp://x"]]), "URL"),
         (changed(tags=[["d", "x"], ["u"]]), "URL"),
+        (changed(tags=[["d", "x"], ["u", "https://" + "x" * 3000]]), "URL"),
         (changed(at=NOW + 3600), "future"),
         (changed(tags=[["u", "https://x"], ["expiration", str(NOW)]]), "expired"),
         (changed(tags=[["u", "https://x"], ["expiration", "soon"]]), "date"),
@@ -106,3 +107,11 @@ def test_unknown_fields_of_a_later_offer_are_ignored() -> None:
     model = OFFER["models"][0] | {"quality": 3}
     event = changed(content={"satroute": OFFER | {"models": [model], "more": 1}})
     assert decode(event, now=NOW).models == msgspec.convert(OFFER["models"], type=tuple[ModelOffer, ...])
+
+
+@pytest.mark.parametrize(
+    ("said", "read"), [("CH", "CH"), ("ch", "CH"), ("Europe", None), ("\u00c4\u00d6", None), ("", None)]
+)
+def test_a_region_is_a_country_or_not_known(said: str, read: str | None) -> None:
+    event = encode(msgspec.structs.replace(OURS, region=said), SIGNER)
+    assert decode(event, now=NOW).region == read

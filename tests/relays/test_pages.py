@@ -102,6 +102,8 @@ def test_of_a_model_in_two_events_the_newer_word_counts() -> None:
     assert with_pages(head, [page(1, dearer, at=NOW + 1)]).models == (dearer,)
     assert with_pages(head, [page(1, dearer, at=NOW - 1)]).models == (MODEL,)
     assert with_pages(head, [page(1, dearer)]).models == (MODEL,)
+    bare = msgspec.structs.replace(head, models=())
+    assert with_pages(bare, [page(2, dearer), page(1, MODEL)]).models == (MODEL,), "in whatever order relays send them"
 
 
 def test_pages_of_others_and_of_before_are_left_out() -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from relays.event import Signer
+from relays.event import Signer, expiration
 from relays.profile import profile, relay_list
 from tests.relays.golden import SECRET
 
@@ -18,4 +18,9 @@ def test_the_profile_is_a_programs() -> None:
 def test_the_relay_list_names_each_relay() -> None:
     made = relay_list(SIGNER, 1, ["wss://a.example", "wss://b.example"])
     assert made.kind == 10002
-    assert made.tags == (("r", "wss://a.example"), ("r", "wss://b.example"))
+    assert made.tags[:-1] == (("r", "wss://a.example"), ("r", "wss://b.example"))
+
+
+def test_both_are_forgotten_a_month_after_their_node() -> None:
+    for made in (profile(SIGNER, 1, name="", about="", website=""), relay_list(SIGNER, 1, [])):
+        assert expiration(made) == 1 + 30 * 86400

@@ -12,10 +12,12 @@ import pytest
 
 from relays import pool as pools
 from relays.announcement import withdrawal
+from relays.deletion import deletion
 from relays.event import Event, Signer
 from relays.pool import RelayPool
-from router_client.discovery import Directory
+from router_client.discovery import Directory, Provider
 from tests.client.test_discovery import announcement
+from tests.client.test_figures import MODELS, busy, written
 from tests.relays.programs import PROGRAMS, Program
 
 PATIENCE_S = 15
@@ -68,6 +70,26 @@ async def test_what_is_stored_is_found_and_the_newest_counts(program: Program) -
         await directory.providers(fresh=True)
         assert names(directory, alice, bob, carol) == ["new"]
         assert not directory.failures
+
+
+async def test_an_announcement_is_found_with_its_pages_and_how_busy_its_node_is(program: Program) -> None:
+    signer, now = Signer.generate(), int(time.time())
+    async with directory_on(program.url) as (pool, directory):
+        events = [*written(signer, at=now - 20), busy(signer, at=now - 20), busy(signer, at=now - 10, capacity=1)]
+        for event in events:
+            assert (await pool.publish(event))[program.url].accepted
+
+        def seen() -> list[Provider]:
+            return [each for each in directory.known() if each.announcement.pubkey == signer.pubkey]
+
+        await directory.providers()
+        (found,) = seen()
+        assert [offer.id for offer in found.offers] == [model.id for model in MODELS]
+        assert (said := found.capacity) is not None
+        assert said.capacity == 1
+        await pool.publish(deletion(events, signer, now))
+        await directory.providers(fresh=True)
+        assert seen() == []
 
 
 async def test_hundreds_are_found_whatever_a_relay_gives_at_once(program: Program) -> None:

@@ -97,6 +97,29 @@ def test_patience_is_a_burst_and_then_a_rate() -> None:
         patience.spend()
 
 
+def test_patience_has_an_end_for_large_events_too() -> None:
+    now = 0.0
+    patience = Patience("wss://r", clock=lambda: now)
+    patience.spend(sieves.BURST_CHARS)
+    with pytest.raises(RelayMisbehaves):
+        patience.spend(1)
+    now += 10
+    patience.spend(5 * int(sieves.CHARS_PER_S))
+
+
+@pytest.mark.parametrize(
+    ("raw", "chars"),
+    [
+        ({"content": "abc", "tags": [["d", "xy"], ["e"], 7, [1, None]]}, 7),
+        ({"content": 7, "tags": "no"}, 0),
+        ([["d"]], 0),
+        (None, 0),
+    ],
+)
+def test_the_size_of_anything_is_told(raw: object, chars: int) -> None:
+    assert sieves.chars_of(raw) == chars
+
+
 async def test_more_than_a_relay_gives_at_once_is_asked_for_page_by_page() -> None:
     stored = [event(str(n), at=NOW - n) for n in range(250)]
 
@@ -116,7 +139,20 @@ async def test_a_relay_that_ignores_pages_is_not_asked_for_ever() -> None:
         relay.events = [event(str(n)) for n in range(120)]
         relay.behaviour = lambda socket, name, _: relay.honest(socket, name, [{}])
         assert len((await pool.query({"kinds": [1]})).events) == 120
-        assert len(relay.asked) == 2
+        assert len(relay.asked) == 3
+
+
+async def test_a_crowd_of_one_second_hides_nothing_that_is_older() -> None:
+    crowd, elder = [event(str(n), at=NOW) for n in range(250)], event("elder", at=NOW - 1)
+
+    async def a_hundred(socket: web.WebSocketResponse, name: str, filters: list[dict[str, Any]]) -> None:
+        fitting = (each for each in [*crowd, elder] if matches(each, filters[0]))
+        for each in itertools.islice(fitting, 100):
+            await socket.send_json(["EVENT", name, plain(each)])
+        await socket.send_json(["EOSE", name])
+
+    async with hostile_relay(a_hundred) as relay, RelayPool([relay.url]) as pool:
+        assert elder in (await pool.query({"kinds": [1]})).events
 
 
 async def test_who_forges_without_end_is_cut_off_in_time_and_others_are_heard() -> None:
