@@ -6,9 +6,7 @@ async with RouterClient.open(relays, folder) as client:
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
+import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,72 +15,37 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from relays import receipt as receipts
-from relays.bounds import largest_usage
-from relays.errors import InvalidEvent, MoneyError
-from relays.event import Event
+from relays.event import Event, Signer, npub
 from relays.money import Msat
-from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
 from relays.pool import RelayPool
-from relays.pricing import Usage, cost
-from relays.receipt import Receipt
-from router_client.change import Paid, Settled, short_change
-from router_client.complexity import Task, Tier, assess
+from relays.routes import DIRECT, Purpose, Routes
+from router_client.allowance import Allowance
+from router_client.answer import Answer, Plan
+from router_client.budget import BudgetFile
+from router_client.cascading import Cascades
+from router_client.complexity import Task, Tier, asked_text, assess
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
-from router_client.errors import (
-    ChangeRejected,
-    NodeError,
-    NodeRefused,
-    NodeUnavailable,
-    NodeUnreached,
-    NoProvider,
-    WalletError,
-)
-from router_client.fetch import check_plain, first_bytes, plain
-from router_client.nodeapi import error_of, said, with_money
+from router_client.errors import BadRequest, NoProvider
+from router_client.feedback import DOUBT_WEIGHT, Belief, Feedback, kind_of
 from router_client.opinions import Opinions
+from router_client.outside import client_for
 from router_client.payments import Payments
 from router_client.people import People
-from router_client.quoting import Asked, ask_all, quoted
+from router_client.preferences import USUAL, Preferences
+from router_client.quoting import Asked, ask_all
+from router_client.rate import Rate
+from router_client.reading import OnText, Reader, TextReader
 from router_client.reviewer import Reviewer
-from router_client.selection import Candidate, Choice, Purse, choose
+from router_client.routing.wishes import AUTO, read_wishes, session_of
+from router_client.selection import Choice
+from router_client.serving import Serving
 from router_client.shelf import Shelf
-from router_client.stream import AnswerStream, OnText, ReaderFailed
+from router_client.spending import HOUR_S, Report, Spending
 
-log = logging.getLogger(__name__)
-
-MAX_ID_CHARS: Final = 200
-MAX_TRIES: Final = 4
-"""A request is paid for at this many nodes at most."""
-MAX_REASONS: Final = 30
-SILENCE_S: Final = 300.0
-STREAM_DEADLINE_S: Final = 3600.0
-NOT_ABOUT_THE_REQUEST: Final = (401, 402, 403, 404, 405, 409)
-"""Answers of a node that say nothing against the request itself."""
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, what it cost, and whether the node's receipt for it holds."""
-
-    text: str
-    request_id: str
-    node: str
-    """The node's npub."""
-    node_name: str
-    model: str
-    tier: Tier
-    usage: Usage
-    cost_msat: Msat
-    saved_msat: Msat
-    """Against the dearest node that could have served, at its announced price for the same usage."""
-    verified: bool
-    problem: str | None
-    """Why it is not verified."""
-    receipt: Receipt | None
-    receipt_event: Event | None
-    settled: bool
-    """False when the change is still at the node; `RouterClient.recover` fetches it."""
+BELIEFS: Final = "beliefs"
+HOPELESS: Final = 0.1
+BUDGET_FILE, SHELF_FILE, SPENDING_FILE = "budget.json", "directory.db", "spending.db"
 
 
 class RouterClient:
@@ -96,82 +59,163 @@ class RouterClient:
         http: httpx.AsyncClient,
         opinions: Opinions | None = None,
         reviewer: Reviewer | None = None,
+        *,
+        preferences: Preferences = USUAL,
+        rate: Rate | None = None,
+        allowance: Allowance | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
+        """Without a `rate` limits in USD are refused, unless the preferences have a price of bitcoin."""
         self.directory = directory
         self.wallet = wallet
         self.payments = payments
         self._http = http
         self._opinions = opinions
         self._reviewer = reviewer
+        self._shelf = shelf
+        self._profile = preferences.profile
+        self._rate = rate or Rate(preferences)
+        rng = random.Random(preferences.seed)
+        beliefs = shelf.facts(BELIEFS, Belief) if shelf else None
+        self.feedback = Feedback(beliefs, rng, learning=preferences.learning, explore=preferences.explore)
+        self._serving = Serving(
+            directory, payments, http, allowance or Allowance(), opinions, rng, self._rate, preferences
+        )
+        self._cascades = Cascades(self._serving, self._judged)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, relays: Iterable[str], folder: Path) -> AsyncIterator[RouterClient]:
-        """A client on these relays with its wallet in `folder`."""
-        async with httpx.AsyncClient() as http, RelayPool(relays) as pool:
-            wallet = await Wallet.open(folder / "wallet.db", http)
+    async def open(
+        cls, relays: Iterable[str], folder: Path, routes: Routes = DIRECT, preferences: Preferences = USUAL
+    ) -> AsyncIterator[RouterClient]:
+        """A client on these relays with its wallet in `folder`. Nodes, mints, relays and the price of bitcoin are reached by
+        `routes`; relays that want a key (NIP-42) see one of this run. Raises StorageError and BadSetting."""
+        async with (
+            client_for(Purpose.NODES, routes) as http,
+            client_for(Purpose.MINTS, routes) as mints,
+            client_for(Purpose.PRICES, routes) as prices,
+            RelayPool(relays, Signer.generate(), routes) as pool,
+        ):
+            wallet = await Wallet.open(folder / "wallet.db", mints)
             payments = await Payments.open(folder / "payments.db", wallet, http)
-            shelf = await Shelf.open(folder / "directory.db")
+            shelf = await Shelf.open(folder / SHELF_FILE)
+            spending = await Spending.open(folder / SPENDING_FILE)
             opinions = Opinions(pool, People(folder / "people.json"), shelf)
             try:
-                directory = Directory(pool, http, shelf=shelf, opinions=opinions)
+                directory = Directory(pool, http, routes=routes, shelf=shelf, opinions=opinions)
                 reviewer = Reviewer(pool, folder / "reviewer.nsec")
-                yield cls(directory, wallet, payments, http, opinions, reviewer)
+                rate = Rate(preferences, prices, shelf)
+                client = cls(
+                    *(directory, wallet, payments, http, opinions, reviewer),
+                    preferences=preferences,
+                    rate=rate,
+                    allowance=Allowance(spending, BudgetFile(folder / BUDGET_FILE), rate),
+                    shelf=shelf,
+                )
+                try:
+                    yield client
+                finally:
+                    await client.close()
             finally:
+                spending.close()
                 shelf.close()
                 payments.close()
                 wallet.close()
 
+    async def close(self) -> None:
+        """Wait for what nodes still owe that were left for quicker ones."""
+        await self._serving.close()
+
+    @property
+    def msat_per_usd(self) -> float | None:
+        """By the price of bitcoin, if that is known."""
+        return self._rate.msat_per_usd
+
+    @property
+    def asks_prices(self) -> bool:
+        """Whether anybody is asked for the price of bitcoin."""
+        return self._rate.asks
+
+    async def look_up_usd(self) -> None:
+        """Ask what a bitcoin costs, unless that is known, where a budget in USD needs it or sources are named: else that is
+        nobody's business. Limits in USD do so themselves. Raises StorageError."""
+        if self._rate.is_kept or self._serving.allowance.in_usd:
+            await self._rate.look()
+
+    def report(self, hours: float = 24.0) -> Report:
+        """What was spent in the last hours on which model, tier and node."""
+        spending = self._serving.allowance.spending
+        return Report(hours, () if spending is None else tuple(spending.lines(hours * HOUR_S)))
+
     async def choice(self, body: dict[str, Any], *, max_cost_msat: int | None = None) -> tuple[Task, Choice]:
-        """How the task is judged and which nodes would serve it, best first. Pays nothing."""
-        task = assess(body)
-        providers = await self.directory.providers()
-        return task, choose(body, task, providers, self._purses(), max_cost_msat=max_cost_msat)
+        """How the task is judged and which nodes would serve it, best first. Pays nothing. Raises BadRequest."""
+        plan = await self._planned(body, max_cost_msat)
+        return plan.task, await self._serving.chosen(plan)
+
+    async def _planned(self, body: dict[str, Any], max_cost_msat: int | None) -> Plan:
+        wishes, request = read_wishes(body, self._profile)
+        wishes = msgspec.structs.replace(wishes, session=session_of(wishes, request))
+        if wishes.in_usd or self._serving.allowance.in_usd:
+            await self._rate.look()
+        task = assess(request)
+        picked = self.feedback.pick(task, kind_of(request, asked_text(request)), wishes.profile)
+        task = msgspec.structs.replace(task, tier=picked.tier)
+        return Plan(wishes, request, task, picked, self._serving.limit_msat(wishes, max_cost_msat))
 
     async def chat(
-        self, body: dict[str, Any], *, on_text: OnText | None = None, max_cost_msat: int | None = None
+        self,
+        body: dict[str, Any],
+        *,
+        on_text: OnText | None = None,
+        reader: Reader | None = None,
+        max_cost_msat: int | None = None,
     ) -> Answer:
-        """Send a chat completion request to the best node, streaming; `on_text` gets the text as it comes.
+        """Send a chat completion request to the best node, streaming; `on_text` gets the text as it comes, a `reader` in its
+        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing.
 
-        A node that fails before its first byte is paid nothing, and the next best is tried. Raises NoProvider when none
-        is left, NodeRefused when the request itself is refused, NodeError when a stream breaks off.
+        A node that fails before its first byte is paid nothing, and the next best is tried; where all are full, they are
+        waited for a while. Raises BadRequest for wishes that cannot be kept, BudgetExceeded, NoProvider when none is left,
+        NodeRefused when the request itself is refused, NodeError when a stream breaks off.
         """
-        task, choice = await self.choice(body, max_cost_msat=max_cost_msat)
-        reasons = dict(choice.rejected)
-        refusal: NodeRefused | None = None
-        for candidate in choice.candidates[:MAX_TRIES]:
-            label = candidate.provider.announcement.name or candidate.provider.npub[:16]
-            try:
-                request, began = _request(body, candidate), time.monotonic()
-                agreed = await quoted(self._http, candidate, request, max_cost_msat)
-                answer = await self._buy(request, task, agreed, choice.candidates, on_text)
-                latency_ms = round((time.monotonic() - began) * 1000)
-                served = answer.verified or candidate.provider.is_plain
-                await self._note(candidate, served=served, cheated=not served, latency_ms=latency_ms)
-                return answer
-            except NodeUnavailable as error:
-                await self._note(candidate)
-                self.directory.forget(candidate.provider.announcement.pubkey)
-                reasons[label] = str(error)
-            except NodeRefused as error:
-                # One node's word against a request is not enough: the cheapest could stop everything with it.
-                if error.status not in NOT_ABOUT_THE_REQUEST:
-                    refusal = refusal or error
-                reasons[label] = str(error)
-            except WalletError as error:
-                reasons[label] = str(error)
-        if refusal is not None:
-            raise refusal
-        raise NoProvider(_why(reasons, self.directory.failures))
+        plan = await self._planned(body, max_cost_msat)
+        if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
+            answer = await self._cascades.answered(plan, plan.wishes.cascade)
+            if on_text is not None:
+                on_text(answer.text)
+        else:
+            answer = await self._serving.served(plan, reader or (TextReader(on_text) if on_text else None))
+        await self._learn(plan, answer)
+        return answer
 
-    async def _note(
-        self, candidate: Candidate, *, served: bool = False, cheated: bool = False, latency_ms: int = 0
-    ) -> None:
-        """Remember what the node did with the user's money."""
-        if self._opinions is not None:
-            node = candidate.provider.announcement.pubkey
-            deeds = self._opinions.deeds(node).after(served=served, cheated=cheated, latency_ms=latency_ms)
-            await self._opinions.note(node, deeds)
+    async def _judged(self, plan: Plan, tier: Tier, sure: float) -> None:
+        """What we think of an answer is an outcome, doubt and trust alike."""
+        await self._believe(self.feedback.learn(plan.at(tier, None).picked, plan.task, sure, DOUBT_WEIGHT))
+
+    async def _learn(self, plan: Plan, answer: Answer) -> None:
+        """A refusal or an answer that was cut off is an outcome; the user's own word may follow."""
+        if plan.wishes.models != (AUTO,):
+            return
+        picked = plan.at(answer.tier, None).picked
+        if plan.wishes.cascade is None and answer.confidence is not None:
+            if answer.confidence <= HOPELESS:
+                await self._believe(self.feedback.hopeless(picked, plan.task))
+            else:
+                await self._believe(self.feedback.whole(picked, plan.task))
+        self.feedback.await_word(answer.request_id, picked, plan.task)
+
+    async def tell(self, request_id: str, good: float) -> bool:
+        """The user's word on an answer, from 0 (useless) to 1 (good): the router learns from it once, and the report tells
+        it. False when the request is not known, or not any more."""
+        if not 0 <= good <= 1:
+            raise BadRequest("how good an answer was is a number from 0 to 1")
+        is_graded = await self._serving.allowance.grade(request_id, good)
+        return await self._believe(self.feedback.hear(request_id, good)) or is_graded
+
+    async def _believe(self, name: str | None) -> bool:
+        """Keep a belief that has changed."""
+        if name is not None and self._shelf is not None:
+            await self._shelf.state(BELIEFS, {name: self.feedback.beliefs[name]})
+        return name is not None
 
     async def review(self, node: str) -> Event | None:
         """Publish what the node of that key did for this user, if there is anything to say."""
@@ -179,168 +223,22 @@ class RouterClient:
             return None
         return await self._reviewer.publish(node, self._opinions.deeds(node))
 
+    async def recommend(self, node: str, words: str = "") -> Event:
+        """Publish a recommendation of the node of that key. Raises NoProvider when no relay has it announced, NotTaken."""
+        theirs = [p.announcement for p in await self.directory.providers() if p.announcement.pubkey == node]
+        if self._reviewer is None or not theirs:
+            raise NoProvider(f"{npub(node)} is not announced on these relays")
+        return await self._reviewer.recommend(max(theirs, key=lambda each: each.created_at), words)
+
+    async def take_back(self, node: str) -> tuple[Event, ...]:
+        """Delete what this user has published of the node of that key; what that was. Raises NotTaken."""
+        return () if self._reviewer is None else await self._reviewer.take_back(node)
+
     async def quotes(self, body: dict[str, Any]) -> list[Asked]:
         """What a request costs at each node that announces its model, cheapest first. Pays nothing."""
-        return await ask_all(self._http, await self.directory.providers(), body)
+        return await ask_all(self._http, await self.directory.providers(soon=True), body)
 
     async def recover(self, older_than_s: float = 0) -> Msat:
-        """Fetch what earlier runs left at nodes and mints for at least that long; returns what came back."""
-        return await self.payments.recover(older_than_s)
-
-    def _purses(self) -> list[Purse]:
-        return [Purse(mint, unit, amount) for (mint, unit), amount in self.wallet.balances().items()]
-
-    async def _buy(
-        self,
-        request: dict[str, Any],
-        task: Task,
-        candidate: Candidate,
-        all_candidates: tuple[Candidate, ...],
-        on_text: OnText | None,
-    ) -> Answer:
-        lock = candidate.provider.announcement.lock
-        purse = candidate.purse
-        paid = await self.payments.pay(candidate.url, purse.mint, purse.unit, candidate.hold_msat, lock=lock)
-        stream = AnswerStream(on_text)
-        try:
-            await self._run(candidate.url, request, paid.token, stream)
-        except NodeUnreached:
-            await self._keep(paid)
-            raise
-        except NodeError as error:
-            back = await self._take_back(paid, stream)
-            kept = None if back is None or stream.texts else short_change(paid, back, 0)
-            if kept is not None:
-                raise NodeUnavailable(f"{error}; {kept}") from error
-            raise
-        except ReaderFailed as error:
-            await self._take_back(paid, stream)
-            raise error.error from None
-        receipt, problem = _verify(stream, candidate, largest_usage(request, candidate.offer.limits))
-        settled, fraud = await self._settle(paid, stream)
-        problem = problem or fraud
-        usage = receipt.usage if receipt is not None else stream.usage or Usage(0, 0)
-        change_msat = settled.change_msat if settled is not None else 0
-        cost_msat = receipt.cost_msat if receipt is not None else paid.credit_msat - change_msat
-        if settled is not None and receipt is not None:
-            problem = problem or short_change(paid, settled, receipt.cost_msat)
-        dearest_msat = max((_priced(usage, other) for other in all_candidates), default=0)
-        return Answer(
-            text="".join(stream.texts),
-            request_id=stream.request_id,
-            node=candidate.provider.npub,
-            node_name=candidate.provider.announcement.name,
-            model=candidate.offer.id,
-            tier=task.tier,
-            usage=usage,
-            cost_msat=Msat(cost_msat),
-            saved_msat=Msat(max(0, dearest_msat - cost_msat)),
-            verified=problem is None,
-            problem=problem,
-            receipt=receipt,
-            receipt_event=stream.receipt,
-            settled=settled is not None,
-        )
-
-    async def _run(self, url: str, request: dict[str, Any], token: str, stream: AnswerStream) -> None:
-        """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeError for a broken stream."""
-        try:
-            async with (
-                asyncio.timeout(STREAM_DEADLINE_S),
-                self._http.stream(
-                    "POST",
-                    f"{url}/v1/chat/completions",
-                    content=msgspec.json.encode(request),
-                    headers=plain(with_money(token)),
-                    timeout=SILENCE_S,
-                ) as reply,
-            ):
-                check_plain(reply)
-                stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
-                stream.give_change(reply.headers.get(CASHU_HEADER, ""))
-                if not reply.is_success:
-                    raise error_of(reply.status_code, await first_bytes(reply))
-                async for chunk in reply.aiter_raw():
-                    stream.feed(chunk)
-        except (NodeError, ReaderFailed):
-            raise
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise NodeUnreached(f"{url} does not answer") from error
-        except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
-            if stream.texts:
-                raise NodeError(f"{url} broke off after {len(stream.texts)} pieces of its answer") from error
-            raise NodeUnavailable(f"{url} did not answer") from error
-        if stream.error is not None:
-            raise (NodeError if stream.texts else NodeUnavailable)(f"{url}: {said(stream.error)}")
-        if not stream.texts and stream.receipt is None:
-            raise NodeUnavailable(f"{url} answered nothing")
-
-    async def _settle(self, paid: Paid, stream: AnswerStream) -> tuple[Settled | None, str | None]:
-        """Take in the change; none when that must wait for `recover`, and why if the node is to blame. The answer stays."""
-        try:
-            return await self.payments.settle(paid, stream.changes, stream.request_id), None
-        except ChangeRejected as error:
-            return None, str(error)
-        except (NodeError, WalletError) as error:
-            log.warning("the change of %s is still out: %s", paid.id, error)
-            return None, None
-
-    async def _take_back(self, paid: Paid, stream: AnswerStream) -> Settled | None:
-        try:
-            return await self.payments.take_back(paid, stream.changes)
-        except (NodeError, WalletError) as error:
-            log.warning("the money of %s is still out: %s", paid.id, error)
-            return None
-
-    async def _keep(self, paid: Paid) -> None:
-        try:
-            await self.payments.keep(paid)
-        except (NodeError, WalletError) as error:
-            log.warning("the money of %s is still out: %s", paid.id, error)
-
-
-def _request(body: dict[str, Any], candidate: Candidate) -> dict[str, Any]:
-    return {**body, "model": candidate.offer.id, "stream": True, "stream_options": {"include_usage": True}}
-
-
-def _priced(usage: Usage, candidate: Candidate) -> int:
-    """What the usage would have cost there; 0 for a price at which it cannot be sold."""
-    try:
-        return cost(usage, candidate.offer.price)
-    except MoneyError:
-        return 0
-
-
-def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
-    """The receipt, and what is wrong with it. The usage must also be the one that the stream itself told."""
-    if stream.receipt is None:
-        plain_node = candidate.provider.is_plain
-        return None, "plain nodes give no receipts" if plain_node else "the node gave no receipt"
-    try:
-        receipt = receipts.verify(
-            stream.receipt,
-            pubkey=candidate.provider.announcement.pubkey,
-            request_id=stream.request_id,
-            model=candidate.offer.id,
-            price=candidate.offer.price,
-            hold_msat=candidate.hold_msat,
-            most=most,
-        )
-    except InvalidEvent as error:
-        return None, str(error)
-    if not stream.done:
-        return receipt, "the stream ended without [DONE]: the answer may lack its end"
-    if receipt.metered == "upstream" and stream.usage is not None and receipt.usage != stream.usage:
-        return receipt, f"the receipt says {receipt.usage}, the stream said {stream.usage}"
-    return receipt, None
-
-
-def _why(reasons: dict[str, str], relay_failures: dict[str, str]) -> str:
-    """One line for people."""
-    if reasons:
-        told = [f"{name}: {reason}" for name, reason in list(reasons.items())[-MAX_REASONS:]]
-        more = [f"{len(reasons) - len(told)} others do not fit either"] if len(reasons) > len(told) else []
-        return "no node can serve this: " + "; ".join(told + more)
-    if relay_failures:
-        return "no node was found: " + "; ".join(relay_failures.values())
-    return "no node is announced on these relays"
+        """Fetch what earlier runs left at nodes and mints for at least that long; returns what came back, which counts
+        against no budget any more."""
+        return await self.payments.recover(older_than_s, self._serving.allowance.end)

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from router_client.errors import ClientError
+from router_client.outside import NoWay
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -21,6 +22,10 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 
 class FetchFailed(ClientError):
     """No answer, not in time, or too long a one."""
+
+
+class NotReached(FetchFailed):
+    """No connection was made."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -83,5 +88,9 @@ async def fetch(
         raise FetchFailed(f"no answer within {deadline_s:g} s") from error
     except FetchFailed:
         raise
+    except NoWay as error:
+        raise NotReached(str(error)) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise NotReached(f"no connection: {type(error).__name__}") from error
     except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
         raise FetchFailed(f"no connection: {type(error).__name__}") from error

@@ -19,6 +19,7 @@ import msgspec
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from relays.money import MAX_MSAT, Msat
+from relays.routes import DIRECT, Routes, is_onion
 from router_client.ecash.invoices import Bolt11, read_invoice
 from router_client.errors import AddressUnavailable, RequestUnreadable
 from router_client.fetch import FetchFailed, fetch
@@ -47,9 +48,14 @@ def looks_like_address(text: str) -> bool:
 
 
 async def address_invoice(
-    address: str, amount_msat: Msat, http: httpx.AsyncClient, *, allow_local: bool = False
+    address: str,
+    amount_msat: Msat,
+    http: httpx.AsyncClient,
+    *,
+    allow_local: bool = False,
+    routes: Routes = DIRECT,
 ) -> Bolt11:
-    """An invoice of the address over exactly `amount_msat`.
+    """An invoice of the address over exactly `amount_msat`. `routes` are those of `http`.
 
     Raises RequestUnreadable for what is no address; AddressUnavailable when its service does not answer, does not take the
     amount, or gives another invoice.
@@ -58,8 +64,8 @@ async def address_invoice(
     if matched is None:
         raise RequestUnreadable("not a Lightning address: expected name@domain")
     host, port = matched["host"], matched["port"] or ""
-    scheme = "http" if host.endswith(".onion") or (allow_local and _is_local(host)) else "https"
-    offer = await _ask(f"{scheme}://{host}{port}/.well-known/lnurlp/{matched['name']}", http, allow_local)
+    scheme = "http" if is_onion(host) or (allow_local and is_local(host)) else "https"
+    offer = await _ask(f"{scheme}://{host}{port}/.well-known/lnurlp/{matched['name']}", http, allow_local, routes)
     if offer.tag != "payRequest" or not offer.callback:
         raise AddressUnavailable(f"{host} answers what is no Lightning address's answer")
     if not offer.minSendable <= amount_msat <= offer.maxSendable:
@@ -68,7 +74,7 @@ async def address_invoice(
         )
     callback = _with_amount(offer.callback, amount_msat)
     try:
-        invoice = read_invoice((await _ask(callback, http, allow_local)).pr)
+        invoice = read_invoice((await _ask(callback, http, allow_local, routes)).pr)
     except RequestUnreadable as error:
         raise AddressUnavailable(f"{host} gives no readable invoice: {error}") from error
     if invoice.amount_msat != amount_msat:
@@ -83,8 +89,8 @@ def _with_amount(callback: str, amount_msat: int) -> str:
         raise AddressUnavailable("the Lightning address names no usable callback") from error
 
 
-async def _ask(url: str, http: httpx.AsyncClient, allow_local: bool) -> _Answer:
-    await check_reachable(url, allow_local)
+async def _ask(url: str, http: httpx.AsyncClient, allow_local: bool, routes: Routes) -> _Answer:
+    await check_reachable(url, allow_local, routes)
     try:
         reply = await fetch(http, "GET", url, deadline_s=DEADLINE_S)
         answer = from_json(reply.body, _Answer)
@@ -95,17 +101,21 @@ async def _ask(url: str, http: httpx.AsyncClient, allow_local: bool) -> _Answer:
     return answer
 
 
-async def check_reachable(url: str, allow_local: bool) -> None:
-    """Raise AddressUnavailable unless a stranger's URL leads out of our own network, by a way that nobody can read."""
+async def check_reachable(url: str, allow_local: bool, routes: Routes = DIRECT) -> None:
+    """Raise AddressUnavailable unless a stranger's URL leads out of our own network, by a way that nobody can read.
+
+    A name that is reached through Tor is resolved at Tor's far end, which stands in no network of ours: not here."""
     try:
         parts = httpx.URL(url)
         host = parts.host
     except (httpx.InvalidURL, ValueError, TypeError) as error:
         raise AddressUnavailable("the Lightning address names no usable URL") from error
-    if parts.scheme in ("http", "https") and (host.endswith(".onion") or (allow_local and _is_local(host))):
+    if parts.scheme in ("http", "https") and (is_onion(host) or (allow_local and is_local(host))):
         return
     if parts.scheme != "https":
         raise AddressUnavailable("the Lightning address is not served over https")
+    if routes.tor_only and not _is_address(host):
+        return
     if not all(ipaddress.ip_address(address).is_global for address in await _addresses(host)):
         raise AddressUnavailable("the Lightning address leads into a private network")
 
@@ -120,10 +130,14 @@ async def _addresses(host: str) -> list[str]:
     return [str(address[0]).partition("%")[0] for *_, address in found] or ["0.0.0.0"]  # noqa: S104 - it is refused
 
 
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
+def is_local(host: str) -> bool:
+    """Whether it is this machine."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    return True

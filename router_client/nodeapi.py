@@ -12,8 +12,8 @@ import msgspec
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from relays.payment import CASHU_HEADER
-from router_client.errors import NodeError, NodeRefused, NodeUnavailable
-from router_client.fetch import FetchFailed, fetch
+from router_client.errors import NodeError, NodeRefused, NodeUnavailable, NodeUnreached
+from router_client.fetch import FetchFailed, NotReached, fetch
 
 DEADLINE_S: Final = 60.0
 MAX_WORDS_CHARS: Final = 500
@@ -23,10 +23,12 @@ TOKEN: Final = re.compile(r"cashu[AB][A-Za-z0-9_=+/-]*")
 async def call(
     http: httpx.AsyncClient, method: str, url: str, headers: Mapping[str, str], body: object = None
 ) -> dict[str, Any]:
-    """Ask and decode. Raises NodeUnavailable or NodeRefused."""
+    """Ask and decode. Raises NodeUnavailable, as NodeUnreached where no connection was made, or NodeRefused."""
     content = None if body is None else msgspec.json.encode(body)
     try:
         reply = await fetch(http, method, url, content=content, headers=headers, deadline_s=DEADLINE_S)
+    except NotReached as error:
+        raise NodeUnreached(f"{url}: {error}") from error
     except FetchFailed as error:
         raise NodeUnavailable(f"{url}: {error}") from error
     if not reply.is_success:
@@ -53,13 +55,16 @@ def said(words: object) -> str:
 
 
 def error_of(status: int, body: bytes) -> NodeError:
-    """A node's error answer: NodeUnavailable where it says nothing of the request, else NodeRefused."""
+    """A node's error answer, in OpenAI's shape or Routstr's: NodeUnavailable where it says nothing of the request, else
+    NodeRefused."""
     try:
-        error = from_json(body, dict[str, Any]).get("error")
+        answer = from_json(body, dict[str, Any])
     except InvalidJson:
-        error = None
-    detail = error if isinstance(error, dict) else {}
-    message = said(detail.get("message") or f"HTTP {status}")
+        answer = {}
+    error, words = answer.get("error"), answer.get("detail")
+    detail = next((each for each in (error, words) if isinstance(each, dict)), {})
+    reason = detail.get("message") or detail.get("reason") or (words if isinstance(words, str) else None)
+    message = said(reason or f"HTTP {status}")
     if status >= 500 or status < 400 or status == 429:
         return NodeUnavailable(message)
     return NodeRefused(status, str(detail.get("code") or "")[:100], message)

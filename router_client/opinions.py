@@ -6,8 +6,9 @@ number of strangers makes this slow or large.
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from relays import kinds
 from relays.contacts import contacts
 from relays.errors import InvalidReview
 from relays.event import Event
+from relays.filters import Filter
 from relays.pool import RelayPool
 from relays.review import Review, decode, newest
 from router_client.people import People
@@ -23,11 +25,19 @@ from router_client.shelf import Shelf
 from router_client.trust import Deeds, Own, Trust, trust_of
 
 TTL_S: Final = 3600.0
+AGAIN_S: Final = 60.0
+"""When no relay answered, the next look comes sooner."""
 MAX_CIRCLE: Final = 5000
 """Keys at distance 2; each friend's are taken in turn, so that none crowds out another's."""
 MAX_REVIEWS: Final = 20_000
 AUTHORS_AT_ONCE: Final = 500
 DEADLINE_S: Final = 5.0
+LOOK_DEADLINE_S: Final = 12.0
+"""For all that one look asks. Whom it did not come to is known as before, and has another chance in the next look."""
+OPINIONS: Final = [kinds.REVIEW, kinds.RECOMMENDATION]
+TAKEN_BACK: Final = {"#k": [str(kinds.REVIEW), str(kinds.RECOMMENDATION)]}
+GRACE_S: Final = 1.5
+"""For the others, once a relay has told what it has."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -44,16 +54,26 @@ class Opinions:
     """The user's lists, the circle's words and the node's deeds, as trust in each node."""
 
     def __init__(
-        self, pool: RelayPool, people: People, shelf: Shelf | None = None, clock: Callable[[], float] = time.time
+        self,
+        pool: RelayPool,
+        people: People,
+        shelf: Shelf | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._people = people
         self._shelf = shelf
         self._clock = clock
+        self._monotonic = monotonic
         self._own = people.own()
         self._said = shelf.facts("said", Said).get("", Said()) if shelf else Said()
         self._deeds = shelf.facts("deeds", Deeds) if shelf else {}
         self._of_node: dict[str, list[Review]] = {}
+        self._silent: set[str] = set()
+        """Relays that failed in this look: they are not waited for again and again."""
+        self._is_whole = True
+        """Whether it came to everybody."""
         self._sort()
 
     @property
@@ -87,27 +107,41 @@ class Opinions:
 
     async def _read(self) -> None:
         now, friends = int(self._clock()), self._own.followed
-        lists = await self._by_authors(sorted(friends), [kinds.CONTACTS])
-        follows = contacts(lists, now=now) or {k: v for k, v in self._said.follows.items() if k in friends}
-        follows = _within(follows, friends)
+        self._silent, self._is_whole = set(), True
+        until = self._monotonic() + LOOK_DEADLINE_S
+        lists = await self._by_authors(friends, until, {"kinds": [kinds.CONTACTS]})
+        follows = _within(self._said.follows | contacts(lists, now=now), friends)
         circle = friends.union(*follows.values())
+        said = await self._by_authors(circle, until, {"kinds": [kinds.DELETION], **TAKEN_BACK}, {"kinds": OPINIONS})
+        taken_back = {(e.pubkey, id_) for e in said if e.kind == kinds.DELETION for id_ in e.values("e")}
         reviews = []
-        for event in await self._by_authors(sorted(circle), [kinds.REVIEW, kinds.RECOMMENDATION]):
+        for event in said:
             try:
                 reviews.append(decode(event, now=now))
             except InvalidReview:
                 continue
         kept = [review for review in self._said.reviews if review.author in circle]
-        latest = sorted(newest([*kept, *reviews]), key=lambda review: -review.created_at)[:MAX_REVIEWS]
-        self._said = Said(float(now), friends, follows, tuple(latest))
+        standing = [each for each in newest([*kept, *reviews]) if (each.author, each.id) not in taken_back]
+        latest = sorted(standing, key=lambda review: -review.created_at)[:MAX_REVIEWS]
+        is_heard = not self._silent.issuperset(self._pool.urls)
+        at = now if is_heard and self._is_whole else now - TTL_S + AGAIN_S
+        self._said = Said(float(at), friends, follows, tuple(latest))
         if self._shelf is not None:
             await self._shelf.state("said", {"": self._said})
 
-    async def _by_authors(self, authors: list[str], wanted: list[int]) -> list[Event]:
+    async def _by_authors(self, authors: Collection[str], until: float, *wanted: Filter) -> list[Event]:
+        """What relays have of these authors, some at a time in whatever order, as far as the time goes."""
         found: list[Event] = []
-        for first in range(0, len(authors), AUTHORS_AT_ONCE):
-            asked = {"kinds": wanted, "authors": authors[first : first + AUTHORS_AT_ONCE]}
-            found += (await self._pool.query(asked, deadline_s=DEADLINE_S)).events
+        shuffled = random.sample(sorted(authors), len(authors))
+        for first in range(0, len(shuffled), AUTHORS_AT_ONCE):
+            left_s = min(DEADLINE_S, until - self._monotonic())
+            if left_s <= 0:
+                self._is_whole = False
+                break
+            asked = [{**each, "authors": sorted(shuffled[first : first + AUTHORS_AT_ONCE])} for each in wanted]
+            told = await self._pool.query(*asked, deadline_s=left_s, grace_s=GRACE_S, skip=self._silent)
+            found += told.events
+            self._silent |= set(told.failures)
             if len(found) > MAX_REVIEWS:
                 break
         return found

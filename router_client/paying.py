@@ -81,7 +81,7 @@ async def pay_per_request(
         return PaidReply(first.status, first.headers, first.body, Msat(0), None)
     wanted = await payable(payments.wallet, decode(asked), max_msat)
     paid = await payments.pay(
-        _base(url), wanted.mint, wanted.unit, wanted.amount_msat, lock=wanted.lock, most_coins=None
+        _base(url), wanted.mint, wanted.unit, wanted.amount_msat, lock=wanted.lock, most_msat=wanted.amount_msat
     )
     try:
         reply = await _post(http, url, content, with_money(paid.token))

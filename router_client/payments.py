@@ -11,7 +11,6 @@ Change needs no journal of its own: until its coins are spent, the node gives th
 from __future__ import annotations
 
 import logging
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +20,11 @@ from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import httpx
-import msgspec
 
 from relays import payment as wire
 from relays.money import Msat, ceil_div
-from router_client.change import Paid, Settled
+from router_client.change import OnEnd, Out, Paid, Settled, most_paid_msat, new_payment, unheard
+from router_client.ecash.coins import face_for
 from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -38,8 +37,8 @@ from router_client.errors import (
     TokenUnreadable,
     WrongUnit,
 )
-from router_client.nodeapi import as_bearer, call, with_money
-from router_client.refund import Refund, refund_of
+from router_client.nodeapi import call, with_money
+from router_client.refund import Refund, asked_back, refund_of
 from router_client.storage import Database
 
 log = logging.getLogger(__name__)
@@ -60,17 +59,6 @@ CREATE TABLE IF NOT EXISTS payments (
     # Locked tokens that did not reach their node: good for the next request to it.
     "CREATE TABLE IF NOT EXISTS spares (id TEXT PRIMARY KEY)",
 )
-
-
-class Out(msgspec.Struct, frozen=True):
-    """A payment that is not settled: what lies, or may lie, at its node."""
-
-    id: str
-    node_url: str
-    amount_msat: Msat
-    """Face value of the token; what the node served is still to be taken off it."""
-    locked: bool
-    created_at: int
 
 
 class Payments:
@@ -110,19 +98,28 @@ class Payments:
         amount_msat: int,
         *,
         lock: str | None = None,
-        most_coins: int | None = MOST_LOCKED_COINS,
+        most_msat: int | None = None,
+        payment_id: str = "",
     ) -> Paid:
-        """A token of at least `amount_msat` after the node's swap. Raises WalletError.
+        """A token of at least `amount_msat` after the node's swap, and at most `most_msat`, or the least that coins of the
+        unit can make; where nothing is said, see `most_paid_msat`. Raises WalletError.
 
         With `lock`, the node's public key, and a mint that knows locks, nobody else can redeem it and the node can take it
-        without asking the mint; the way back is then the node's refund alone. Such a token is of at most so many coins, if
-        the wallet can pay for one of that form, or one that was made for this node before and did not reach it.
+        without asking the mint; the way back is then the node's refund alone. Such a token is of a few coins, if the wallet
+        can pay for one of that form, or one that was made for this node before and did not reach it.
+
+        `payment_id` is a new one's name, if it is to have a certain one (see `new_payment`).
         """
+        most_msat = most_paid_msat(amount_msat) if most_msat is None else most_msat
+        most_msat = max(most_msat, ceil_div(amount_msat, MSAT_PER_UNIT[unit]) * MSAT_PER_UNIT[unit])
         if lock is not None and not await self._wallet.knows_locks(mint):
             lock = None
-        paid = None if lock is None else await self._spare(node_url, mint, unit, amount_msat, lock)
+        paid = (
+            None if lock is None else await self._spare(node_url, mint, unit, range(amount_msat, most_msat + 1), lock)
+        )
         if paid is None:
-            paid = await self._made(node_url, mint, unit, amount_msat, lock, most_coins)
+            payment_id = payment_id or new_payment()
+            paid = await self._made(payment_id, node_url, mint, unit, amount_msat, lock, most_msat)
         self._under_way[paid.id] = paid
         return paid
 
@@ -173,8 +170,9 @@ class Payments:
                     log.warning("payment %s: %s", paid.id, error)
             return await self._take_back(paid.id, paid.node_url, paid.token)
 
-    async def recover(self, older_than_s: float = 0) -> Msat:
-        """Settle what a crash or an absent node left open for at least that long; returns what came back.
+    async def recover(self, older_than_s: float = 0, ended: OnEnd = unheard) -> Msat:
+        """Settle what a crash or an absent node left open for at least that long; returns what came back. `ended` is told of
+        each payment that is settled then, and what of its msat did not come back.
 
         What this process has under way is left alone: what is taken here would be missed there. With 0, requests of other
         processes on this wallet that are under way lose their money back to it.
@@ -189,10 +187,15 @@ class Payments:
             if operation is None:
                 if created_at < self._clock() - PAYING_S:  # before that, its token may be about to be made
                     await self._close(payment_id)
+                    await ended(payment_id, 0)
             elif operation.state == "failed":
                 await self._close(payment_id)
+                await ended(payment_id, 0)
             elif operation.state == "done":
-                total += await self._recovered(payment_id, node_url, operation.result)
+                back = await self._recovered(payment_id, node_url, operation.result)
+                if back is not None:
+                    total += back.change_msat
+                    await ended(payment_id, to_msat(operation.journal.amount, operation.unit) - back.change_msat)
         return Msat(total)
 
     def open_count(self) -> int:
@@ -217,43 +220,47 @@ class Payments:
         finally:
             self._under_way.pop(paid.id, None)
 
-    async def _recovered(self, payment_id: str, node_url: str, token: str) -> Msat:
-        """What an open payment brings back; nothing of one that is under way."""
+    async def _recovered(self, payment_id: str, node_url: str, token: str) -> Settled | None:
+        """What an open payment brings back; nothing of one that is under way, or that must stay open."""
         # No call may take a spare whose money is asked back here.
         drop = "DELETE FROM spares WHERE id = ?"
         was_spare = await self._db.run(lambda conn: conn.execute(drop, (payment_id,)).rowcount)
         if payment_id in self._under_way:
-            return Msat(0)
+            return None
         try:
-            return (await self._take_back(payment_id, node_url, token)).change_msat
+            return await self._take_back(payment_id, node_url, token)
         except Exception as error:  # noqa: BLE001 - what one node answers must not keep the others' money out
             log.warning("payment %s stays open: %s", payment_id, error)
             if was_spare:
                 await self._add_spare(payment_id)
-            return Msat(0)
+            return None
 
     async def _add_spare(self, payment_id: str) -> None:
         await self._db.run(lambda conn: conn.execute("INSERT OR IGNORE INTO spares VALUES (?)", (payment_id,)).close())
 
     async def _made(
-        self, node_url: str, mint: str, unit: str, amount_msat: int, lock: str | None, most_coins: int | None
+        self, payment_id: str, node_url: str, mint: str, unit: str, amount_msat: int, lock: str | None, most_msat: int
     ) -> Paid:
-        payment_id = f"pay_{secrets.token_hex(12)}"
         row = (payment_id, node_url, int(self._clock()))
         await self._db.run(lambda conn: conn.execute("INSERT INTO payments VALUES (?, ?, ?, 'open')", row).close())
         amount = max(1, ceil_div(amount_msat, MSAT_PER_UNIT[unit]))
+        most_coins = None
+        if lock is not None:
+            face = face_for(amount, await self._wallet.fee_ppk(mint, unit), MOST_LOCKED_COINS)
+            most_coins = MOST_LOCKED_COINS if to_msat(face, unit) <= most_msat else None
         await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=most_coins)
         return await self._paid(payment_id, node_url)
 
-    async def _spare(self, node_url: str, mint: str, unit: str, amount_msat: int, lock: str) -> Paid | None:
-        """A token for that node, locked to that key, which did not reach it and suffices; it is the caller's alone."""
+    async def _spare(self, node_url: str, mint: str, unit: str, wanted_msat: range, lock: str) -> Paid | None:
+        """A token for that node, locked to that key, which did not reach it and is worth what is wanted; it is the caller's
+        alone."""
         take = "DELETE FROM spares WHERE id IN (SELECT id FROM payments WHERE id = ? AND state = 'open')"
         for (payment_id,) in self._db.read(lambda conn: conn.execute(SPARES, (node_url,)).fetchall()):
             made = self._wallet.outcome(payment_id)
             if made is None or (made.mint, made.unit, made.journal.lock) != (mint, unit, lock):
                 continue
             paid = await self._paid(payment_id, node_url)
-            if paid.credit_msat >= amount_msat and await self._db.run(
+            if paid.credit_msat in wanted_msat and await self._db.run(
                 lambda conn, id_=payment_id: conn.execute(take, (id_,)).rowcount  # type: ignore[misc]
             ):
                 return paid
@@ -279,12 +286,11 @@ class Payments:
 
     async def _settle(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:
-            answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {})
+            refund = await asked_back(self._http, node_url, token)
         except NodeRefused as error:
             if error.code == wire.NOT_REFUNDABLE:
                 return await self._nothing_left(payment_id)
             raise
-        refund = refund_of(answer, node_url)
         if not refund.tokens():
             return await self._nothing_left(payment_id)
         tokens, fee_msats = refund.tokens(), refund.fee_msats
@@ -296,10 +302,9 @@ class Payments:
     async def _more(self, node_url: str, token: str) -> Refund:
         """A second refund, if what is left is worth one."""
         try:
-            answer = await call(self._http, "POST", f"{node_url}/v1/balance/refund", as_bearer(token), {})
+            return await asked_back(self._http, node_url, token)
         except NodeRefused:
             return Refund()
-        return refund_of(answer, node_url)
 
     async def _take_back(self, payment_id: str, node_url: str, token: str) -> Settled:
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,6 +11,7 @@ from relays.errors import InvalidJson, InvalidKey
 from relays.event import npub, pubkey_of
 from relays.jsontext import from_json
 from router_client.errors import StorageError
+from router_client.ownfile import write_own
 from router_client.trust import Own
 
 MAX_PEOPLE: Final = 500
@@ -59,18 +58,5 @@ class People:
             lists[name].discard(pubkey)
         if len(lists[name]) > MAX_PEOPLE:
             raise StorageError(f"no more than {MAX_PEOPLE} keys can be {name}")
-        self._write({each: sorted(map(npub, keys)) for each, keys in lists.items()})
+        write_own(self._path, {each: sorted(map(npub, keys)) for each, keys in lists.items()})
         return self.own()
-
-    def _write(self, lists: dict[str, list[str]]) -> None:
-        """Whole or not at all, for the user alone."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(lists)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self._path)
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path} ({error.strerror})") from error

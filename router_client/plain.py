@@ -7,7 +7,7 @@ Ours is whole msat per million tokens, rounded up: what is expected to be charge
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
 import msgspec
@@ -64,5 +64,5 @@ def _msat(sats: object, times: int = 1) -> int | None:
         if not exact.is_finite() or not 0 <= exact <= MAX_MSAT:
             return None
         return int(exact.to_integral_value(rounding=ROUND_CEILING))
-    except InvalidOperation:
+    except ArithmeticError:  # whatever a number of theirs is too large or too odd for
         return None

@@ -12,12 +12,14 @@ import msgspec
 from relays.bounds import most_usage
 from relays.errors import InvalidJson, MoneyError
 from relays.jsontext import shaped
-from relays.pricing import cost
+from relays.money import ceil_div
+from relays.pricing import ModelPrice, SizePrice, at_most, cost
 from relays.quote import QuoteAnswer
 from router_client.discovery import Provider
-from router_client.errors import NodeError, NodeRefused, NodeUnavailable
+from router_client.errors import NodeError, NodeRaised, NodeRefused, NodeTooDear, NodeUnavailable
 from router_client.nodeapi import call
-from router_client.selection import Candidate
+from router_client.routing.candidates import Candidate
+from router_client.routing.ceiling import Ceiling
 
 MOST_RISE_PERCENT: Final = 25
 """A node that asks for more than it announced, by more than this, is passed over for the next."""
@@ -68,11 +70,27 @@ async def _quote(http: httpx.AsyncClient, url: str, request: Mapping[str, Any]) 
         raise NodeUnavailable(f"{url} gives a quote that cannot be read") from error
 
 
+def most_quoted_msat(hold_msat: int) -> int:
+    """The highest hold that is paid where that was reckoned with by the announcement."""
+    return hold_msat * (100 + MOST_RISE_PERCENT) // 100
+
+
+def _risen(price: ModelPrice) -> ModelPrice:
+    """The highest price that an announced one may have become, in every part."""
+
+    def risen(part: int) -> int:
+        return ceil_div(part * (100 + MOST_RISE_PERCENT), 100)
+
+    parts = {name: risen(part) for name, part in msgspec.structs.asdict(price).items() if isinstance(part, int)}
+    sizes = tuple(SizePrice(each.size, risen(each.msat), each.quality) for each in price.image_sizes)
+    return msgspec.structs.replace(price, **parts, image_sizes=sizes)
+
+
 async def quoted(
-    http: httpx.AsyncClient, candidate: Candidate, request: Mapping[str, Any], max_cost_msat: int | None
+    http: httpx.AsyncClient, candidate: Candidate, request: Mapping[str, Any], ceiling: Ceiling
 ) -> Candidate:
-    """The candidate at the price and hold that it quotes. Raises NodeUnavailable, also where that is too much; NodeRefused
-    when the node will not serve the request."""
+    """The candidate at the price and hold that it quotes. Raises NodeUnavailable, and as NodeTooDear where that is above the
+    ceiling, as NodeRaised where it is far above what was announced; NodeRefused when the node will not serve the request."""
     if candidate.provider.is_plain:
         return candidate
     try:
@@ -83,16 +101,17 @@ async def quoted(
         raise
     try:
         most_msat = cost(most_usage(request, candidate.offer.limits, quote.price), quote.price)
+        is_risen = not at_most(quote.price, _risen(candidate.offer.price))
     except MoneyError as error:
-        raise NodeUnavailable(f"{candidate.url} asks for more than there is") from error
+        raise NodeRaised(f"{candidate.url} asks for more than there is") from error
     if quote.hold_msat > most_msat:
-        raise NodeUnavailable(f"it would hold {quote.hold_msat} msat, its price makes {most_msat} msat at most")
-    if quote.hold_msat * 100 > candidate.hold_msat * (100 + MOST_RISE_PERCENT):
-        raise NodeUnavailable(
-            f"it asks for {quote.hold_msat} msat, by its announcement it was {candidate.hold_msat} msat"
-        )
-    if max_cost_msat is not None and quote.hold_msat > max_cost_msat:
-        raise NodeUnavailable(f"could cost {quote.hold_msat} msat, more than the {max_cost_msat} msat allowed")
+        raise NodeRaised(f"it would hold {quote.hold_msat} msat, its price makes {most_msat} msat at most")
+    if quote.hold_msat > most_quoted_msat(candidate.hold_msat):
+        raise NodeRaised(f"it asks for {quote.hold_msat} msat, by its announcement it was {candidate.hold_msat} msat")
+    if is_risen:  # a low hold does not make up for it: what is used costs more
+        raise NodeRaised(f"its prices are more than {MOST_RISE_PERCENT}% above what it announced")
+    if (reason := ceiling.exceeded(quote.price, quote.hold_msat)) is not None:
+        raise NodeTooDear(f"it asks for more than it announced: {reason}")
     offer = msgspec.structs.replace(candidate.offer, price=quote.price)
     return msgspec.structs.replace(
         candidate,

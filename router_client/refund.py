@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import httpx
 import msgspec
 
 from relays.errors import InvalidJson
 from relays.jsontext import shaped
 from relays.money import MAX_MSAT
-from router_client.errors import NodeUnavailable
+from router_client.errors import NodeRefused, NodeUnavailable
+from router_client.nodeapi import as_bearer, call, with_money
 
 MAX_EARLIER = 64
 """More refunds of before are not read."""
+NO_SUCH_BALANCE: Final = (401, 404)
 
 
 class _Earlier(msgspec.Struct):
@@ -40,3 +43,18 @@ def refund_of(answer: dict[str, Any], node_url: str) -> Refund:
         return shaped(answer, Refund)
     except InvalidJson as error:
         raise NodeUnavailable(f"{node_url} answers a refund that cannot be read") from error
+
+
+async def asked_back(http: httpx.AsyncClient, node_url: str, token: str) -> Refund:
+    """What is left of what the token paid for. Raises NodeUnavailable or NodeRefused."""
+    url = f"{node_url}/v1/balance/refund"
+    try:
+        answer = await call(http, "POST", url, as_bearer(token), {})
+    except NodeRefused as refusal:
+        if refusal.status not in NO_SUCH_BALANCE:
+            raise
+        try:  # Routstr's nodes keep the change of a request apart from balances, by the header that paid for it
+            answer = await call(http, "POST", url, with_money(token), {})
+        except NodeRefused:
+            raise refusal from None
+    return refund_of(answer, node_url)

@@ -1,154 +1,209 @@
-"""Which node serves: hard filters first, then the lowest expected cost, weighted by trust. Pure, and able to say why."""
+"""Which node serves: hard filters first, then the lowest score, drawn by chance among the best. Pure, and able to say why.
+
+A score is the expected cost times factors for trust, failures, waits and load (`routing.scoring`). The draw keeps many
+clients from falling upon one node; with a seed it is the same each time. OpenRouter's `sort` and `order` leave nothing to
+chance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
-
-import msgspec
+import heapq
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final
 
 from relays.announcement import ModelOffer
-from relays.bounds import most_usage
-from relays.errors import MoneyError
-from relays.money import Msat, msat
-from relays.pricing import Usage, cost
 from router_client.complexity import Task, Tier
 from router_client.discovery import Provider
-from router_client.ecash.token import MSAT_PER_UNIT, normal_mint_url
+from router_client.routing.candidates import Candidate, Circumstances, Purse
+from router_client.routing.market import Market
+from router_client.routing.reasons import Cause, cause_of
+from router_client.routing.scoring import PROFILES
+from router_client.routing.screen import Screen
+from router_client.routing.wishes import AUTO, Wishes
 
-AUTO = "auto"
-"""The model name that leaves the choice of model to the router."""
+MAX_LABEL: Final = 60
+WIDEST: Final = 1.15
+"""Who scores up to so many times the best takes part in the draw,"""
+MOST_DRAWN: Final = 8
+"""so many at the most,"""
+EAGER: Final = 6.0
+"""and with a chance that falls with this power of the score."""
+EXPLORED: Final = 3.0
+"""Now and then one is tried that scores up to so many times the best and was not measured yet."""
+MOST_CANDIDATES: Final = 12
+FIRST_LOOK: Final = 64
+TIERS: Final[tuple[Tier, ...]] = ("cheap", "mid", "premium")
 
-PLAIN_FACTOR = 1.25
-"""What a price is worth of a node whose charge cannot be checked by a receipt."""
-MAX_LABEL = 60
 
-TIER_SHARE: dict[Tier, tuple[float, float]] = {"cheap": (0.0, 1 / 3), "mid": (1 / 3, 2 / 3), "premium": (2 / 3, 1.0)}
-"""With `auto`, the part of all models, ordered by price, from which a tier takes its model."""
+class Choice:
+    """Candidates, best first, and whether the first was taken to get to know it."""
 
+    def __init__(
+        self, candidates: Sequence[Candidate], explored: bool = False, reasons: Callable[[], dict[str, str]] = dict
+    ) -> None:
+        self.candidates = tuple(candidates)
+        self.explored = explored
+        self._reasons = reasons
 
-class Purse(msgspec.Struct, frozen=True):
-    """Coins of one mint and unit that can be paid with."""
-
-    mint: str
-    unit: str
-    amount: int
+    @cached_property
+    def rejected(self) -> Mapping[str, str]:
+        """Why each other offer was left out. Looked for when it is asked for: there may be thousands."""
+        return {label: str(reason) for label, reason in self._found.items()}
 
     @property
-    def amount_msat(self) -> int:
-        return self.amount * MSAT_PER_UNIT[self.unit]
+    def cause(self) -> Cause:
+        """What keeps nodes from serving, where none does."""
+        return cause_of(self._found.values())
 
-
-class Candidate(msgspec.Struct, frozen=True):
-    """A node that fits, with what the request is expected to cost there and the most it can."""
-
-    provider: Provider
-    url: str
-    offer: ModelOffer
-    purse: Purse
-    expected_msat: Msat
-    hold_msat: Msat
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """Candidates, best first, and why each other offer was left out."""
-
-    candidates: tuple[Candidate, ...]
-    rejected: Mapping[str, str]
+    @cached_property
+    def _found(self) -> Mapping[str, str]:
+        return self._reasons()
 
 
 def choose(
     body: Mapping[str, Any],
     task: Task,
-    providers: Sequence[Provider],
+    providers: Sequence[Provider] | Market,
     purses: Sequence[Purse],
     *,
+    wishes: Wishes | None = None,
+    given: Circumstances | None = None,
     max_cost_msat: int | None = None,
     ignore: Collection[str] = (),
 ) -> Choice:
-    """Rank the nodes for a request. `ignore` holds public keys that are not to be used."""
-    candidates: list[Candidate] = []
-    rejected: dict[str, str] = {}
-    wanted = _models(str(body.get("model") or AUTO), task, providers)
-    for provider in providers:
-        label = provider.announcement.name[:MAX_LABEL] or provider.announcement.pubkey[:16]
-        if (reason := _unusable(provider, ignore)) is not None:
-            rejected[label] = reason
-            continue
-        for offer in provider.offers:
-            outcome = _candidate(body, task, provider, offer, purses, wanted, max_cost_msat)
+    """Rank the nodes for a request. `ignore` holds public keys that are not to be used. Raises BadRequest."""
+    if wishes is None:
+        wishes = Wishes(models=(str(body.get("model") or AUTO),))
+    market = providers if isinstance(providers, Market) else Market(providers)
+    given = given or Circumstances()
+    screen = Screen(body, task, market, purses, wishes, given, max_cost_msat, ignore)
+    choosing = _Choosing(task, market, wishes, given, screen)
+    candidates, explored = choosing.best()
+    return Choice(candidates, explored, choosing.reasons)
+
+
+class _Choosing:
+    """One choice."""
+
+    def __init__(self, task: Task, market: Market, wishes: Wishes, given: Circumstances, screen: Screen) -> None:
+        self._task = task
+        self._market = market
+        self._wishes = wishes
+        self._given = given
+        self._screen = screen
+        self._order = [place for places in market.named(wishes.order) for place in places]
+
+    def best(self) -> tuple[list[Candidate], bool]:
+        """The candidates, best first, and whether the first is there to be explored."""
+        chosen: list[Candidate] = []
+        explored = False
+        for model in self._wishes.models:
+            found = self._of_model(model)
+            if model_first := not chosen:
+                found, explored = self._drawn(found)
+            chosen += found if model_first else sorted(found, key=_by_score)
+        chosen = self._in_order(chosen)
+        if not self._wishes.allow_fallbacks:
+            chosen = chosen[:1]
+        return chosen[:MOST_CANDIDATES], explored and not self._order
+
+    def _of_model(self, name: str) -> list[Candidate]:
+        """Those that will do, of one wanted model or of the models of the task's tier."""
+        written = self._task.completion_tokens
+        exponent = (
+            PROFILES[self._wishes.profile].cost if self._wishes.sort is None else float(self._wishes.sort == "price")
+        )
+        rows: list[tuple[float, int, ModelOffer]] = []
+        for model in self._wanted(name):
+            if (stall := self._market.stalls.get(model)) is None:
+                continue
+            scores = stall.scores(self._task.prompt_tokens, written, self._screen.weights(), exponent)
+            rows += zip(scores, stall.sellers, stall.offers, strict=True)
+        return list(self._accepted(rows))
+
+    def _accepted(self, rows: Sequence[tuple[float, int, ModelOffer]]) -> Iterator[Candidate]:
+        """The first that will do, cheapest first. Most choices need to look closely at a few only."""
+        accepted = 0
+        for score, place, offer in _ascending(rows):
+            if score == float("inf") or accepted >= MOST_CANDIDATES:
+                return
+            outcome = self._screen.candidate(place, offer)
             if isinstance(outcome, Candidate):
-                candidates.append(outcome)
-            else:
-                rejected[f"{label}: {offer.id}"] = outcome
-    candidates.sort(key=_rank)
-    return Choice(tuple(candidates), rejected)
+                accepted += 1
+                yield outcome
+
+    def _drawn(self, found: list[Candidate]) -> tuple[list[Candidate], bool]:
+        """In the order in which they are asked: by score, but for the first, which is drawn."""
+        found = sorted(found, key=_by_score)
+        rng = self._given.rng
+        if rng is None or self._wishes.sort is not None or len(found) < 2:
+            return found, False
+        best = found[0].score
+        if self._given.explore and rng.random() < self._given.explore:
+            unknown = [
+                each
+                for each in found[1:]
+                if each.score <= EXPLORED * best
+                and self._given.healths.of(each.provider.announcement.pubkey).wait_s is None
+            ]
+            if unknown:
+                return _first(found, rng.choice(unknown)), True
+        near = [each for each in found[:MOST_DRAWN] if each.score <= WIDEST * best]
+        shares = [(best / each.score) ** EAGER if each.score else 1.0 for each in near]
+        return _first(found, rng.choices(near, shares)[0]), False
+
+    def _in_order(self, found: list[Candidate]) -> list[Candidate]:
+        """Those that the request names first, in its order; then the others."""
+        if not self._order:
+            return found
+        ranks = {
+            self._market.providers[place].announcement.pubkey: rank
+            for rank, place in reversed([*enumerate(self._order)])
+        }
+        return sorted(found, key=lambda each: ranks.get(each.provider.announcement.pubkey, len(ranks)))
+
+    def _tier(self) -> Tier:
+        """Of the task, and not below the one that was asked for."""
+        if self._wishes.profile == "best":
+            return "premium"
+        wanted = self._wishes.tier
+        return max(self._task.tier, wanted, key=TIERS.index) if wanted is not None else self._task.tier
+
+    def _wanted(self, name: str) -> list[str]:
+        return self._market.models_of(self._tier()) if name == AUTO else [name]
+
+    def reasons(self) -> dict[str, str]:
+        """Why each offer that is not among the candidates was left out."""
+        rejected: dict[str, str] = {}
+        wanted = {model for name in self._wishes.models for model in self._wanted(name)}
+        for place, provider in enumerate(self._market.providers):
+            label = provider.announcement.name[:MAX_LABEL] or provider.announcement.pubkey[:16]
+            if (reason := self._screen.unusable(place, provider)) is not None:
+                rejected[label] = reason
+                continue
+            for offer in provider.offers:
+                outcome = self._screen.candidate(place, offer) if offer.id in wanted else "not the model that is wanted"
+                if isinstance(outcome, str):
+                    rejected[f"{label}: {offer.id}"] = outcome
+        return rejected
 
 
-def _rank(candidate: Candidate) -> tuple[float, int, str]:
-    """The expected cost, weighted by how far the node is trusted; where nothing is known of any, the cost alone."""
-    provider = candidate.provider
-    weight = provider.trust.factor * (PLAIN_FACTOR if provider.is_plain else 1)
-    return candidate.expected_msat * weight, candidate.hold_msat, provider.announcement.pubkey
+def _ascending(rows: Sequence[tuple[float, int, ModelOffer]]) -> Iterator[tuple[float, int, ModelOffer]]:
+    """By score; sorted no further than is asked for."""
+    first = heapq.nsmallest(FIRST_LOOK, rows, key=_score_of)
+    yield from first
+    if len(rows) > FIRST_LOOK:
+        yield from sorted(rows, key=_score_of)[FIRST_LOOK:]
 
 
-def _unusable(provider: Provider, ignore: Collection[str]) -> str | None:
-    if provider.announcement.pubkey in ignore:
-        return "left out by request, or it failed just now"
-    if provider.trust.refused:
-        return "not trusted: " + "; ".join(provider.trust.reasons)
-    if provider.url is None:
-        return "does not answer under its announced key"
-    if not provider.offers:
-        return "announces no prices"
-    return None
+def _score_of(row: tuple[float, int, ModelOffer]) -> tuple[float, int]:
+    return row[0], row[1]
 
 
-def _candidate(
-    body: Mapping[str, Any],
-    task: Task,
-    provider: Provider,
-    offer: ModelOffer,
-    purses: Sequence[Purse],
-    wanted: Collection[str],
-    max_cost_msat: int | None,
-) -> Candidate | str:
-    """The candidate, or why there is none."""
-    assert provider.url is not None
-    if offer.id not in wanted:
-        return "not the model that is wanted"
-    if task.prompt_tokens >= offer.limits.context_length:
-        return f"its context of {offer.limits.context_length} tokens is too short"
-    try:
-        likely = Usage(task.prompt_tokens, min(task.completion_tokens, offer.limits.max_output_tokens))
-        expected_msat = cost(likely, offer.price)
-        hold_msat = cost(most_usage({**body, "model": offer.id}, offer.limits, offer.price), offer.price)
-        hold_msat = msat(max(hold_msat, provider.least_msat(offer.id)))
-    except MoneyError:
-        return "its price is beyond all bitcoin"
-    if max_cost_msat is not None and hold_msat > max_cost_msat:
-        return f"could cost {hold_msat} msat, more than the {max_cost_msat} msat allowed"
-    accepted = {normal_mint_url(mint) for mint in provider.announcement.mints}
-    fitting = [purse for purse in purses if purse.mint in accepted]
-    if not fitting:
-        return "takes ecash of none of our mints"
-    # Smaller units leave less behind in rounding; among equals the fuller purse.
-    purse = min(fitting, key=lambda purse: (purse.amount_msat < hold_msat, MSAT_PER_UNIT[purse.unit], -purse.amount))
-    if purse.amount_msat < hold_msat:
-        return f"could cost {hold_msat} msat, the wallet holds {purse.amount_msat} msat of a mint it takes"
-    return Candidate(provider, provider.url, offer, purse, expected_msat, hold_msat)
+def _by_score(candidate: Candidate) -> tuple[float, int, str]:
+    return candidate.score, candidate.hold_msat, candidate.provider.announcement.pubkey
 
 
-def _models(model: str, task: Task, providers: Sequence[Provider]) -> set[str]:
-    """The models that will do: the one named, or for `auto` those in the tier's part of the price list."""
-    if model != AUTO:
-        return {model}
-    prices: dict[str, int] = {}
-    for provider in providers:
-        for offer in () if provider.url is None or provider.trust.refused else provider.offers:
-            rate = offer.price.prompt_msat_per_mtok + offer.price.completion_msat_per_mtok
-            prices[offer.id] = min(rate, prices.get(offer.id, rate))
-    ordered = sorted(prices, key=lambda id_: (prices[id_], id_))
-    low, high = TIER_SHARE[task.tier]
-    first = min(int(low * len(ordered)), max(0, len(ordered) - 1))
-    return set(ordered[first : max(first + 1, round(high * len(ordered)))])
+def _first(found: list[Candidate], chosen: Candidate) -> list[Candidate]:
+    return [chosen, *(each for each in found if each is not chosen)]

@@ -23,6 +23,9 @@ from router_client.storage import Database
 T = TypeVar("T")
 
 KEPT_S: Final = 7 * 86400
+MAX_DELETIONS: Final = 2_000
+MAX_DELETION_CHARS: Final = 32_768
+"""What a deletion did is with its address; it is kept itself for what has not come yet."""
 MAX_FACTS: Final = 20_000
 """Of one kind."""
 
@@ -88,18 +91,18 @@ class Shelf:
         now, changed = int(self._clock()), board.written()
         gone = [(each,) for each in changed if isinstance(each, str)]
         here = [_row(each, now) for each in changed if isinstance(each, Notice)]
-        withdrawn = [(each.id, now, to_json(each)) for each in deletions]
+        withdrawn = [(each.id, now, text) for each in deletions if len(text := to_json(each)) <= MAX_DELETION_CHARS]
 
         def write(conn: sqlite3.Connection) -> None:
             conn.executemany("DELETE FROM notices WHERE address = ?", gone)
             conn.executemany("INSERT OR REPLACE INTO notices VALUES (?, ?, ?, ?, ?, ?)", here)
             conn.executemany("INSERT OR REPLACE INTO deletions VALUES (?, ?, ?)", withdrawn)
-            for table in ("notices", "deletions"):
+            for table, most in (("notices", MAX_NOTICES), ("deletions", MAX_DELETIONS)):
                 conn.execute(f"DELETE FROM {table} WHERE at < ?", (now - KEPT_S,))  # noqa: S608 - a constant
                 conn.execute(
                     f"DELETE FROM {table} WHERE rowid IN"  # noqa: S608
                     f" (SELECT rowid FROM {table} ORDER BY at DESC LIMIT -1 OFFSET ?)",
-                    (MAX_NOTICES,),
+                    (most,),
                 )
 
         await self._db.run(write)

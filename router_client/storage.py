@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from router_client.errors import StorageError
+from router_client.waiting import Job, check_room, deliver
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -31,7 +32,6 @@ Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T]]
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
 """Whoever only looks holds a lock for a moment; that must not keep a process from starting."""
 MAX_BATCH = 256
-MAX_QUEUED = 20_000
 BUSY_TIMEOUT_MS = 15_000
 
 
@@ -92,18 +92,16 @@ def _try_lock(lock: IO[bytes], kind: int) -> bool:
     return True
 
 
-class _Job:
-    """What waits to be written, and whoever waits for it."""
+class _Job(Job):
+    """Work to be written."""
 
-    __slots__ = ("error", "future", "result", "together", "work")
+    __slots__ = ("together", "work")
 
     def __init__(self, together: Together[Any] | None, work: Any) -> None:
+        super().__init__()
         self.together = together
         self.work = work
         """A function of the connection, or, with `together`, that one's item."""
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.result: Any = None
-        self.error: BaseException | None = None
 
 
 class Database:
@@ -138,10 +136,7 @@ class Database:
         return self._queued(_Job(together, item))
 
     def _queued(self, job: _Job) -> asyncio.Future[Any]:
-        if self._closed:
-            raise StorageError("the database is closed")
-        if self._jobs.qsize() >= MAX_QUEUED:
-            raise StorageError("the database is busy: too many writes are waiting")
+        check_room(self._closed, self._jobs.qsize())
         self._jobs.put(job)
         return job.future
 
@@ -243,16 +238,6 @@ def _deliver(batch: list[_Job]) -> None:
         by_loop.setdefault(job.future.get_loop(), []).append(job)
     for loop, jobs in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_deliver_here, jobs)
+            loop.call_soon_threadsafe(deliver, jobs)
         except RuntimeError:  # the loop ended; nobody is left to tell
             continue
-
-
-def _deliver_here(jobs: list[_Job]) -> None:
-    for job in jobs:
-        if job.future.done():  # its caller left
-            continue
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.result)

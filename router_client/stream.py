@@ -1,9 +1,9 @@
-"""A node's stream as its buyer reads it: text and usage, and in comments its receipt and the change. Bounded throughout."""
+"""A node's stream as its buyer reads it: the answer, its usage, and in comments receipt and change. Bounded throughout."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
 from typing import Any, Final
 
 import msgspec
@@ -15,8 +15,10 @@ from relays.jsontext import from_json
 from relays.payment import CHANGE_SSE_PREFIX
 from relays.pricing import Usage
 from relays.usage import report_in, usage_of
+from router_client.completion import Completion
 from router_client.ecash.token import looks_like_token
 from router_client.errors import NodeError
+from router_client.reading import ChunkChoice, Head, Piece, Reader, ReaderFailed
 
 log = logging.getLogger(__name__)
 
@@ -25,23 +27,28 @@ MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
 MAX_CHANGES: Final = 8
 """A node gives one token; more than so many are not read."""
 
-OnText = Callable[[str], None]
-
 
 class AnswerStream:
-    """What a node streams: text to pass on, its own usage, and the receipt in an SSE comment."""
+    """What a node streams: an answer to pass on, its own usage, and the receipt in an SSE comment."""
 
-    def __init__(self, on_text: OnText | None) -> None:
-        self._on_text = on_text
+    def __init__(self) -> None:
         self.request_id = ""
         self.texts: list[str] = []
+        self.completion = Completion()
+        self.pieces = 0
+        """How many said something."""
         self.usage: Usage | None = None
         self.receipt: Event | None = None
         self.changes: list[str] = []
         """Tokens that the node gave back, as it gave them."""
+        self.first_at: float | None = None
+        """When its first word came, by the monotonic clock."""
+        self.finish_reason = ""
         self.done = False
         """Whether its end was said."""
         self.error: str | None = None
+        self._untold: list[Piece] = []
+        self._told = False
         self._tail = b""
         self._received = 0
 
@@ -86,34 +93,34 @@ class AnswerStream:
         if (report := report_in(data.encode()) if '"usage"' in data else None) is not None:
             self.usage = usage_of(report) or self.usage
         for choice in chunk.choices:
-            if choice.delta is not None and choice.delta.content:
-                self.texts.append(choice.delta.content)
-                self._tell(choice.delta.content)
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            self.completion.take(choice)
+            if choice.says_something:
+                self.first_at = self.first_at or time.monotonic()
+                self.pieces += 1
+                self.texts.append(choice.text)
+        if chunk.choices:
+            self._untold.append(Piece(data, chunk.choices, chunk.id if isinstance(chunk.id, str) else ""))
 
-    def _tell(self, text: str) -> None:
-        if self._on_text is not None:
-            try:
-                self._on_text(text)
-            except Exception as error:  # whatever the caller's code raises, it is handed back to the caller
-                raise ReaderFailed(error) from error
+    async def tell(self, reader: Reader, head: Head) -> None:
+        """Tell a reader what has come since the last time. Raises ReaderFailed.
 
-
-class ReaderFailed(Exception):
-    """The caller's own `on_text` raised: that is the caller's to hear, and says nothing of the node."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _ChunkChoice(msgspec.Struct):
-    delta: _Delta | None = None
+        Nothing is told before the node has said something: until then another can serve.
+        """
+        if not self.pieces:
+            return
+        untold, self._untold = self._untold, []
+        try:
+            if not self._told:
+                self._told = True
+                await reader.begin(msgspec.structs.replace(head, request_id=self.request_id))
+            for piece in untold:
+                await reader.read(piece)
+        except Exception as error:  # whatever the caller's code raises, it is handed back to the caller
+            raise ReaderFailed(error) from error
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_ChunkChoice] = []
+    id: Any = None
+    choices: list[ChunkChoice] = []
     error: Any = None

@@ -56,6 +56,10 @@ class MintKeys:
             raise TokenRefused(f"the mint {self.client.url} makes no coins of {proof.amount}")
         return key
 
+    def units(self) -> dict[str, str]:
+        """Unit of every keyset."""
+        return {keyset.id: keyset.unit for keyset in self._keysets.values()}
+
     def fees_ppk(self) -> dict[str, int]:
         """Input fee of every keyset, per thousand coins."""
         return {keyset.id: keyset.input_fee_ppk for keyset in self._keysets.values()}
@@ -120,6 +124,10 @@ class Keyring:
                     raise
                 self._mints[url] = (self._clock() - KEYSETS_TTL_S + LOOKUP_PAUSE_S, offline)
                 return offline
+
+    async def reach(self, url: str) -> None:
+        """Ask the mint now; nothing is kept. Raises MintUnavailable or MintMisbehaved."""
+        await MintClient(normal_mint_url(url), self._http).keysets()
 
     async def pinned(self, url: str) -> MintKeys:
         """The mint as last known, however long ago: without a call, unless it was never seen.

@@ -95,6 +95,12 @@ def move(
             raise StorageError(f"a locked coin that should be {before} is not")
 
 
+def all_waiting(conn: sqlite3.Connection, mint: str) -> list[Proof]:
+    """Every coin of a mint that waits for its redemption."""
+    rows = conn.execute("SELECT proof FROM locked WHERE mint = ? AND state = 'locked'", (mint,))
+    return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
+
+
 def worth(conn: sqlite3.Connection, coins: Iterable[Proof]) -> int:
     """What these coins were credited for, in the unit."""
     query = "SELECT amount - fee FROM locked WHERE y = ?"

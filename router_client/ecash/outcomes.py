@@ -120,6 +120,19 @@ class Holdings(msgspec.Struct, frozen=True):
         return self.spendable_msat + self.locked_msat + self.swapping_msat
 
 
+class Restored(msgspec.Struct, frozen=True):
+    """What became of a wallet since it was copied, by its mints' word."""
+
+    found_msat: Msat
+    """Coins that were made since, and are there."""
+    gone_msat: Msat
+    """Coins of the copy that were spent since."""
+    fee_msat: Msat
+    """What the mints took for coins anew."""
+    lost_msat: Msat
+    """What the wallet holds less than its copy did, fees apart."""
+
+
 def redeemed(operation: Operation) -> Redeemed:
     """A finished redemption."""
     journal, unit = operation.journal, operation.unit

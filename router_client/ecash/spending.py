@@ -75,7 +75,7 @@ class Spending:
             try:
                 return await begin()
             except TooManyCoins:
-                if await self._swap(mint_url, unit, self._smallest) is None:
+                if await self.swap(mint_url, unit, self._smallest) is None:
                     break
         raise TokenRefused("the wallet's coins are too many and too small for this amount: send less")
 
@@ -102,7 +102,7 @@ class Spending:
                 continue
             try:
                 async with self.turn(*group):
-                    done = await self._swap(*group, self._stock, left_msat // MSAT_PER_UNIT[group[1]])
+                    done = await self.swap(*group, self._stock, left_msat // MSAT_PER_UNIT[group[1]])
                 if done is not None:
                     swaps, left_msat = swaps + 1, left_msat - to_msat(done.journal.fee, group[1])
             except WalletError as error:  # what one mint does must not keep the others' coins from being made
@@ -123,7 +123,7 @@ class Spending:
     def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
 
-    async def _swap(
+    async def swap(
         self,
         mint_url: str,
         unit: str,

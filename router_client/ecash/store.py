@@ -55,7 +55,7 @@ DROP INDEX coins_unspent;
 SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3)
 """What each version added to the one before; a new file goes through all of them."""
 
-Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt", "swap"]
+Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt", "swap", "restore"]
 CoinState = Literal["unspent", "reserved", "sent", "spent"]
 
 
@@ -171,6 +171,12 @@ def take_counters(conn: sqlite3.Connection, keyset_id: str, count: int) -> int:
         (keyset_id, count),
     ).fetchone()
     return int(row[0])
+
+
+def counter(conn: sqlite3.Connection, keyset_id: str) -> int:
+    """The next one of a keyset."""
+    row = conn.execute("SELECT next FROM counters WHERE keyset = ?", (keyset_id,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 _COLUMNS = "id, kind, mint, unit, state, journal, result, created_at"

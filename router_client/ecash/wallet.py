@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import httpx
@@ -39,12 +39,14 @@ from router_client.ecash.outcomes import (
     Melted,
     Received,
     Redeemed,
+    Restored,
     Sent,
     TokenFees,
     received,
 )
 from router_client.ecash.receiving import Receiving
 from router_client.ecash.redeeming import Redeeming
+from router_client.ecash.restoring import Restoring
 from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
 from router_client.ecash.store import Operation
@@ -68,6 +70,7 @@ class Wallet:
         self._sending = Sending(self._operations, self._spending)
         self._minting = Minting(self._operations)
         self._melting = Melting(self._operations, self._spending)
+        self._restoring = Restoring(self._operations, self._spending, self.holdings)
         self._exchange = Exchange(self._operations, self._receiving, self._minting, self._melting)
 
     @classmethod
@@ -188,6 +191,10 @@ class Wallet:
         """Whether the mint's tokens can be locked; asked of it once. Raises MintUnavailable."""
         return await self._keyring.locks(mint_url)
 
+    async def reach(self, mint_url: str) -> None:
+        """Ask the mint whether it is there. Raises MintUnavailable."""
+        await self._keyring.reach(mint_url)
+
     async def pin(self, mint_url: str) -> bool:
         """Look the mint's keys up now and keep them; whether its tokens can be locked. Raises MintUnavailable."""
         await self._keyring.mint(mint_url)
@@ -276,6 +283,15 @@ class Wallet:
         One that still cannot be finished stays open for the next time.
         """
         return await self._operations.recover(older_than_s)
+
+    async def restore(self, without: Collection[str] = ()) -> Restored:
+        """Make an old copy of a wallet safe to go on with: the copied one may have taken counters, spent coins, handed out
+        others and made new ones since. All its mints are asked; afterwards every coin is new and nobody else's. Coins of
+        the mints `without` are given up.
+
+        Raises MintUnavailable and what else a swap does: then it is not safe yet. Begin again with the copy.
+        """
+        return await self._restoring.restore(without)
 
     async def resume(self, operation: Operation) -> Received:
         """Go on with a receive or a claim from its journal; one that is done answers at once."""

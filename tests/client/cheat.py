@@ -26,6 +26,8 @@ PRICE = ModelPrice(2_000_000, 8_000_000, 0)
 BODY: dict[str, Any] = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
 TEXT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
+NOTHING_LEFT = {"error": {"code": "not_refundable", "message": "nothing left"}}
+"""The refund of a node that has redeemed nothing."""
 
 
 Answering = Callable[[str], web.Response | Awaitable[web.Response]]

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
+from aiohttp import web
 
 from relays.pool import RelayPool
+from router_client.allowance import Allowance
+from router_client.budget import Budget
 from router_client.client import RouterClient
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
 from router_client.payments import Payments
-from tests.client.cheat import Cheat, announce, serving
+from router_client.proxy.app import Proxy
+from router_client.proxy.guard import Guard
+from router_client.spending import Spending
+from tests.client.cheat import DONE, NOTHING_LEFT, Cheat, announce, receipt, serving
+from tests.client.proxies import HELLO, URL, calling
 from tests.client.purses import funded
 
 
@@ -35,3 +44,49 @@ async def buyer(folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Che
         yield client
     payments.close()
     wallet.close()
+
+
+@pytest.fixture
+async def spending(folder: Path, buyer: RouterClient) -> AsyncIterator[Spending]:
+    """The buyer's, whose day has 5,000 msat."""
+    opened = await Spending.open(folder / "spending.db")
+    buyer._serving.allowance = Allowance(opened, Budget(day_msat=5000))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def proxy(buyer: RouterClient, cheat: Cheat) -> Proxy:
+    cheat.chat = [*HELLO, receipt(), DONE]
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    return Proxy(buyer, Guard())
+
+
+@pytest.fixture
+async def caller(proxy: Proxy) -> AsyncIterator[httpx.AsyncClient]:
+    async with calling(proxy) as client:
+        yield client
+
+
+@pytest.fixture
+async def idle(folder: Path, http: httpx.AsyncClient) -> AsyncIterator[RouterClient]:
+    """A client without money and nodes."""
+    wallet = await Wallet.open(folder / "idle.db", http)
+    payments = await Payments.open(folder / "idle-payments.db", wallet, http)
+    async with RelayPool([]) as pool:
+        yield RouterClient(Directory(pool, http), wallet, payments, http)
+    payments.close()
+    wallet.close()
+
+
+@pytest.fixture
+async def stranger(idle: RouterClient) -> AsyncIterator[httpx.AsyncClient]:
+    async with calling(Proxy(idle, Guard())) as client:
+        yield client
+
+
+@pytest.fixture
+async def sdk(caller: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
+    http: Any = caller  # the SDK has a fork of httpx
+    async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", http_client=http, max_retries=0) as client:
+        yield client

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar
@@ -29,6 +31,13 @@ async def funded(path: Path, http: httpx.AsyncClient, mint: str, amount: int, un
     await wallet.invoice(amount, mint, unit, "fund")
     await until_claimed(wallet, "fund")
     return wallet
+
+
+def copied(path: Path, to: Path) -> Path:
+    """A wallet's file as a backup has it."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)
+    return to
 
 
 async def until_claimed(wallet: Wallet, operation: str) -> Received:

@@ -23,7 +23,8 @@ from router_client.ecash.token import Token, decode, token_hash
 from router_client.ecash.token import encode as encode_token
 from router_client.errors import ClientError, NodeUnavailable, NoProvider
 from router_client.fetch import FetchFailed, fetch
-from tests.client.cheat import BODY, DONE, TEXT, Cheat, receipt
+from router_client.routing.health import Healths
+from tests.client.cheat import BODY, DONE, TEXT, Cheat, announce, receipt
 from tests.client.purses import until_claimed
 from tests.client.test_discovery import announcement
 
@@ -39,11 +40,13 @@ async def test_change_of_another_mint_is_no_money(
     worthless = decode((await cheat.wallet.send(500, mint_url, "sat", "change")).token)
     for token in (worthless, Token("http://127.0.0.1:9", "msat", worthless.proofs)):
         cheat.refund = lambda _, token=token: web.json_response({"token": encode_token(token)})  # type: ignore[misc]
+        announce(buyer, cheat, mint_url)  # who cheats is left alone until looked at again
         answer = await buyer.chat(BODY)
         assert not answer.verified
         assert not answer.settled
         assert "not paid with" in str(answer.problem)
-        await buyer.directory.providers()
+        with pytest.raises(NoProvider):
+            await buyer.chat(BODY)
     assert {mint for mint, unit in buyer.wallet.balances() if unit == "msat"} == {mint_url}
     assert (mint_url, "sat") not in buyer.wallet.balances()
 
@@ -172,6 +175,20 @@ async def test_a_node_that_serves_nothing_is_paid_nothing(
     assert buyer.wallet.balance_msat() >= 10_000 - 5
 
 
+async def test_comments_without_end_are_no_answer(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router_client.purchase.FIRST_WORD_S", 0.1)
+    cheat.chat, cheat.pause_s = [b": wait\n\n"] * 10 + [TEXT, DONE], 0.05
+    with pytest.raises(NoProvider):
+        await buyer.chat(BODY)
+    monkeypatch.setattr("router_client.purchase.FIRST_WORD_S", 0.3)
+    cheat.chat, cheat.pause_s = [TEXT] * 10 + [DONE], 0.05
+    announce(buyer, cheat, mint_url)
+    buyer._serving._given.healths = Healths()
+    assert (await buyer.chat(BODY)).text == "hello" * 10, "that is for its first word alone"
+
+
 @pytest.mark.parametrize("status", [200, 404, 500])
 async def test_a_node_that_repeats_the_token_does_not_bring_it_into_errors_and_logs(
     buyer: RouterClient, cheat: Cheat, caplog: pytest.LogCaptureFixture, status: int
@@ -249,3 +266,24 @@ async def test_hostile_announcements_do_not_disable_the_directory(relay_url: str
         assert {p.announcement.name for p in found if p.url is not None}.isdisjoint(f"hostile {url}" for url in urls)
         assert len([p for p in found if p.announcement.name.startswith("hostile")]) == len(urls)
     await runner.cleanup()
+
+
+async def test_a_spare_that_is_worth_much_more_is_not_put_into_a_small_request(
+    buyer: RouterClient, cheat: Cheat, mint_url: str
+) -> None:
+    """A node that keeps it all would keep many times what the request was reserved at."""
+    lock = cheat.wallet.lock_key
+    large = await buyer.payments.pay(cheat.url, mint_url, "msat", 5_000, lock=lock)
+    await buyer.payments.keep(large)
+    small = await buyer.payments.pay(cheat.url, mint_url, "msat", 500, lock=lock)
+    assert 500 <= small.credit_msat <= 625
+    exact = await buyer.payments.pay(cheat.url, mint_url, "msat", 495, lock=lock, most_msat=495)
+    assert exact.credit_msat == 495, "not in three coins, which would be 512 msat"
+    again = await buyer.payments.pay(cheat.url, mint_url, "msat", 4_500, lock=lock)
+    assert again.token == large.token
+    await buyer.wallet.invoice(10, mint_url, "sat", "sats")
+    await until_claimed(buyer.wallet, "sats")
+    coarse = await buyer.payments.pay(cheat.url, mint_url, "sat", 300, lock=lock)
+    await buyer.payments.keep(coarse)
+    assert coarse.credit_msat == 1000, "the least that a sat can be"
+    assert (await buyer.payments.pay(cheat.url, mint_url, "sat", 200, lock=lock)).token == coarse.token

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from router_client.ecash import restoring
 from router_client.ecash.invoices import read_invoice
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -26,7 +27,7 @@ from router_client.errors import (
 )
 from tests.client.faults import LosesNth, Where
 from tests.client.mints import running_mint
-from tests.client.purses import funded, retried, until_claimed
+from tests.client.purses import copied, funded, retried, until_claimed
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +117,15 @@ async def test_many_payments_at_once_spend_no_coin_twice(
     assert alice.balance_msat() == 65_535 - sum(one.paid_msat + one.fee_msat for one in paid)
 
 
-async def test_a_stuck_payment_stays_open_until_it_is_decided(folder: Path, http: httpx.AsyncClient) -> None:
+async def test_a_stuck_payment_stays_open_until_it_is_decided(
+    folder: Path, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pending for ever: neither paid nor failed, its coins are nobody's until the mint says."""
+    monkeypatch.setattr(restoring, "GAP", 1)
     stuck = {"FAKEWALLET_PAY_INVOICE_STATE": "PENDING", "FAKEWALLET_PAYMENT_STATE": "PENDING"}
     with running_mint(folder / "mint", extra=stuck) as mint:
         alice = await funded(folder / "a.db", http, mint, 100_000)
+        before = copied(folder / "a.db", folder / "before.db")
         bolt11 = await invoiced(folder, http, mint, 5, "sat")  # of another unit: this goes over Lightning
         for _ in range(2):
             with pytest.raises(MintUnavailable):
@@ -132,6 +137,19 @@ async def test_a_stuck_payment_stays_open_until_it_is_decided(folder: Path, http
         reserved = sum(coin.amount for coin in operation.journal.inputs)
         assert alice.balance_msat() == 100_000 - reserved
         alice.close()
+
+        # Restored from a copy that knows of the payment, it stays as open; one that does not know waits for its end.
+        again = await Wallet.open(copied(folder / "a.db", folder / "since.db"), http)
+        told = await again.restore()
+        assert (told.lost_msat, again.balance_msat()) == (0, 100_000 - reserved - told.fee_msat)
+        operation = again.outcome("pay")
+        assert operation is not None
+        assert operation.state == "open"
+        again.close()
+        again = await Wallet.open(before, http)
+        with pytest.raises(MintUnavailable, match="not done yet"):
+            await again.restore()
+        again.close()
 
 
 @pytest.mark.parametrize(("decided", "state"), [("SETTLED", "done"), ("FAILED", "failed")])

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,12 +16,15 @@ import pytest
 from aiohttp import web
 
 from relays.announcement import Announcement
-from relays.errors import InvalidEvent
-from relays.event import Event, Signer
+from relays.event import Signer
 from relays.pricing import ModelPrice
+from relays.routes import host_of
+from relays.routes import is_onion as is_onion_name
 from router_client import probe
 from router_client.plain import listed
-from router_client.probe import ONION, Prober, place_of
+from router_client.probe import Prober, place_of
+from tests.conftest import DEAD_MINT
+from tests.node.harness import running_node
 
 NOW = 1_700_000_000
 ALICE, BOB = Signer.generate(), Signer.generate()
@@ -70,16 +74,6 @@ async def info(_: web.Request) -> web.Response:
     return web.json_response({"npub": ALICE.npub})
 
 
-def check(event: Event, *, pubkey: str, url: str, nonce: str, now: int) -> None:
-    """A double of the check of proofs: what it must look at."""
-    if event.pubkey != pubkey or event.kind != 27236:
-        raise InvalidEvent("another's")
-    if event.values("u") != (url,) or event.values("nonce") != (nonce,):
-        raise InvalidEvent("an answer to something else")
-    if int(event.value("expiration") or 0) <= now:
-        raise InvalidEvent("expired")
-
-
 def proving(signer: Signer = ALICE, **changes: str) -> Handler:
     async def proof(request: web.Request) -> web.Response:
         asked = {**await request.json(), **changes}
@@ -96,7 +90,7 @@ async def look(prober: Prober, announcement: Announcement, *, again: bool = Fals
 
 async def test_a_key_is_proven_by_a_signature_over_our_number(http: httpx.AsyncClient) -> None:
     async with serving(info=info, proof=proving()) as url:
-        found = await look(Prober(http, check, Clock()), announced(DEAD, f"{url}/v1"))
+        found = await look(Prober(http, Clock()), announced(DEAD, f"{url}/v1"))
         assert (found.url, found.proven) == (url, True)
         assert found.latency_ms is not None
 
@@ -110,9 +104,9 @@ async def test_a_key_is_proven_by_a_signature_over_our_number(http: httpx.AsyncC
         proving(until=str(NOW)),
         lambda _: web.json_response({}),
         lambda _: web.Response(body=b"x" * 10_000_000),
-        lambda _: web.Response(status=500),
+        lambda _: web.Response(body=b"x" * 10, headers={"Content-Encoding": "gzip"}),
     ],
-    ids=["another key", "another number", "another address", "expired", "nothing", "too much", "a fault"],
+    ids=["another key", "another number", "another address", "expired", "nothing", "too much", "packed"],
 )
 async def test_a_proof_that_does_not_hold_is_no_life(http: httpx.AsyncClient, proof: Handler) -> None:
     async def answer(request: web.Request) -> web.Response:
@@ -120,14 +114,61 @@ async def test_a_proof_that_does_not_hold_is_no_life(http: httpx.AsyncClient, pr
         return made if isinstance(made, web.Response) else await made
 
     async with serving(info=info, proof=answer) as url:
-        assert (await look(Prober(http, check, Clock()), announced(url))).url is None
+        assert (await look(Prober(http, Clock()), announced(url))).url is None
 
 
 async def test_who_has_no_proof_to_give_is_alive_by_its_word_and_not_proven(http: httpx.AsyncClient) -> None:
     async with serving(info=info) as url:
-        found = await look(Prober(http, check, Clock()), announced(url))
+        found = await look(Prober(http, Clock()), announced(url))
         assert (found.url, found.proven) == (url, False)
-        assert (await look(Prober(http, check, Clock()), announced(url, signer=BOB))).url is None
+        assert (await look(Prober(http, Clock()), announced(url, signer=BOB))).url is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 422, 429, 500, 501, 503])
+async def test_who_refuses_a_proof_is_no_liar_unless_it_gave_one_before(http: httpx.AsyncClient, status: int) -> None:
+    gives = False
+    prove = proving()
+
+    async def answer(request: web.Request) -> web.Response:
+        return await prove(request) if gives else web.json_response({"error": {"message": "no"}}, status=status)
+
+    async with serving(info=info, proof=answer) as url:
+        prober, node = Prober(http, Clock()), announced(url)
+        assert ((found := await look(prober, node)).url, found.proven) == (url, False)
+        gives = True
+        assert (await look(prober, node, again=True)).proven
+        gives = False
+        expected = url if status in (429, 503) else None
+        for _ in range(2):
+            assert ((found := await look(prober, node, again=True)).url, found.proven) == (expected, False)
+        gives = True
+        assert (await look(prober, node, again=True)).proven
+
+
+async def test_a_real_node_proves_itself_and_a_copy_of_its_announcement_elsewhere_is_dead(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """The copy's server passes every question on to the node, or answers it under a key of its own."""
+    thief = Signer.generate()
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url="http://127.0.0.1:9/v1") as running:
+        real = announced(running.url, signer=running.node.signer)
+        running.node.proofs._bases.add(running.url)
+        assert (await look(Prober(http), real)).proven
+
+        async def passed_on(request: web.Request) -> web.Response:
+            answer = await http.request(request.method, f"{running.url}{request.path}", content=await request.read())
+            return web.json_response(answer.json(), status=answer.status_code)
+
+        async def own(_: web.Request) -> web.Response:
+            return web.json_response({"npub": thief.npub})
+
+        async with serving(info=passed_on, proof=passed_on) as copy:
+            assert (await look(Prober(http), announced(copy, signer=thief))).url is None
+            known = Prober(http)
+            await look(known, real)
+            assert (await look(known, announced(copy, signer=running.node.signer))).url is None, "it proved before"
+        async with serving(info=own, proof=passed_on) as copy:
+            assert not (await look(Prober(http), announced(copy, signer=thief))).proven
 
 
 async def test_failures_cool_down_and_longer_each_time(http: httpx.AsyncClient) -> None:
@@ -139,7 +180,7 @@ async def test_failures_cool_down_and_longer_each_time(http: httpx.AsyncClient) 
         return web.Response(status=500)
 
     async with serving(info=fault) as url:
-        prober, node = Prober(http, clock=clock), announced(url)
+        prober, node = Prober(http, clock), announced(url)
         for pause_s, total in ((0, 1), (59, 1), (1, 2), (119, 2), (1, 3), (0, 3), (10**6, 4)):
             clock.now += pause_s
             await look(prober, node)
@@ -158,7 +199,7 @@ async def test_who_answered_is_asked_again_after_a_while(http: httpx.AsyncClient
         return await info(_)
 
     async with serving(info=count) as url:
-        prober, node = Prober(http, clock=clock), announced(url)
+        prober, node = Prober(http, clock), announced(url)
         for pause_s, total in ((0, 1), (299, 1), (1, 2)):
             clock.now += pause_s
             await look(prober, node)
@@ -207,7 +248,7 @@ async def test_the_silent_cost_no_more_than_a_deadline_and_few_are_asked_at_once
     ],
 )
 def test_onion_names_are_not_asked_for_without_tor(url: str, is_onion: bool) -> None:
-    assert bool(ONION.match(url)) is is_onion
+    assert is_onion_name(host_of(url)) is is_onion
 
 
 async def test_a_node_with_an_onion_address_is_asked_at_its_other_alone() -> None:
@@ -243,6 +284,52 @@ async def test_a_plain_node_sells_what_its_list_says(http: httpx.AsyncClient) ->
         assert model.least_msat == 12_250
 
 
+async def test_lists_have_a_bound_together_and_the_least_promising_go_without(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "MAX_LISTED", 25)
+    crowd = [Signer(bytes([0, n] * 16)) for n in range(1, 6)]
+
+    async def info_of(request: web.Request) -> web.Response:
+        return web.json_response({"npub": crowd[int(request.match_info["n"])].npub})
+
+    async def ten(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{**MODEL, "id": f"{n}"} for n in range(10)]})
+
+    app = web.Application()
+    app.router.add_get("/{n}/v1/info", info_of)
+    app.router.add_get("/{n}/v1/models", ten)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    prober = Prober(http)
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    nodes = [announced(f"{url}/{n}", signer=signer, plain=True) for n, signer in enumerate(crowd)]
+    await prober.look(nodes)
+    assert [len(prober.found[place_of(each)].listed or ()) for each in nodes] == [10, 10, 0, 0, 0]
+    assert all(prober.found[place_of(each)].url for each in nodes)
+    await runner.cleanup()
+
+
+async def test_a_silent_crowd_delays_no_request_where_others_are_alive(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "SOON_S", 0.2)
+    monkeypatch.setattr(probe, "PROBE_DEADLINE_S", 60)
+    monkeypatch.setattr(probe, "LOOK_DEADLINE_S", 60)
+
+    async def silent(_: web.Request) -> web.Response:
+        await asyncio.sleep(600)
+        return web.Response()
+
+    async with serving(info=info) as good, serving(info=silent) as bad:
+        prober = Prober(http)
+        async with asyncio.timeout(20):  # one that answers at this very look is enough
+            nodes = [announced(bad, signer=BOB), announced(good)]
+            assert await prober.look(nodes, soon=True) == {place_of(nodes[1])}
+            assert await prober.look(nodes, soon=True) == set()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -263,6 +350,12 @@ async def test_a_plain_node_sells_what_its_list_says(http: httpx.AsyncClient) ->
 def test_what_has_no_price_is_not_sold(changes: dict[str, Any]) -> None:
     assert listed([{**MODEL, **changes}]) == ()
     assert len(listed([MODEL])) == 1
+
+
+@pytest.mark.parametrize("price", ["9e999999", "1e-999999999", "NaN", "Infinity", "--1"])
+def test_a_price_that_is_none_sinks_its_model_alone(price: str) -> None:
+    odd = {**MODEL, "id": "odd", "sats_pricing": {"prompt": price, "completion": price}}
+    assert [each.offer.id for each in listed([odd, MODEL]) if each.offer.id != "odd"] == [MODEL["id"]]
 
 
 def test_prices_are_rounded_up_and_lists_have_an_end() -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from aiohttp import web
 
 from relays.bounds import ModelLimits, most_usage
+from relays.event import Signer
 from relays.pricing import ModelPrice, Usage, cost
 from relays.quote import QuoteAnswer
+from router_client.allowance import Allowance
+from router_client.budget import Budget
 from router_client.client import RouterClient
+from router_client.discovery import Provider
 from router_client.ecash.token import decode
 from router_client.errors import NodeRefused, NoProvider
-from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, announce, receipt
+from router_client.preferences import Preferences
+from router_client.rate import Rate
+from router_client.spending import Spending
+from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, announce, receipt, serving
 
 LIMITS = ModelLimits(2048, 1024)
 USED = Usage(31, 5)
@@ -89,6 +98,9 @@ async def test_a_receipt_above_the_quote_is_found_out(buyer: RouterClient, cheat
         lambda _: answer(times(10_000)),
         lambda _: answer(PRICE, hold_at(PRICE) + 1),
         lambda _: answer(times(50), hold_at(PRICE)),
+        lambda _: answer(times(1000), hold_at(PRICE)),
+        lambda _: answer(msgspec.structs.replace(PRICE, request_msat=1), hold_at(PRICE)),
+        lambda _: answer(msgspec.structs.replace(PRICE, reasoning_msat_per_mtok=10_100_000), hold_at(PRICE)),
         lambda _: answer(PRICE, -1),
         lambda _: answer(PRICE, 10**30),
         lambda _: web.json_response({"object": "quote"}),
@@ -125,6 +137,47 @@ async def test_a_small_rise_is_paid_unless_the_caller_forbids_it(
     cheat.chat = [TEXT, receipt(cost(USED, dearer), price=dearer, hold_msat=hold_at(dearer)), DONE]
     got = await buyer.chat(BODY)
     assert got.cost_msat == cost(USED, dearer)
+
+
+async def test_a_rise_above_max_price_is_not_paid(buyer: RouterClient, cheat: Cheat, mint_url: str) -> None:
+    """What was announced kept to it."""
+    announce(buyer, cheat, mint_url)
+    buyer._serving._rate = Rate(Preferences(btc_usd=100_000))
+    within = BODY | {"provider": {"max_price": {"completion": PRICE.completion_msat_per_mtok / 1e6}}}
+    cheat.quote = lambda _: answer(times(101))
+    with pytest.raises(NoProvider, match="max_price"):
+        await buyer.chat(within)
+    assert cheat.asked == []
+    announce(buyer, cheat, mint_url)
+    cheat.quote = lambda _: answer(PRICE)
+    cheat.chat = [TEXT, receipt(hold_msat=hold_at(PRICE)), DONE]
+    assert (await buyer.chat(within)).verified
+
+
+async def test_who_raised_its_price_above_the_budget_is_left_for_the_next(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, folder: Path, http: httpx.AsyncClient
+) -> None:
+    announce(buyer, cheat, mint_url)
+    (risen,) = buyer.directory.known()
+    paid = paying(cheat)
+    cheat.quote = lambda _: answer(times(110))
+    spending = await Spending.open(folder / "spending.db")
+    buyer._serving.allowance = Allowance(spending, Budget(day_msat=hold_at(times(105))))
+    honest = Cheat(cheat.wallet)
+    honest.chat = [TEXT, DONE]
+    async with serving(honest):
+        other = msgspec.structs.replace(
+            risen.announcement,
+            pubkey=Signer.generate().pubkey,
+            name="honest",
+            models=(msgspec.structs.replace(risen.offers[0], price=times(102)),),
+        )
+        buyer.directory._providers = (risen, Provider(other, honest.url))
+        buyer._serving._given.rng = None
+        got = await buyer.chat(BODY)
+        assert got.node_name == "honest"
+        assert paid == []
+    spending.close()
 
 
 @pytest.mark.parametrize("status", [404, 405])

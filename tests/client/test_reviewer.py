@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ from relays.event import Signer
 from relays.pool import RelayPool
 from relays.review import decode
 from router_client.client import RouterClient
-from router_client.errors import StorageError
+from router_client.errors import NoProvider, NotTaken, StorageError
+from router_client.opinions import Opinions
+from router_client.people import People
 from router_client.reviewer import Reviewer, verdict_of
+from router_client.shelf import Shelf
 from router_client.trust import Deeds
+from tests.client.test_discovery import announcement
+from tests.conftest import DEAD_RELAY
 from tests.relays.hostile import hostile_relay
 
 NODE = Signer.generate().pubkey
@@ -57,3 +63,36 @@ async def test_a_client_reviews_nobody_it_has_not_paid(folder: Path) -> None:
     async with hostile_relay() as relay, RouterClient.open([relay.url], folder) as client:
         assert await client.review(NODE) is None
         assert relay.published == []
+
+
+async def test_a_recommendation_is_read_by_who_follows_and_can_be_taken_back(folder: Path, relay_url: str) -> None:
+    node = Signer.generate()
+    announced = announcement(node, at=int(time.time()), name="good")
+    async with RelayPool([relay_url]) as pool:
+        await pool.publish(announced)
+        async with RouterClient.open([relay_url], folder / "friend") as friend:
+            with pytest.raises(NoProvider):
+                await friend.recommend(NODE)
+            said = await friend.recommend(node.pubkey, "fast")
+        assert (said.kind, said.content, said.value("u")) == (38000, "fast", "https://node.example")
+        assert said.value("a") == announced.address()
+
+        people = People(folder / "people.json")
+        people.put(said.pubkey, "followed")
+        shelf = await Shelf.open(folder / "directory.db")
+        opinions = Opinions(pool, people, shelf)
+        await opinions.look()
+        assert opinions.of(node.pubkey).reasons == ("recommended by 1 whom you follow",)
+
+        async with RouterClient.open([relay_url], folder / "friend") as friend:
+            assert [event.id for event in await friend.take_back(node.pubkey)] == [said.id]
+            assert await friend.take_back(node.pubkey) == ()
+        await opinions.look(again=True)
+        assert opinions.of(node.pubkey).reasons == ()
+        shelf.close()
+
+
+async def test_what_no_relay_took_is_not_said_to_be_published(folder: Path) -> None:
+    async with RelayPool([DEAD_RELAY]) as pool:
+        with pytest.raises(NotTaken, match="cannot be reached"):
+            await Reviewer(pool, folder / "key").publish(NODE, Deeds(served=1))

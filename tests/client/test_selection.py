@@ -9,13 +9,15 @@ import pytest
 
 from relays.announcement import Announcement, ModelOffer
 from relays.bounds import ModelLimits
+from relays.capacity import Capacity
 from relays.event import Signer
 from relays.money import MAX_MSAT
 from relays.pricing import ModelPrice
-from router_client.complexity import Task, assess, score
+from router_client.complexity import Task, assess
 from router_client.discovery import Provider
 from router_client.plain import Listed
-from router_client.selection import Choice, Purse, choose
+from router_client.routing.candidates import Purse
+from router_client.selection import Choice, choose
 from router_client.trust import Trust
 
 MINT = "https://mint.example"
@@ -114,23 +116,7 @@ def test_auto_with_one_model_takes_it_for_every_tier() -> None:
         assert len(choice.candidates) == 1
 
 
-def test_the_score_grows_with_the_prompt_and_stays_in_bounds() -> None:
-    scores = [score("x" * n) for n in (0, 1, 100, 1000, 100_000)]
-    assert scores == sorted(scores)
-    assert scores[0] == 0.0
-    assert all(0 <= value <= 1 for value in scores)
-
-
-def test_a_task_is_judged_by_its_last_user_message() -> None:
-    parts = [{"type": "text", "text": "y" * 5000}]
-    body = {
-        "messages": [
-            {"role": "system", "content": "z" * 9000},
-            {"role": "user", "content": parts},
-            {"role": "assistant", "content": "ok"},
-        ]
-    }
-    assert assess(body).difficulty == score("y" * 5000)
+def test_a_request_has_a_size_and_nobody_to_ask_means_cheap() -> None:
     assert assess({"messages": []}).tier == "cheap"
     assert assess({**HELLO, "n": 3}).completion_tokens == 60
 
@@ -165,3 +151,47 @@ def test_the_dead_do_not_decide_what_auto_means() -> None:
     living = provider("living", ("m", DEAR_TOKENS))
     crowd = [provider(f"{n}", (f"free{n}", ModelPrice(0, 0)), url=None) for n in range(20)]
     assert order(chosen({**HELLO, "model": "auto"}, *crowd, living)) == ["living"]
+
+
+def doing(node: Provider, **said: Any) -> Provider:
+    """The node with figures of its own."""
+    fields = {"capacity": 8, "max_concurrent": 8, "created_at": 1, "expires_at": 2**40} | said
+    announced = node.announcement
+    capacity = Capacity(pubkey=announced.pubkey, identifier=announced.identifier, **fields)
+    return msgspec.structs.replace(node, capacity=capacity)
+
+
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [
+        ({}, "one"),
+        ({"capacity": 0}, "other"),
+        ({"state": "draining", "capacity": 0}, "other"),
+        ({"state": "draining"}, "other"),
+        ({"capacity": 1}, "other"),
+        ({"error_rate_bps": 5000}, "other"),
+        ({"model": "m", "price_msats": 20_000}, "other"),
+        ({"model": "another", "price_msats": 20_000}, "one"),
+        ({"model": "m", "price_msats": 0}, "one"),
+        ({"max_concurrent": 0, "capacity": 5}, "one"),
+    ],
+)
+def test_a_node_that_says_it_is_full_ending_failing_or_dearer_now_loses(said: dict[str, Any], first: str) -> None:
+    price = ModelPrice(2_000_000, 8_000_000)
+    one = provider("one", ("m", price))
+    other = provider("other", ("m", msgspec.structs.replace(price, completion_msat_per_mtok=9_000_000)))
+    assert order(chosen(HELLO, doing(one, **said), other))[0] == first
+    assert order(chosen(HELLO, doing(one, **said))) == ["one"], "nobody else is there"
+
+
+def test_fine_figures_gain_nothing() -> None:
+    price = ModelPrice(2_000_000, 8_000_000)
+    silent, dearer = provider("silent", ("m", price)), provider("boaster", ("m", ModelPrice(2_000_001, 8_000_001)))
+    boast = {"capacity": 10**6, "max_concurrent": 10**6, "model": "m", "price_msats": 0, "tokens_per_s": 10**6}
+    assert order(chosen(LONG, doing(dearer, **boast), silent)) == ["silent", "boaster"]
+
+
+def test_figures_beside_a_price_that_cannot_be_are_no_fault() -> None:
+    node = provider("huge", ("m", ModelPrice(MAX_MSAT, 0)))
+    body = {**HELLO, "messages": [{"role": "user", "content": ""}]}
+    choose(body, assess(body), [doing(node, model="m", price_msats=1)], [PURSE])

@@ -14,21 +14,14 @@ from router_client import shelf as shelves
 from router_client.board import Board
 from router_client.shelf import KEPT_S, Shelf
 from router_client.trust import Deeds
+from tests.client.clock import Clock
 from tests.client.test_board import NEW, OLD, names
 from tests.client.test_discovery import ALICE, BOB, NOW, announcement
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = float(NOW + 10)
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(float(NOW + 10))
 
 
 @pytest.fixture
@@ -90,12 +83,15 @@ async def test_what_is_not_renewed_is_forgotten(shelf: Shelf, clock: Clock) -> N
 
 async def test_it_has_a_bound(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "MAX_NOTICES", 1)
+    monkeypatch.setattr(shelves, "MAX_DELETIONS", 1)
     monkeypatch.setattr(shelves, "MAX_FACTS", 2)
     await put(
         shelf, Board(), OLD, announcement(BOB), withdrawal(OLD, ALICE, NOW), withdrawal(announcement(BOB), BOB, NOW)
     )
     for table in ("notices", "deletions"):
         assert shelf._rows(f"SELECT count(*) FROM {table}") == [(1,)]
+    await put(shelf, Board(), ALICE.sign(kind=5, content="x" * 40_000, created_at=NOW + 5, tags=[["e", OLD.id]]))
+    assert shelf._rows("SELECT max(length(event)) < 2000 FROM deletions") == [(1,)], "a large one is not kept"
     await shelf.state("deeds", {str(n): Deeds(n) for n in range(5)})
     await shelf.state("other", {"0": Deeds()})
     assert len(shelf.facts("deeds", Deeds)) == 2

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relays.event import Signer, npub
+from relays.pool import QueryResult, RelayPool
 from relays.review import Review
+from router_client.opinions import AGAIN_S, LOOK_DEADLINE_S, Opinions
+from router_client.people import People
 from router_client.trust import NEUTRAL_SCORE, Deeds, Own, Trust, trust_of
+from tests.client.clock import Clock
 
 NODE = "node"
 
@@ -99,3 +109,37 @@ def test_it_is_a_score_whatever_is_said(
     assert trust_of(NODE, own, follows, written[::-1], deeds).score == trust.score
     more = deeds.after(served=True)
     assert trust_of(NODE, own, follows, written, more).score >= trust.score or not deeds.failed + deeds.served
+
+
+class Slow(RelayPool):
+    """Each question takes as long as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(["ws://127.0.0.1:9"])
+        self.now = 0.0
+        self.asked: set[str] = set()
+
+    async def query(self, *filters: Any, deadline_s: float = 0.0, **_: Any) -> QueryResult:
+        self.now += deadline_s
+        self.asked.update(*(each["authors"] for each in filters))
+        return QueryResult((), {})
+
+
+async def test_a_look_at_a_huge_circle_ends_and_the_next_one_comes_to_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow relays kept all who wanted a node waiting for a minute and a half."""
+    monkeypatch.setattr("router_client.opinions.AUTHORS_AT_ONCE", 5)
+    people, clock = People(folder / "people.json"), Clock()
+    friends = {Signer.generate().pubkey for _ in range(100)}
+    own = {"followed": [npub(friend) for friend in friends]}
+    (folder / "people.json").write_text(json.dumps(own))
+    pool = Slow()
+    opinions = Opinions(pool, people, clock=clock, monotonic=lambda: pool.now)
+    await opinions.look()
+    assert pool.now <= LOOK_DEADLINE_S
+    assert 0 < len(pool.asked) < len(friends)
+    for _ in range(100):
+        clock.now += AGAIN_S + 1
+        await opinions.look()
+    assert pool.asked == friends

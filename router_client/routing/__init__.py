@@ -1,0 +1,1 @@
+"""Which node serves a request, and why: pure decisions over what is known."""

@@ -1,0 +1,140 @@
+"""A request's limits hold for all of its tries together, and what costs nothing does not use them up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from relays.event import Signer
+from router_client.allowance import Allowance
+from router_client.budget import Budget
+from router_client.client import RouterClient
+from router_client.discovery import Provider
+from router_client.ecash.token import decode
+from router_client.ecash.wallet import Wallet
+from router_client.errors import ClientError, NodeRefused, NoProvider
+from router_client.spending import Spending
+from router_client.tries import MAX_TRIES, MOST_UNPAID
+from tests.client.cheat import BODY, DONE, NOTHING_LEFT, PRICE, TEXT, Cheat, announce, receipt, serving
+from tests.client.test_quoting import answer as answered
+from tests.client.test_quoting import hold_at, times
+
+HOLD_MSAT = hold_at(PRICE)
+MINUTE_S = 60.0
+
+
+@pytest.fixture
+async def spending(folder: Path, buyer: RouterClient) -> AsyncIterator[Spending]:
+    opened = await Spending.open(folder / "spending.db")
+    buyer._serving.allowance = Allowance(opened)
+    buyer._serving._given.rng = None
+    yield opened
+    opened.close()
+
+
+class Thief(Cheat):
+    """Takes the money and serves nothing."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.chat_status = 502
+        self.paid: list[int] = []
+        self.on_payment = self.takes
+
+    async def takes(self, token: str) -> None:
+        self.paid.append(decode(token).amount_msat)
+        await self.wallet.receive(token, f"theft {len(self.paid)} of {id(self)}")
+
+
+@pytest.fixture
+async def cheaper(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, spending: Spending
+) -> AsyncIterator[Callable[..., Any]]:
+    """Gives the buyer so many nodes of a kind that are cheaper than `cheat`, which serves."""
+    announce(buyer, cheat, mint_url)
+    (one,) = buyer.directory.known()
+    cheat.chat = [TEXT, receipt(), DONE]
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    async with AsyncExitStack() as stack:
+
+        async def given(kind: type[Cheat], many: int) -> list[Cheat]:
+            nodes = [kind(cheat.wallet) for _ in range(many)]
+            offer = msgspec.structs.replace(one.offers[0], price=times(90))
+            for number, node in enumerate(nodes):
+                await stack.enter_async_context(serving(node))
+                key, name = Signer.generate().pubkey, f"n{number}"
+                made = msgspec.structs.replace(
+                    one.announcement, pubkey=key, urls=(node.url,), name=name, models=(offer,)
+                )
+                buyer.directory._providers += (Provider(made, node.url),)
+            return nodes
+
+        yield given
+
+
+class Dear(Cheat):
+    """Announces less than it asks for."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.quote = lambda _: answered(times(300))
+
+
+class Refuses(Cheat):
+    """Will not serve what all others would."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.quote = lambda _: web.json_response({"error": {"code": "odd", "message": "no"}}, status=400)
+
+
+@pytest.mark.parametrize("kind", [Dear, Refuses])
+async def test_nodes_that_cost_nothing_stop_nothing(
+    buyer: RouterClient, cheat: Cheat, cheaper: Any, kind: type[Cheat]
+) -> None:
+    await cheaper(kind, MAX_TRIES)
+    with pytest.raises(ClientError):
+        await buyer.chat(BODY | {"provider": {"allow_fallbacks": False}})
+    assert cheat.asked == []
+    assert (await buyer.chat(BODY)).node_name == "cheat"
+    cools = [buyer._serving._given.healths.of(node.announcement.pubkey).cool_until for node in buyer.directory.known()]
+    assert sum(until > 0 for until in cools) == (MAX_TRIES if kind is Dear else 0)
+
+
+async def test_not_even_they_are_asked_without_end(buyer: RouterClient, cheat: Cheat, cheaper: Any) -> None:
+    await cheaper(Refuses, MOST_UNPAID)
+    with pytest.raises(NodeRefused):
+        await buyer.chat(BODY)
+    assert cheat.asked == []
+
+
+@pytest.mark.parametrize("limit", ["max_cost_msat", "request_msat"])
+async def test_what_failed_tries_keep_is_taken_off_what_the_request_may_cost(
+    buyer: RouterClient, cheat: Cheat, spending: Spending, cheaper: Any, limit: str
+) -> None:
+    thieves, most_msat = await cheaper(Thief, 3), int(1.6 * HOLD_MSAT)
+    if limit == "request_msat":
+        buyer._serving.allowance = Allowance(spending, Budget(request_msat=most_msat))
+    with pytest.raises(NoProvider, match="allowed") as raised:
+        await buyer.chat(BODY, max_cost_msat=most_msat if limit == "max_cost_msat" else None)
+    paid = [msat for thief in thieves for msat in thief.paid]
+    assert len(paid) == 1
+    assert cheat.asked == []
+    assert 0 < raised.value.out_msat <= paid[0]
+
+
+async def test_an_answer_costs_what_failed_tries_kept_too(
+    buyer: RouterClient, spending: Spending, cheaper: Any
+) -> None:
+    await cheaper(Thief, 1)
+    answer = await buyer.chat(BODY)
+    assert answer.node_name == "cheat"
+    assert answer.cost_msat == 102 + answer.lost_msat
+    assert answer.lost_msat >= hold_at(times(90))
+    assert sum(line.spent_msat for line in spending.lines(MINUTE_S)) == answer.cost_msat
