@@ -4,9 +4,10 @@ who it is and where it publishes, which stay."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from node.config import Settings
@@ -23,6 +24,8 @@ from relays.event import Event, Signer
 from relays.pages import encode_all
 from relays.pool import DEADLINE_S, RelayPool
 from relays.profile import profile, relay_list
+from relays.proof import base_of
+from router_client.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,6 @@ CAPACITY_EVERY_S: Final = 300
 """However little has changed: it is stale after twice as long."""
 LAST_WORD_S: Final = 3.0
 """A node that goes does not wait longer for relays."""
-IDENTIFIER: Final = "satroute"
 PAYMENTS: Final = ("key", "cashu", "x-cashu", "lightning")
 """Ways to pay that the HTTP room has."""
 
@@ -52,8 +54,9 @@ class Announcer:
         lock: Callable[[], str | None] = lambda: None,
         wanted: Callable[[], Mapping[str, int]] = dict,
         clock: Callable[[], float] = time.time,
+        board: Board | None = None,
     ) -> None:
-        """`wanted`: how often each model was asked for."""
+        """`wanted`: how often each model was asked for. `board`: what relays have, that others of this key may have said."""
         self._settings = settings
         self._signer = signer
         self._catalogue = catalogue
@@ -62,6 +65,8 @@ class Announcer:
         self._lock = lock
         self._wanted = wanted
         self._clock = clock
+        self._board = board
+        self._identifier = identifier_of(settings.announced_urls)
         self._outbox = Outbox(pool)
         self._making = asyncio.Lock()
         self._made_of: object = None
@@ -77,7 +82,7 @@ class Announcer:
         models = [model.offer for model in self._catalogue.all() if self._catalogue.is_open(model)]
         return Announcement(
             pubkey=self._signer.pubkey,
-            identifier=IDENTIFIER,
+            identifier=self._identifier,
             urls=settings.announced_urls,
             mints=settings.cashu_mints,
             version=VERSION,
@@ -94,6 +99,7 @@ class Announcer:
                 tokens_per_minute=settings.tokens_per_minute or None,
             ),
             payments=PAYMENTS,
+            region=settings.region or None,
         )
 
     def events(self) -> tuple[Event, ...]:
@@ -106,7 +112,7 @@ class Announcer:
 
     def capacity(self, model: str) -> Event:
         """What would be published of the node's capacity now; with the price of one model."""
-        return encode_capacity(self._gauge.read(IDENTIFIER, model, self._serves, self._date()), self._signer)
+        return encode_capacity(self._gauge.read(self._identifier, model, self._serves, self._date()), self._signer)
 
     def _identity(self, now: int) -> tuple[Event, ...]:
         """Who it is and where it publishes. A key that the operator brought may have a profile, which is the operator's."""
@@ -125,16 +131,23 @@ class Announcer:
         await self.publish_capacity()
 
     async def publish_changes(self) -> None:
-        """Publish what has changed since it was published last, if anything has."""
-        if self._made_of != self._state():
+        """Publish what has changed since it was published last, if anything has; and all, if another instance of this node
+        has taken it back."""
+        if (until := self._withdrawn_at()) >= 0:
+            log.info("another instance of this node has stopped: what it took back is published again")
+            self._last_date, self._capacity = max(self._last_date, until), None
+            await self.publish()
+        elif self._made_of != self._state():
             await self._publish(renew=False)
 
     async def publish_capacity(self) -> None:
         """Publish the node's capacity if it has changed by a fifth, or is due."""
         now, last = self._date(), self._capacity
+        if (said := self._said_by_another(now)) is not None:
+            last, now = None, max(now, said.created_at + 1)
         if self._gone.is_set() or not self._first_model:  # nothing is announced
             return
-        seen = self._gauge.read(IDENTIFIER, self._first_model, self._serves, now)
+        seen = self._gauge.read(self._identifier, self._first_model, self._serves, now)
         if last is None or is_news(last, seen) or now - last.created_at >= CAPACITY_EVERY_S:
             self._capacity, self._last_date = seen, now
             self._outbox.store(encode_capacity(seen, self._signer))
@@ -181,6 +194,20 @@ class Announcer:
             self._outbox.store(*(events if renew else _news(events, before)))
         await self._outbox.offer()
 
+    def _withdrawn_at(self) -> int:
+        """The date of a deletion of what this node offers relays; -1 without one."""
+        if self._board is None or self._gone.is_set():
+            return -1
+        until = {event: self._board.withdrawn_at(event.address()) for event in self._outbox.events}
+        return max((at for event, at in until.items() if at >= event.created_at), default=-1)
+
+    def _said_by_another(self, now: int) -> Capacity | None:
+        """The capacity of an instance that stops, where this one still serves."""
+        if self._board is None or self._serves != "serving":
+            return None
+        said = self._board.capacity(self._signer.pubkey, self._identifier, now)
+        return said if said is not None and said.state == "draining" else None
+
     def _state(self) -> object:
         """Another one whenever the announcement would be."""
         return (self._catalogue.state, self._lock())
@@ -188,6 +215,12 @@ class Announcer:
     def _date(self) -> int:
         """Newer than what was published before, so that it takes its place."""
         return max(int(self._clock()), self._last_date + 1)
+
+
+def identifier_of(urls: Sequence[str]) -> str:
+    """The `d` of the node that is reached there. Nodes with one key are told apart by where they are, and do not take each
+    other's place; instances behind one URL are one node."""
+    return "satroute" if not urls else f"satroute-{hashlib.sha256(base_of(urls[0]).encode()).hexdigest()[:8]}"
 
 
 def most_wanted_first(models: Iterable[ModelOffer], wanted: Mapping[str, int]) -> list[ModelOffer]:

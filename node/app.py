@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-
-import httpx
 
 from node.announcer import Announcer
 from node.cash import Cash
@@ -17,6 +15,7 @@ from node.config import Settings
 from node.credentials import Credentials
 from node.deposits import Deposits, MintRule
 from node.errors import UpstreamError
+from node.front import open_front
 from node.gauge import Gauge
 from node.invoices import Invoices
 from node.jobs import schedule
@@ -27,25 +26,23 @@ from node.node import Node
 from node.payouts import PayoutRule, Payouts
 from node.proofs import Proofs
 from node.pulse import Pulse
+from node.readiness import Readiness
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
-from node.shop.btc import BtcPrice, source_from
-from node.shop.catalogue import Catalogue
 from node.shop.lease import LEASE_S, socket_path
 from node.shop.listing import Listing
-from node.shop.tariffs import Tariffs, Utilisation
+from node.shop.tariffs import Utilisation
 from node.tasks import Tasks
 from node.till import SHOP, Till
 from node.upstream.fleet import Fleet
-from node.upstream.kind import Surroundings
-from node.upstream.kinds import known_kinds
-from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
+from relays.routes import Purpose
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
+from router_client.outside import client_for
 from router_client.storage import exclusive
 
 log = logging.getLogger(__name__)
@@ -71,15 +68,6 @@ async def open_node(settings: Settings, *, with_counters: bool = False) -> Async
             yield node
 
 
-async def open_fleet(settings: Settings, specs: Sequence[UpstreamSpec], tasks: Tasks) -> Fleet:
-    """The upstreams, open. Raises StorageError for a wallet that cannot be."""
-    timeouts = Timeouts(
-        settings.upstream_connect_timeout_s, settings.upstream_answer_timeout_s, settings.upstream_idle_timeout_s
-    )
-    surroundings, kinds = Surroundings(timeouts, tasks, settings.data_dir), known_kinds()
-    return Fleet([await kinds[spec.kind].open(spec, surroundings) for spec in specs])
-
-
 def limits_of(settings: Settings) -> RateLimits:
     """Of one process."""
     return RateLimits(settings.max_requests_per_key, settings.requests_per_minute, settings.tokens_per_minute)
@@ -102,30 +90,32 @@ def completions_of(
 
 @asynccontextmanager
 async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIterator[Node]:
-    async with httpx.AsyncClient() as http, RelayPool(settings.relays, signer) as pool:
-        specs = settings.upstreams()
-        fleet = await open_fleet(settings, specs, tasks)
+    routes, allow_local = settings.routes, settings.allow_local_addresses
+    async with (
+        client_for(Purpose.MINTS, routes) as mints,
+        client_for(Purpose.PRICES, routes) as prices,
+        client_for(Purpose.ADDRESSES, routes) as addresses,
+        RelayPool(settings.relays, signer, routes) as pool,
+    ):
+        front = await open_front(settings, prices, tasks)
+        fleet, catalogue = front.fleet, front.catalogue
         ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
-        wallet = await Wallet.open(settings.wallet_path, http, stock=settings.change_stock)
-        btc_price = BtcPrice(
-            http,
-            [source_from(text) for text in settings.btc_price_sources],
-            timeout_s=settings.btc_price_timeout_s,
-            max_age_s=settings.btc_price_max_age_s,
-        )
-        fixed = settings.fixed_btc_usd
-        tariffs = Tariffs(fixed, lambda: fixed is not None or btc_price.usd is not None)
-        catalogue = Catalogue(settings, specs, tariffs)
-        unit, allow_local = settings.primary_mint_unit, settings.allow_local_addresses
-        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, allow_local)
+        wallet = await Wallet.open(settings.wallet_path, mints, stock=settings.change_stock)
+        unit = settings.primary_mint_unit
+        mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, allow_local, routes)
         deposits = Deposits(ledger, wallet, tasks, mint_rule)
-        cashier = Cashier(wallet, http, allow_local=allow_local)
+        cashier = Cashier(wallet, addresses, allow_local=allow_local, routes=routes)
         redemptions = Redemptions(ledger, wallet)
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
         pulse = Pulse()
-        limits = limits_of(settings)
-        gauge = Gauge(settings, signer.pubkey, catalogue, pulse, lambda: limits.in_flight)
+        limits, fixed = limits_of(settings), settings.fixed_btc_usd
+        till = Till(catalogue, lambda: front.btc_price.known_until if fixed is None else math.inf, pulse.hear)
+        gauge = Gauge(settings, signer.pubkey, catalogue, pulse, lambda: limits.in_flight + till.running)
+        directory = Directory(pool, addresses, probing=False)
+        announcer = Announcer(
+            settings, signer, catalogue, pool, gauge, lambda: cash.lock, lambda: pulse.asked, board=directory.board
+        )
         rule = PayoutRule(settings.receive_ln_address, from_sat(settings.minimum_payout), settings.cashu_mints)
         node = Node(
             settings=settings,
@@ -133,9 +123,9 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             ledger=ledger,
             wallet=wallet,
             fleet=fleet,
-            btc_price=btc_price,
+            btc_price=front.btc_price,
             catalogue=catalogue,
-            till=Till(catalogue, lambda: btc_price.known_until if fixed is None else math.inf),
+            till=till,
             listing=Listing(catalogue, settings.name),
             deposits=deposits,
             refunds=refunds,
@@ -148,15 +138,16 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
             limits=limits,
             utilisation=Utilisation(settings.utilisation_capacity),
-            announcer=Announcer(settings, signer, catalogue, pool, gauge, lambda: cash.lock, lambda: pulse.asked),
+            announcer=announcer,
             proofs=Proofs(signer, settings.announced_urls),
-            directory=Directory(pool, http, probing=False),
+            directory=directory,
+            readiness=Readiness(ledger, wallet, fleet, catalogue, settings.cashu_mints, routes),
         )
         scheduler = schedule(node)
         try:
             await _settle_the_past(node)
             scheduler.start()
-            async with _listening(node):
+            async with _listening(node, tasks):
                 yield node
         finally:
             await node.announcer.withdraw()  # first: who looks for a node finds it no longer
@@ -176,8 +167,8 @@ async def end(tasks: Tasks) -> None:
 
 
 @asynccontextmanager
-async def _listening(node: Node) -> AsyncIterator[None]:
-    """Follow what others announce; silent relays must not keep the node from starting.
+async def _listening(node: Node, tasks: Tasks) -> AsyncIterator[None]:
+    """Follow what others announce, until the block ends; silent relays must not keep the node from starting.
 
     Nobody is probed: it is not for a server to knock at addresses of strangers, which could be of its own network.
     """
@@ -186,7 +177,7 @@ async def _listening(node: Node) -> AsyncIterator[None]:
         async with node.directory.live():
             await asyncio.Event().wait()
 
-    listening = asyncio.create_task(listen()) if node.settings.relays else None
+    listening = tasks.start(listen(), "listen to relays") if node.settings.relays else None
     try:
         yield
     finally:

@@ -17,20 +17,21 @@ from pydantic_settings import NoDecode
 
 from node import betas
 from node.errors import BadSettings
-from node.shop.btc import KNOWN_SOURCES, source_from
 from node.storage import StorageSettings
+from node.tor.settings import TorSettings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import UpstreamSpec
 from node.upstream.specs import checked, read_specs
 from relays.errors import InvalidKey, InvalidProof
 from relays.event import Signer
 from relays.proof import base_of
+from router_client.btc import KNOWN_SOURCES, source_from
 
 List = Annotated[tuple[str, ...], NoDecode]
 """Written with commas."""
 
 
-class Settings(StorageSettings):
+class Settings(TorSettings):
     """One node's settings."""
 
     # The model's server
@@ -129,6 +130,12 @@ class Settings(StorageSettings):
     # Who and where
     name: str = Field("satroute node", description="Shown to clients")
     description: str = Field("", description="Shown to clients")
+    region: str = Field(
+        "",
+        pattern="^([A-Z]{2})?$",
+        description="Country where the node stands, for buyers who want one",
+        examples=["CH"],
+    )
     nsec: SecretStr = Field(
         SecretStr(""), description="Nostr key (nsec1... or hex); without it one is made and kept in DATA_DIR/nsec"
     )
@@ -140,9 +147,15 @@ class Settings(StorageSettings):
         examples=["true"],
     )
     http_url: str = Field("", description="Public URL of this node", examples=["https://node.example.com"])
-    onion_url: str = Field("", description="Onion URL of this node, if it has one")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+
+    drain_s: int = Field(
+        30,
+        gt=0,
+        description="Seconds that running requests have when the node is stopped; then they are cut off and charged for "
+        "what was served",
+    )
 
     # Limits, and what is to come
     max_body_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Larger requests are refused")
@@ -174,9 +187,8 @@ class Settings(StorageSettings):
         alone: tuple[UpstreamSpec, ...] = ()
         if self.upstream_base_url or self.upstreams_path is None:
             key = self.upstream_api_key.get_secret_value()
-            alone = (
-                UpstreamSpec(name="upstream", kind=self.upstream_kind, base_url=self.upstream_base_url, api_key=key),
-            )
+            kind, url = self.upstream_kind, self.upstream_base_url
+            alone = (UpstreamSpec(name="upstream", kind=kind, base_url=url, api_key=key, tor=self.upstream_tor),)
         more = () if self.upstreams_path is None else read_specs(self.upstreams_path)
         # Prices in USD are marked up where they become msat; those of other nodes are in msat already.
         return checked(
@@ -304,7 +316,10 @@ class Settings(StorageSettings):
 
     @model_validator(mode="after")
     def _reachable(self) -> Settings:
-        if self.relays and not (self.http_url or self.onion_url):
+        if self.tor_only and self.http_url:
+            raise ValueError("HTTP_URL: it tells where the node is, which TOR_ONLY keeps: leave one of them out")
+        has_onion = self.onion_url or self.has_onion_service or self.onion_hostname_file is not None
+        if self.relays and not (self.http_url or has_onion):
             raise ValueError("HTTP_URL or ONION_URL: missing: RELAYS is set, and an announcement needs a URL to reach")
         return self
 
@@ -334,7 +349,8 @@ def load_settings(kind: type[S], env_file: Path | None = None, **overrides: Any)
 def env_example() -> str:
     """The text of `.env.example`: every setting with its meaning and its default."""
     lines = ["# Settings of `satroute serve`, from the environment or from a file given with --env-file.", ""]
-    for name, field in Settings.model_fields.items():
+    tors = TorSettings.model_fields.keys() - StorageSettings.model_fields.keys()
+    for name, field in sorted(Settings.model_fields.items(), key=lambda named: named[0] in tors):  # those come last
         lines.append(f"# {field.description}")
         if field.is_required() or field.validate_default:
             lines.append(f"{name.upper()}={field.examples[0] if field.examples else ''}")

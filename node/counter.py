@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from node.app import completions_of, end, limits_of, open_fleet
+from node.app import completions_of, end, limits_of
 from node.config import Settings
 from node.credentials import Credentials
 from node.errors import NotHere
 from node.follower import Followed, Follower
+from node.front import open_fleet
 from node.jobs import schedule_counter
 from node.ledger.ledger import Ledger
 from node.node import Node
@@ -39,8 +40,8 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
     then ends what an earlier process of this number held."""
     tasks, specs, kinds = Tasks(), settings.upstreams(), known_kinds()
     left_out = {spec.name for spec in specs if kinds[spec.kind].has_wallet}
-    limits, catalogue = limits_of(settings), Followed(settings, specs, left_out)
-    follower = Follower(socket_path(settings.data_dir, SHOP), catalogue, lambda: limits.in_flight)
+    limits, catalogue, pulse = limits_of(settings), Followed(settings, specs, left_out), Pulse()
+    follower = Follower(socket_path(settings.data_dir, SHOP), catalogue, lambda: limits.in_flight, pulse.take)
     following = tasks.start(follower.run(), "follow the till")
     await follower.ready.wait()  # the till has brought the books up to date, too
     ledger = await Ledger.open(settings.ledger_url, instance=f"{settings.instance()}-{number}")
@@ -65,12 +66,13 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
         payouts=away,
         replays=Replays(ledger),
         credentials=Credentials(ledger, away),
-        completions=completions_of(settings, ledger, fleet, signer, tasks, Pulse()),
+        completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
         limits=limits,
         utilisation=away,
         announcer=away,
         proofs=away,
         directory=away,
+        readiness=away,
     )
     scheduler = schedule_counter(node)
     try:

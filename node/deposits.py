@@ -27,6 +27,7 @@ from node.ledger.model import Deposit, DepositPurpose
 from node.tasks import Tasks
 from relays import payment
 from relays.money import Msat
+from relays.routes import DIRECT, Routes
 from router_client.ecash import token as token_codec
 from router_client.ecash.outcomes import Received
 from router_client.ecash.token import Token, token_hash
@@ -90,6 +91,8 @@ class MintRule(msgspec.Struct, frozen=True):
     primary_unit: str = "sat"
     allow_local: bool = False
     """Whether foreign mints may be on this machine: for play networks."""
+    routes: Routes = DIRECT
+    """Those by which mints are reached."""
 
 
 def new_key(text: str = "") -> NewKey:
@@ -243,7 +246,7 @@ class Deposits:
 
     async def _exchange(self, token: Token, name: str) -> Taken:
         """To the primary mint. What stays abroad is the word of a mint that nobody here trusts: it is not in the books."""
-        await check_reachable(token.mint, self._rule.allow_local)
+        await check_reachable(token.mint, self._rule.allow_local, self._rule.routes)
         done = await self._wallet.exchange(token, self._rule.mints[0], self._rule.primary_unit, _exchanging(name))
         return Taken(done.mint, done.unit, done.amount_msat, done.fee_msat + done.left_msat)
 

@@ -3,7 +3,9 @@
 NodeFault
 ├── BadSettings      settings that cannot be served with, one line each
 ├── NotHere          a counter cannot serve this, its till can
+├── BadBackup        no backup of a node, or one that cannot be read, made or put back
 ├── PartFailed       a part of the local network did not start
+├── TorFailed        tor did not start, or its control port refused what was asked
 ├── LedgerError      the ledger contradicts itself: an alarm, never an answer
 │   └── LedgerConflict     a constraint of the tables refused a move
 ├── UpstreamError    the model's server did not deliver
@@ -39,8 +41,21 @@ class NotHere(NodeFault):
     """A counter cannot serve this: it is passed on to the till. Nothing was done yet, and no money has moved."""
 
 
+class BadBackup(NodeFault):
+    """A backup that cannot be made, read or put back; says what to do."""
+
+
 class PartFailed(NodeFault):
     """A part of the local network did not start."""
+
+
+class TorFailed(NodeFault):
+    """Tor did not start, or its control port refused what was asked. `remedy` is what to do."""
+
+    def __init__(self, words: str, remedy: str = "look at tor's log") -> None:
+        super().__init__(f"{words}: {remedy}")
+        self.words = words
+        self.remedy = remedy
 
 
 class LedgerError(NodeFault):

@@ -13,6 +13,7 @@ import msgspec
 
 from node.config import Settings
 from node.errors import NotHere, Refusal
+from node.pulse import Beats
 from node.shop.catalogue import Catalogue, Model
 from node.shop.lease import LEASE_S, POLL_S, Asked, Told, read_frame, write_frame
 from node.shop.tariffs import Tariffs
@@ -48,10 +49,13 @@ class Followed(Catalogue):
 class Follower:
     """Asks the till again and again."""
 
-    def __init__(self, path: Path, catalogue: Followed, running: Callable[[], int]) -> None:
+    def __init__(
+        self, path: Path, catalogue: Followed, running: Callable[[], int], measured: Callable[[], Beats] = Beats
+    ) -> None:
         self._path = path
         self._catalogue = catalogue
         self._running = running
+        self._measured = measured
         self._version = 0
         self.ready = asyncio.Event()
         """Set once something is known."""
@@ -76,7 +80,7 @@ class Follower:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         began = time.monotonic()
-        write_frame(writer, msgspec.json.encode(Asked(self._running(), self._version)))
+        write_frame(writer, msgspec.json.encode(Asked(self._running(), self._version, self._measured())))
         await writer.drain()
         body = await read_frame(reader)
         told = await asyncio.to_thread(msgspec.msgpack.decode, body, type=Told)

@@ -9,12 +9,10 @@ from node.config import Settings
 from node.errors import Refusal
 from node.pulse import Pulse
 from node.shop.catalogue import Catalogue
-from relays.capacity import STALE_S, Capacity, State
+from relays.capacity import STALE_S, TYPICAL, Capacity, State
 from relays.errors import MoneyError
-from relays.pricing import Usage, cost
+from relays.pricing import cost
 
-TYPICAL: Final = Usage(1000, 1000)
-"""The request whose price is told."""
 NEWS: Final = 5
 """A fifth of a figure is."""
 _LEAST: Final = {"latency_ms": 20, "tokens_per_s": 2, "error_rate_bps": 50, "price_msats": 1}

@@ -41,7 +41,7 @@ FIRST_ANNOUNCEMENT = timedelta(seconds=0.5)
 
 def schedule(node: Node) -> AsyncIOScheduler:
     """The node's scheduler, not yet started."""
-    scheduler = AsyncIOScheduler(timezone=UTC)
+    scheduler = _scheduler()
     every = partial(_every, scheduler)
     every(EXPIRE_EVERY_S, node.ledger.expire_holds, "expire holds")
     every(NOTE_EVERY_S, node.completions.note_streams, "note what runs")
@@ -73,9 +73,15 @@ def schedule(node: Node) -> AsyncIOScheduler:
 
 def schedule_counter(node: Node) -> AsyncIOScheduler:
     """That of a process beside the till, not yet started: all but what it runs itself is the till's to look after."""
-    scheduler = AsyncIOScheduler(timezone=UTC)
+    scheduler = _scheduler()
     _every(scheduler, NOTE_EVERY_S, node.completions.note_streams, "note what runs")
     return scheduler
+
+
+def _scheduler() -> AsyncIOScheduler:
+    """However late a job's turn comes, it is run: left to itself the scheduler drops what is a second late, and with a slow
+    start all that the start is for."""
+    return AsyncIOScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
 
 
 def _every(
@@ -91,7 +97,6 @@ def _every(
         seconds=seconds,
         jitter=min(jitter_s, seconds // 5),
         max_instances=1,
-        coalesce=True,
         id=name,
     )
 

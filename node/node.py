@@ -19,16 +19,17 @@ from node.ledger.ledger import Ledger
 from node.limits import RateLimits
 from node.payouts import Payouts
 from node.proofs import Proofs
+from node.readiness import Readiness
 from node.redemptions import Redemptions
 from node.refunds import Refunds
 from node.replay import Replays
-from node.shop.btc import BtcPrice
 from node.shop.catalogue import Catalogue
 from node.shop.listing import Listing
 from node.shop.tariffs import Utilisation, factor_of
 from node.till import Till
 from node.upstream.fleet import Fleet
 from relays.event import Signer
+from router_client.btc import BtcPrice
 from router_client.discovery import Directory
 from router_client.ecash.wallet import Wallet
 
@@ -65,6 +66,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     announcer: Announcer
     proofs: Proofs
     directory: Directory
+    readiness: Readiness
 
     async def refresh_models(self) -> None:
         """Take over the upstream's list of models; announce it when the offer changed. Raises UpstreamError."""

@@ -23,6 +23,10 @@ from node.ledger.model import DuplicateHold, Key
 from relays import payment
 
 KEEP_S: Final = 24 * 3600
+KEEPING_S: Final = 5
+"""An answer is charged first and kept then, with its receipt: so much later it is there, or it never will be."""
+_TOO_LONG: Final = b""
+"""Kept in place of an answer that is not."""
 MAX_KEPT_BYTES: Final = 1024 * 1024
 MAX_NAME_CHARS: Final = 255
 MAX_ATTEMPTS: Final = 20
@@ -72,9 +76,10 @@ class Replays:
 
     async def keep(self, named: NamedRequest, request_id: str, kept: Kept) -> None:
         """Keep an answer that was charged, unless it is very long."""
+        sealed = _TOO_LONG
         if len(kept.body) <= MAX_KEPT_BYTES:
             sealed = await asyncio.to_thread(_seal, named.secret, request_id, kept)
-            await self._ledger.keep_answer(request_id, sealed, KEEP_S)
+        await self._ledger.keep_answer(request_id, sealed, KEEP_S)
 
     async def earlier(self, named: NamedRequest, request_id: str, duplicate: DuplicateHold) -> Kept | None:
         """The answer of the request that holds this id; None when that one failed and cost nothing.
@@ -88,14 +93,11 @@ class Replays:
         if duplicate.state in ("voided", "expired"):
             return None
         if duplicate.state == "pending":
-            raise Refusal(
-                409,
-                payment.REQUEST_RUNNING,
-                "the request of this Idempotency-Key is running: ask again when it is done",
-                headers={"retry-after": "2"},
-            )
+            raise _running()
         sealed = await self._ledger.answer(request_id)
-        kept = None if sealed is None else await asyncio.to_thread(_open, named.secret, request_id, sealed)
+        if sealed is None and await self._ledger.is_just_posted(request_id, KEEPING_S):
+            raise _running()
+        kept = None if not sealed else await asyncio.to_thread(_open, named.secret, request_id, sealed)
         if kept is None:
             raise Refusal(
                 409,
@@ -105,6 +107,15 @@ class Replays:
                 headers={"x-should-retry": "false"},
             )
         return kept
+
+
+def _running() -> Refusal:
+    return Refusal(
+        409,
+        payment.REQUEST_RUNNING,
+        "the request of this Idempotency-Key is running: ask again when it is done",
+        headers={"retry-after": "2"},
+    )
 
 
 def _seal(secret: bytes, request_id: str, kept: Kept) -> bytes:

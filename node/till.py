@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from node.pulse import Beats
 from node.shop.catalogue import Catalogue, Shown
 from node.shop.lease import LEASE_S, Asked, Told, listen_at, read_frame, write_frame
 
@@ -31,9 +32,16 @@ Change = Callable[[Catalogue], Awaitable[bool]]
 class Till:
     """The shop's one owner. Without counters its changes are made at once."""
 
-    def __init__(self, catalogue: Catalogue, btc_known_until: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        btc_known_until: Callable[[], float],
+        heard: Callable[[Beats], None] = lambda _: None,
+    ) -> None:
+        """`heard` is told what counters have measured."""
         self._catalogue = catalogue
         self._btc_known_until = btc_known_until
+        self._heard = heard
         self._changing = asyncio.Lock()
         self._coming: Shown | None = None
         self._version = 0
@@ -86,6 +94,7 @@ class Till:
             while True:
                 asked = msgspec.json.decode(await read_frame(reader), type=Asked)
                 self._running[writer] = asked.running
+                self._heard(asked.measured)
                 write_frame(writer, msgspec.msgpack.encode(self._told(asked.version)))
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):

@@ -10,10 +10,10 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 
 from node.api.errors import authorization_of
-from node.errors import not_found
+from node.errors import Refusal, not_found
 from node.node import Node
 from node.version import VERSION
-from relays import proof, receipt
+from relays import payment, proof, receipt
 from relays.event import Event
 
 
@@ -58,9 +58,17 @@ def info_routes(node: Node) -> list[HTTPRouteHandler]:
         """Liveness."""
         return {"status": "ok"}
 
+    @get("/ready")
+    async def ready() -> dict[str, str]:
+        """Readiness: 200 when a paid request can be served now, else 503, with each part that is not ready in the error."""
+        if problems := await node.readiness.problems():
+            words = "; ".join(problems.values())
+            raise Refusal(503, payment.NOT_READY, f"the node cannot sell at the moment: {words}", details=problems)
+        return {"status": "ready"}
+
     @post(proof.PATH, status_code=200)
     async def prove(data: JSONBody[ProofWish]) -> Event:
         """That this node's key is behind the URL at which it was called: a signed Nostr event of kind 27236."""
         return node.proofs.answer(data.nonce, data.url)
 
-    return [info, request_receipt, health, prove]
+    return [info, request_receipt, health, ready, prove]

@@ -11,7 +11,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from node.node import Node
-from router_client.discovery import Provider
+from router_client.discovery import Provider, figures_of
 
 MAX_LISTED: Final = 500
 MAX_MODELS: Final = 200
@@ -26,7 +26,8 @@ def provider_routes(node: Node) -> list[HTTPRouteHandler]:
 
     @get("/v1/providers")
     async def providers() -> Response[bytes]:
-        """Other nodes as they announce themselves on this node's relays, the newest first; this node has not tried them."""
+        """Nodes as they announce themselves on this node's relays, those first that are trusted, then those that have been
+        known for longest: newcomers, however many, push nobody out. This node has not tried them."""
         nonlocal page, made_at
         if time.monotonic() - made_at > KEPT_S:
             made_at = time.monotonic()  # others are given the page of before while this one is made
@@ -38,9 +39,11 @@ def provider_routes(node: Node) -> list[HTTPRouteHandler]:
 
 
 def _page(providers: tuple[Provider, ...]) -> bytes:
-    newest = sorted(providers, key=lambda provider: -provider.announcement.created_at)[:MAX_LISTED]
+    first = sorted(providers, key=lambda each: (-each.trust.score, not each.proven))[
+        :MAX_LISTED
+    ]  # else as first heard of
     entries, size = [], 0
-    for entry in (msgspec.json.encode(_entry(each)) for each in newest):
+    for entry in (msgspec.json.encode(_entry(each)) for each in first):
         size += len(entry)
         if size <= MAX_BYTES:
             entries.append(entry)
@@ -58,7 +61,9 @@ def _entry(provider: Provider) -> dict[str, Any]:
         "version": announced.version[:100],
         "urls": announced.urls,
         "mints": announced.mints[:50],
+        "region": announced.region,
         "models": models,
+        "capacity": None if provider.capacity is None else figures_of(provider.capacity),
         "announced_at": announced.created_at,
         "expires_at": announced.expires_at,
     }

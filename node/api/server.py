@@ -17,8 +17,8 @@ from node.shop.lease import listen_at
 GRACE_S: Final = 30
 
 
-def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
-    """How an ASGI application is served."""
+def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on", grace_s: int = GRACE_S) -> uvicorn.Config:
+    """How an ASGI application is served. `grace_s` is what running requests have to end when it stops."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -26,7 +26,7 @@ def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on") -> uvicorn.Con
         server_header=False,
         proxy_headers=False,  # nobody is told apart by address
         ws="none",
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=grace_s,
         lifespan=lifespan,
     )
 
@@ -70,10 +70,10 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def at_socket(app: Any, path: Path) -> AsyncIterator[None]:
+async def at_socket(app: Any, path: Path, grace_s: int) -> AsyncIterator[None]:
     """The application served at a Unix socket, for this user alone, until what runs there has ended."""
     with listen_at(path) as listener:
-        server = Server(config_of(app, lifespan="off"))
+        server = Server(config_of(app, lifespan="off", grace_s=grace_s))
         serving = asyncio.create_task(server.serve_beside(listener))
         try:
             yield

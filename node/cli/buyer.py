@@ -12,13 +12,18 @@ from typing import Any, TypeVar
 import click
 
 from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
-from node.cli.place import data_option, json_option, place, relays_option, run_client, with_client
+from node.cli.place import data_option, json_option, place, relays_option, run_client, tor_options, with_client
+from node.cli.preferences import routing_options
+from node.cli.route import profile_option
 from relays.event import pubkey_of
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
-from router_client.client import Answer, RouterClient
+from router_client.answer import Answer
+from router_client.change import Out
+from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError
-from router_client.payments import Out, Payments
+from router_client.payments import Payments
+from router_client.routing.wishes import Profile
 
 T = TypeVar("T")
 
@@ -30,11 +35,17 @@ ABANDONED_S = 600
 
 @click.command(epilog='Example: satroute ask "What is 2+2?" --max-tokens 50')
 @click.argument("question")
-@click.option("--model", default="auto", show_default=True, help="A model's name, or auto.")
+@click.option("--model", default="auto", show_default=True, help="A model's name, with :floor or :nitro; or auto.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @click.option("--max-sats", type=click.IntRange(min=1), help="Refuse to risk more than this on one request.")
+@click.option(
+    "--max-usd", type=click.FloatRange(min=0, min_open=True), help="Refuse to risk more than this on one request."
+)
+@profile_option
+@routing_options
 @click.option("--review", is_flag=True, help="Publish how the node did, under a key made for that alone.")
 @data_option
+@tor_options
 @relays_option
 @json_option
 def ask(
@@ -42,13 +53,17 @@ def ask(
     model: str,
     max_tokens: int,
     max_sats: int | None,
+    max_usd: float | None,
+    profile: Profile,
     review: bool,
     data: Path | None,
     relays: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Buy one answer: find the best node, pay it, stream the answer, verify its receipt."""
-    body = {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": question}]}
+    message = {"role": "user", "content": question}
+    routing = {"profile": profile, "maxCost": max_usd}
+    body = {"model": model, "max_tokens": max_tokens, "messages": [message], "routing": routing}
 
     async def work(client: RouterClient) -> tuple[Answer, list[Out]]:
         await client.recover(older_than_s=ABANDONED_S)
@@ -59,8 +74,8 @@ def ask(
         except ClientError:
             _tell_what_is_out(client.payments.out())
             raise
-        if review and (published := await client.review(pubkey_of(answer.node))) is not None:
-            note(f"[dim]reviewed as {published.value('t')}[/]")
+        if review:
+            await _review(client, answer)
         return answer, client.payments.out()
 
     answer, still_out = with_client(data, relays, work)
@@ -78,6 +93,16 @@ def ask(
         raise CommandFailed(f"the receipt does not verify: {answer.problem}")
 
 
+async def _review(client: RouterClient, answer: Answer) -> None:
+    """The answer is paid and there, whatever relays say."""
+    try:
+        published = await client.review(pubkey_of(answer.node))
+    except ClientError as error:
+        note(f"[yellow]the review is not published: {escaped(str(error))}[/]")
+    else:
+        note("[dim]too little to review yet[/]" if published is None else f"[dim]reviewed as {published.value('t')}[/]")
+
+
 def answer_json(answer: Answer) -> dict[str, Any]:
     """An answer for programs."""
     return {
@@ -89,6 +114,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "completion_tokens": answer.usage.completion_tokens,
         "cost_msat": answer.cost_msat,
         "saved_msat": answer.saved_msat,
+        "budget_left_msat": answer.budget_left_msat,
+        "wait_ms": answer.wait_ms,
         "verified": answer.verified,
         "text": answer.text,
     }
@@ -143,6 +170,7 @@ def _out_line(out_there: list[Out]) -> str:
 @click.option("--sats", type=click.IntRange(min=1), required=True)
 @click.option("--mint", "mint_url", help="Mint to keep the money at; a local network's is known.")
 @data_option
+@tor_options
 def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Fill the wallet over Lightning: prints an invoice and waits for it to be paid."""
     where = place(data)
@@ -170,6 +198,7 @@ def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
 
 @wallet.command(epilog="Example: satroute wallet receive < token.txt")
 @data_option
+@tor_options
 def receive(data: Path | None) -> None:
     """Take in a Cashu token from standard input."""
     token = sys.stdin.read().strip()
@@ -185,6 +214,7 @@ def receive(data: Path | None) -> None:
 @click.option("--sats", type=click.IntRange(min=1), required=True)
 @click.option("--mint", "mint_url", help="Whose coins; needed when there are several mints.")
 @data_option
+@tor_options
 def send(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Take money out as a Cashu token, on standard output."""
 
@@ -204,6 +234,7 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
 
 @wallet.command(epilog="Example: satroute wallet recover")
 @data_option
+@tor_options
 @relays_option
 def recover(data: Path | None, relays: tuple[str, ...]) -> None:
     """Fetch what interrupted requests and unclaimed invoices left at nodes and mints."""
@@ -223,8 +254,4 @@ def _with_wallet(folder: Path, work: Callable[[Wallet], Awaitable[T]]) -> T:
 
 
 def _with_payments(folder: Path, work: Callable[[Payments], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with RouterClient.open([], folder) as client:
-            return await work(client.payments)
-
-    return asyncio.run(run())
+    return asyncio.run(run_client(folder, (), lambda client: work(client.payments)))

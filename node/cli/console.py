@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from node.cli.logs import FAULT, is_journal
 from relays.pricing import TOKENS_PER_PRICE
 
 PIPED_WIDTH = 160
@@ -30,8 +31,9 @@ class CommandFailed(click.ClickException):
     """One line on stderr and exit code 1."""
 
     def show(self, file: Any = None) -> None:
+        mark = FAULT if is_journal() else ""
         for line in self.message.splitlines():
-            err.print(f"[bold red]error:[/] {escaped(line)}", soft_wrap=True)
+            err.print(f"{mark}[bold red]error:[/] {escaped(line)}", soft_wrap=True)
 
 
 def print_json(value: object) -> None:

@@ -26,7 +26,8 @@ from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_net
 from relays.announcement import Announcement
 from relays.event import npub
 from relays.money import in_sats
-from router_client.client import Answer, RouterClient
+from router_client.answer import Answer
+from router_client.client import RouterClient
 
 POLL_S = 0.3
 CLIENT_SATS = 1000
@@ -56,6 +57,9 @@ TASKS: tuple[dict[str, Any], ...] = (
         "messages": [{"role": "user", "content": "Write a short story about a lighthouse keeper who finds a letter."}],
     },
 )
+
+BY_PRICE: dict[str, Any] = {"provider": {"sort": "price"}}
+"""The story is of prices: who happens to be quicker shall not decide."""
 
 
 @click.command(epilog="Example: satroute up --data ./network --fresh")
@@ -110,7 +114,7 @@ async def _story(relay_url: str, folder: Path, *, quiet: bool) -> tuple[list[Ans
             question = str(task["messages"][-1]["content"])
             note(f"[bold]task {number}:[/] {escaped(question[:90])}{'…' if len(question) > 90 else ''}")
             show = None if quiet else lambda text: out.print(escaped(text), end="", soft_wrap=True)
-            answers.append(await client.chat(task, on_text=show))
+            answers.append(await client.chat({**task, **BY_PRICE}, on_text=show))
             if not quiet:
                 out.print("\n")
         if client.payments.open_count():
@@ -227,6 +231,7 @@ print(chat.choices[0].message.content)
 # the router client, in another terminal
 uv run satroute nodes{data}
 uv run satroute ask "What is 2+2?"{data}
+uv run satroute proxy{data}    # any OpenAI SDK buys through it, at http://127.0.0.1:8402/v1
 
 Ctrl-C stops everything."""
 

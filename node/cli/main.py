@@ -6,14 +6,20 @@ import sys
 
 import click
 
+from node.cli.announce import announce
+from node.cli.backup import backup, restore
 from node.cli.buyer import ask, wallet
 from node.cli.console import CommandFailed
+from node.cli.doctor import doctor
 from node.cli.keys import keys
 from node.cli.local import demo, up
 from node.cli.nodes import nodes
 from node.cli.price import price
+from node.cli.proxy import proxy
+from node.cli.route import route
 from node.cli.serve import serve
-from node.cli.trust import block, follow, trust
+from node.cli.spent import budget, report
+from node.cli.trust import block, follow, recommend, trust
 from node.errors import BadSettings, NodeFault
 from node.version import VERSION
 from relays.errors import RelaysError
@@ -43,13 +49,19 @@ def satroute() -> None:
     A paid network on this machine, with play money:   satroute up
     The same, and a story played on it once:           satroute demo
     Run a node for real:                               satroute serve --env-file .env
+    See what it publishes before it does:              satroute announce --dry-run --env-file .env
     Buy an answer:                                     satroute ask "What is 2+2?"
+    Let any OpenAI SDK buy:                            satroute proxy
     See who sells what, live:                          satroute nodes --watch
     Ask what it costs first:                           satroute price MODEL "What is 2+2?"
+    See which node would serve, and why:               satroute route "What is 2+2?" --explain
     """
 
 
-for _command in (up, demo, serve, keys, ask, nodes, price, wallet, trust, block, follow):
+for _command in (
+    *(up, demo, serve, announce, doctor, backup, restore, keys),
+    *(ask, proxy, nodes, price, route, wallet, budget, report, trust, block, follow, recommend),
+):
     satroute.add_command(_command)
 
 

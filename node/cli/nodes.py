@@ -14,13 +14,13 @@ from rich.live import Live
 from rich.table import Table
 
 from node.cli.console import CommandFailed, err, escaped, note, out, per_1k, print_json
-from node.cli.place import data_option, json_option, relays_option, with_client
+from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
 from relays.announcement import ModelOffer
 from relays.pricing import TOKENS_PER_PRICE
+from relays.routes import host_of, is_onion
 from router_client.client import RouterClient
-from router_client.discovery import Provider
+from router_client.discovery import Provider, figures_of
 from router_client.ecash.token import normal_mint_url
-from router_client.probe import ONION
 
 MAX_ROWS = 200
 WATCH_S = 1.0
@@ -51,7 +51,7 @@ class Wanted(msgspec.Struct, frozen=True):
         announced = provider.announcement
         return (
             (self.mint is None or normal_mint_url(self.mint) in map(normal_mint_url, announced.mints))
-            and (not self.onion or any(ONION.match(url) for url in announced.urls))
+            and (not self.onion or any(is_onion(host_of(url)) for url in announced.urls))
             and (not self.alive or provider.url is not None)
             and ((self.model is None and self.max_msat_per_mtok is None) or bool(self.offers(provider)))
         )
@@ -65,6 +65,7 @@ class Wanted(msgspec.Struct, frozen=True):
 @click.option("--alive", is_flag=True, help="Those that answer under their key.")
 @click.option("--watch", is_flag=True, help="Follow the relays and show what changes, until Ctrl-C.")
 @data_option
+@tor_options
 @relays_option
 @json_option
 def nodes(
@@ -104,16 +105,19 @@ def nodes(
 
 
 async def _watch(client: RouterClient, wanted: Wanted, *, as_json: bool) -> None:
-    """Until it is interrupted: the table as it changes, or a line of JSON for each change."""
+    """Until it is interrupted: the table as it changes, without a terminal one for each change, or lines of JSON."""
     shown: object = None
     async with client.directory.live():
-        with nullcontext() if as_json else Live(console=out, auto_refresh=False) as screen:
+        on_screen = out.is_terminal and not as_json
+        with Live(console=out, auto_refresh=False) if on_screen else nullcontext() as screen:
             while True:
                 found = _listed(client.directory.known(), wanted)
                 if (now := _json(found, wanted)) != shown:
                     shown = now
-                    if screen is None:
+                    if as_json:
                         print_json(now)
+                    elif screen is None:
+                        out.print(nodes_table(found, wanted))
                     else:
                         screen.update(nodes_table(found, wanted), refresh=True)
                 await asyncio.sleep(WATCH_S)
@@ -132,8 +136,8 @@ def _listed(providers: tuple[Provider, ...], wanted: Wanted) -> list[Provider]:
 
 def nodes_table(providers: list[Provider], wanted: Wanted) -> Table:
     """Nodes and prices for people: msat per 1,000 tokens."""
-    table = Table("node", "npub", "model", "in", "out", "request", "answers", "trust", "announced")
-    table.title = "msat per 1k tokens and per request"
+    table = Table("node", "npub", "model", "in", "out", "request", "now", "load", "answers", "trust", "seen")
+    table.title = "msat per 1k tokens, per request, and now for 1k tokens read and written"
     for provider in providers[:MAX_ROWS]:
         for offer in wanted.offers(provider) or (None,):
             if table.row_count >= MAX_ROWS:
@@ -146,13 +150,33 @@ def nodes_table(providers: list[Provider], wanted: Wanted) -> Table:
                 "?" if price is None else per_1k(price.prompt_msat_per_mtok),
                 "?" if price is None else per_1k(price.completion_msat_per_mtok),
                 "?" if price is None else f"{price.request_msat:,}",
+                _price_now(provider, offer),
+                _load(provider),
                 _answers(provider),
                 _trust(provider),
-                _ago(provider.announcement.created_at),
+                _ago(provider.seen_at),
             )
     if table.row_count >= MAX_ROWS:
         table.caption = f"{len(providers)} nodes; the first rows only: --json has all"
     return table
+
+
+def _price_now(provider: Provider, offer: ModelOffer | None) -> str:
+    said = provider.capacity
+    known = said is not None and offer is not None and said.model == offer.id and said.price_msats is not None
+    return f"{said.price_msats:,}" if known and said is not None else "-"
+
+
+def _load(provider: Provider) -> str:
+    """Requests that run of those that fit, and how fast one is answered; as the node says itself."""
+    said = provider.capacity
+    if said is None:
+        return "-"
+    if said.state == "draining":
+        return "[yellow]stopping[/]"
+    taken = max(0, said.max_concurrent - said.capacity) if said.in_flight is None else said.in_flight
+    words = f"{taken}/{said.max_concurrent}" + (" [yellow]full[/]" if not said.has_room else "")
+    return words + ("" if said.tokens_per_s is None else f" {said.tokens_per_s} t/s")
 
 
 def _answers(provider: Provider) -> str:
@@ -192,5 +216,7 @@ def _provider_json(provider: Provider, wanted: Wanted) -> dict[str, Any]:
         "plain": provider.is_plain,
         "trust": {"score": provider.trust.score, "reasons": provider.trust.reasons, "blocked": provider.trust.blocked},
         "announced_at": announcement.created_at,
+        "seen_at": provider.seen_at,
+        "capacity": None if provider.capacity is None else figures_of(provider.capacity),
         "models": msgspec.to_builtins(wanted.offers(provider)),
     }

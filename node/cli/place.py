@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
 from node.cli.console import CommandFailed
+from node.cli.preferences import preferences
 from node.localnet.network import read_state
+from relays.routes import Routes, host_and_port
 from router_client.client import RouterClient
 from router_client.storage import is_held
+from router_client.torport import found_socks
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
 
+SOCKS: Final = f"{__name__}.socks"
+TOR_ONLY: Final = f"{__name__}.tor_only"
+"""Where a command's context keeps what was said of Tor."""
 ROOT = Path("~/.satroute").expanduser()
 
 data_option = click.option(
@@ -28,6 +35,42 @@ data_option = click.option(
 relays_option = click.option(
     "--relay", "relays", multiple=True, envvar="SATROUTE_RELAYS", help="Nostr relay; may be given several times."
 )
+
+
+def _socks(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value:
+        try:
+            host_and_port(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        click.get_current_context().meta[SOCKS] = value
+
+
+def _tor_only(_: click.Context, __: click.Parameter, value: bool) -> None:
+    click.get_current_context().meta[TOR_ONLY] = value
+
+
+def tor_options(command: C) -> C:
+    """How nodes, mints and relays are reached: `run_client` goes by it."""
+    socks = click.option(
+        "--tor",
+        metavar="HOST:PORT",
+        envvar="SATROUTE_TOR",
+        expose_value=False,
+        callback=_socks,
+        help="Tor's SOCKS port, for onion addresses; looked for at 9050 and 9150 of this machine.",
+    )
+    only = click.option(
+        "--tor-only",
+        is_flag=True,
+        envvar="SATROUTE_TOR_ONLY",
+        expose_value=False,
+        callback=_tor_only,
+        help="Reach everything through Tor.",
+    )
+    return socks(only(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
@@ -57,5 +100,15 @@ def with_client(data: Path | None, relays: tuple[str, ...], work: Callable[[Rout
 
 
 async def run_client(folder: Path, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
-    async with RouterClient.open(relays, folder) as client:
+    """Raises CommandFailed where Tor alone may be used, and is not there."""
+    routed = preferences(asks_prices=read_state(folder.parent) is None)
+    async with RouterClient.open(relays, folder, await _routes(), routed) as client:
         return await work(client)
+
+
+async def _routes() -> Routes:
+    said = click.get_current_context().meta
+    routes = Routes(said.get(SOCKS) or await found_socks(), said.get(TOR_ONLY, False))
+    if routes.tor_only and not routes.socks:
+        raise CommandFailed("no Tor at 9050 or 9150 of this machine: start it, or name its SOCKS port with --tor")
+    return routes

@@ -10,7 +10,7 @@ import msgspec
 from rich.table import Table
 
 from node.cli.console import CommandFailed, escaped, out, per_1k, print_json
-from node.cli.place import data_option, json_option, relays_option, with_client
+from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
 from relays.money import in_sats
 from router_client.client import RouterClient
 from router_client.quoting import Asked
@@ -21,6 +21,7 @@ from router_client.quoting import Asked
 @click.argument("question", default="What is 2+2?")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @data_option
+@tor_options
 @relays_option
 @json_option
 def price(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import logging
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,17 +15,23 @@ import click
 from node.api.app import create_app
 from node.api.counter import create_counter
 from node.api.passing import Passing
-from node.api.server import GRACE_S, Server, at_socket, config_of
+from node.api.server import Server, at_socket, config_of
 from node.app import open_node
+from node.backup.scratch import sweep
 from node.cli.console import note
+from node.cli.listening import bound, listening
+from node.cli.logs import write_log
 from node.cli.workers import supervise
 from node.config import Settings, load_settings, unused_settings
 from node.counter import open_counter
 from node.errors import BadSettings
+from node.localnet.process import free_port
 from node.node import Node
-from node.shop.lease import BACKLOG, socket_path
+from node.shop.lease import socket_path
 from node.storage import POSTGRES
 from node.till import SHOP
+from node.tor.service import OnionService, with_tor
+from router_client.lnurl import is_local
 
 if sys.platform == "win32":
     from asyncio import run
@@ -36,18 +41,6 @@ else:
 GC_THRESHOLD = 20_000
 HTTP = "till"
 """What the socket is called at which a till takes what its counters pass on."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class OneLine(logging.Formatter):
-    """A line a record, whatever strangers' words it repeats: theirs must not pass for lines of the log's own."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        if not record.message.isprintable():
-            record.message = "".join(
-                each if each.isprintable() else each.encode("unicode_escape").decode() for each in record.message
-            )
-        return super().formatMessage(record)
 
 
 def settle_memory() -> None:
@@ -69,26 +62,32 @@ def settle_memory() -> None:
     default=1,
     help="Processes that serve, one a core; more than one need DATABASE_URL=postgresql://…",
 )
-def serve(env_file: Path | None, workers: int) -> None:
+@click.option(
+    "--tor",
+    "run_tor",
+    is_flag=True,
+    help="With an onion service: by a tor process of its own, or by the one at TOR_CONTROL.",
+)
+def serve(env_file: Path | None, workers: int, run_tor: bool) -> None:
     """Run a node: sell an OpenAI-compatible upstream for ecash."""
-    settings = load_settings(Settings, env_file)
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine(LOG_FORMAT))
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
-    for quiet in ("httpx", "httpcore", "apscheduler", "alembic"):
-        logging.getLogger(quiet).setLevel(logging.WARNING)
+    settings = load_settings(Settings, env_file, **({"run_tor": True} if run_tor else {}))
+    write_log(settings.log_level)
     for line in unused_settings(settings):
         note(f"note: {line}")
+    sweep(settings.data_dir)
+    settings, service = with_tor(settings, free_port())
+    if settings.tor_only and not is_local(settings.host):
+        note(f"note: whoever reaches {settings.host} finds the node that TOR_ONLY hides: HOST=127.0.0.1, or a firewall")
     # The port comes first: a node that cannot be reached must not touch its books or announce itself.
     if workers == 1:
-        with _listening(settings.host, settings.port) as listener:
-            run(_serve(settings, listener))
+        with listening(settings.host, settings.port) as listener:
+            run(_serve(settings, listener, service))
         return
     _check_shared(settings)
-    with _listening(settings.host, settings.port) as listener:  # nobody else does
+    with listening(settings.host, settings.port) as listener:  # nobody else does
         port = listener.getsockname()[1]
-    with _bound(settings.host, port, shared=True):  # nor will
-        supervise(workers, partial(_work, settings, port))
+    with bound(settings.host, port, shared=True):  # nor will
+        supervise(workers, partial(_work, settings, port, service))
 
 
 def _check_shared(settings: Settings) -> None:
@@ -101,71 +100,63 @@ def _check_shared(settings: Settings) -> None:
     settings.signer(), settings.instance()
 
 
-def _work(settings: Settings, port: int, number: int) -> None:
+def _work(settings: Settings, port: int, service: OnionService | None, number: int) -> None:
     """One of several processes: the first is the till."""
-    with _listening(settings.host, port, shared=True) as listener:
-        run(_serve(settings, listener, with_counters=True) if number == 0 else _count(settings, number, listener))
+    with listening(settings.host, port, shared=True) as listener:
+        if number == 0:
+            run(_serve(settings, listener, service, with_counters=True))
+        else:
+            run(_count(settings, number, listener))
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, with_counters: bool = False) -> None:
-    async with open_node(settings, with_counters=with_counters) as node:
+async def _serve(
+    settings: Settings, listener: socket.socket, service: OnionService | None, *, with_counters: bool = False
+) -> None:
+    async with _onion(service, listener), open_node(settings, with_counters=with_counters) as node:
         app = create_app(node)
-        server = Server(config_of(app), node.announcer.drain)
+        server = Server(config_of(app, grace_s=settings.drain_s), partial(_leave, node))
         _introduce(node, listener.getsockname()[1])
         settle_memory()
         if with_counters:
-            async with at_socket(app, socket_path(settings.data_dir, HTTP)):
+            async with at_socket(app, socket_path(settings.data_dir, HTTP), settings.drain_s):
                 await server.serve(sockets=[listener])
-                await node.till.left(GRACE_S)
+                await node.till.left(settings.drain_s)
         else:
             await server.serve(sockets=[listener])
     if server.interrupted:
         raise KeyboardInterrupt
 
 
+async def _leave(node: Node) -> None:
+    """While the server ends what it began: nobody shall come any more."""
+    node.readiness.leaving = True
+    await node.announcer.drain()
+
+
+@asynccontextmanager
+async def _onion(service: OnionService | None, listener: socket.socket) -> AsyncIterator[None]:
+    """The onion service, if there is to be one, which leads to the listener."""
+    if service is None:
+        yield
+        return
+    host, port = listener.getsockname()[:2]
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is asked for, not given
+    host = everywhere.get(host, host)
+    async with service.open(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"):
+        yield
+
+
 async def _count(settings: Settings, number: int, listener: socket.socket) -> None:
     passing = Passing(socket_path(settings.data_dir, HTTP))
     try:
         async with open_counter(settings, number) as node:
-            server = Server(config_of(create_counter(node, passing), lifespan="off"))
+            server = Server(config_of(create_counter(node, passing), lifespan="off", grace_s=settings.drain_s))
             settle_memory()
             await server.serve(sockets=[listener])
     finally:
         await passing.close()
     if server.interrupted:
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _listening(host: str, port: int, *, shared: bool = False) -> Iterator[socket.socket]:
-    """A socket that listens at the address. Raises BadSettings when it cannot be had."""
-    with _bound(host, port, shared=shared) as listener:
-        try:
-            listener.listen(BACKLOG)  # two sockets may be bound to one port, but only one listens
-        except OSError as error:
-            raise _not_to_be_had(host, port, error) from error
-        yield listener
-
-
-@contextmanager
-def _bound(host: str, port: int, *, shared: bool) -> Iterator[socket.socket]:
-    """A socket bound to the address; `shared`, among all that share it, callers are dealt out by the system."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind(address)
-    except (OSError, ValueError) as error:
-        raise _not_to_be_had(host, port, error) from error
-    with bound:
-        yield bound
-
-
-def _not_to_be_had(host: str, port: int, error: Exception) -> BadSettings:
-    reason = getattr(error, "strerror", None) or "not an address"
-    return BadSettings([f"HOST, PORT: cannot listen on {host!a}:{port} ({reason}): set another PORT"])
 
 
 def _introduce(node: Node, port: int) -> None:
@@ -175,4 +166,6 @@ def _introduce(node: Node, port: int) -> None:
     note(f"{len(models)} models; mints: {', '.join(settings.cashu_mints)}")
     if not models:
         note("note: nothing to sell yet: the upstream gives no model that has a price; the log says why")
+    if settings.onion_url:
+        note(f"onion service: {settings.onion_url}{', and no other address' if settings.tor_only else ''}")
     note(f"relays: {', '.join(settings.relays) or 'none, this node is not announced'}")

@@ -1,4 +1,4 @@
-"""`satroute trust`, `block` and `follow`: the user's own word on nodes, and on whose word counts."""
+"""`satroute trust`, `block`, `follow` and `recommend`: the user's own word on nodes, and on whose word counts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from node.cli.console import note, out, print_json
-from node.cli.place import data_option, json_option, place
-from relays.event import npub, pubkey_of
+from node.cli.console import CommandFailed, note, out, print_json
+from node.cli.place import data_option, json_option, place, relays_option, with_client
+from relays.event import Event, npub, pubkey_of
+from relays.review import MAX_WORDS
+from router_client.client import RouterClient
 from router_client.people import List, People
 from router_client.trust import Own
 
@@ -56,3 +59,29 @@ follow = _command(
     "followed",
     "Let someone's reviews of nodes count, and half as much those by whom they follow; without a key, list whom you follow.",
 )
+
+
+@click.command(epilog='Example: satroute recommend npub1… "fast, and its receipts hold"')
+@click.argument("key", metavar="NPUB")
+@click.argument("words", default="")
+@click.option("--remove", is_flag=True, help="Take back what you have published of it, reviews included.")
+@data_option
+@relays_option
+@json_option
+def recommend(key: str, words: str, remove: bool, data: Path | None, relays: tuple[str, ...], as_json: bool) -> None:
+    """Recommend a node on the relays, under a key that is made for this alone: who follows that key sees it."""
+    if len(words) > MAX_WORDS:
+        raise click.UsageError(f"no more than {MAX_WORDS} characters are read")
+    pubkey = pubkey_of(key)
+
+    async def work(client: RouterClient) -> tuple[Event, ...]:
+        return await client.take_back(pubkey) if remove else (await client.recommend(pubkey, words),)
+
+    events = with_client(data, relays, work)
+    if not events:
+        raise CommandFailed(f"nothing of yours about {npub(pubkey)} is on these relays")
+    if as_json:
+        print_json({"events": [msgspec.to_builtins(event) for event in events]})
+    else:
+        done = "no longer recommended or reviewed" if remove else "recommended"
+        note(f"{npub(pubkey)} is {done} by {npub(events[0].pubkey)}, which others can follow")

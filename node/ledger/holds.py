@@ -113,6 +113,11 @@ def receipt(request_id: str, account: int) -> Steps[Posted | None]:
     return Posted(receipt_of(row[0], request_id, int(row[1]), int(row[2])), int(row[3]))
 
 
+def posted_since(request_id: str, moment: int) -> Steps[bool]:
+    """Whether a request was charged at that moment or later."""
+    return (yield from one("SELECT 1 FROM holds WHERE id = ?1 AND posted_at >= ?2", request_id, moment)) is not None
+
+
 def account_of(request_id: str) -> Steps[int | None]:
     """The account that a request was held on."""
     if "\0" in request_id:

@@ -243,6 +243,10 @@ class Ledger:
         """The sealed answer of a request, while it is kept."""
         return await self._db.read(partial(answers.read, request_id, self._now()))
 
+    async def is_just_posted(self, request_id: str, within_s: int) -> bool:
+        """Whether a request was charged so short a while ago."""
+        return await self._db.read(partial(holds.posted_since, request_id, self._now() - within_s))
+
     # deposits --------------------------------------------------------------------------------------------------------
 
     async def begin_deposit(self, deposit: Deposit) -> Deposit:

@@ -26,13 +26,13 @@ from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move,
 from node.ledger.schema import prepare_postgres
 from node.ledger.sql import LOCK, Work, columns
 from router_client.errors import StorageError
+from router_client.waiting import Job, check_room, deliver
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MAX_BATCH = 512
-MAX_QUEUED = 20_000
 READERS = 4
 DEADLINE_S = 30.0
 """Of one statement, the wait for the lock included."""
@@ -83,15 +83,13 @@ _BROKEN = (
 _FOREIGN = (asyncpg.PostgresError, *_BROKEN)
 
 
-class _Job:
-    __slots__ = ("error", "future", "move", "result", "work")
+class _Job(Job):
+    __slots__ = ("move", "work")
 
     def __init__(self, move: Move | None, work: Work[Any] | None) -> None:
+        super().__init__()
         self.move = move
         self.work = work
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.result: Any = None
-        self.error: BaseException | None = None
 
 
 class PostgresBackend:
@@ -150,10 +148,7 @@ class PostgresBackend:
                 self._pool.terminate()
 
     def _queued(self, job: _Job) -> asyncio.Future[Any]:
-        if self._closed:
-            raise StorageError("the database is closed")
-        if self._jobs.qsize() >= MAX_QUEUED:
-            raise StorageError("the database is busy: too many writes are waiting")
+        check_room(self._closed, self._jobs.qsize())
         self._jobs.put_nowait(job)
         return job.future
 
@@ -174,7 +169,7 @@ class PostgresBackend:
                 batch.append(job)
                 self._take_more(batch)
                 await self._commit(batch, self._take_more)
-                _deliver(batch)
+                deliver(batch)
             stop = job is None
 
     def _take_more(self, batch: list[_Job]) -> None:
@@ -367,13 +362,3 @@ def _translated(error: BaseException) -> Exception:
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         return LedgerConflict(str(error))
     return StorageError(f"the ledger's database cannot be used: {type(error).__name__}")
-
-
-def _deliver(batch: list[_Job]) -> None:
-    for job in batch:
-        if job.future.done():  # its caller left
-            continue
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import socket
@@ -104,17 +105,48 @@ class Child:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """The preferred port of 127.0.0.1, or any other when it is taken."""
+    """The preferred port of 127.0.0.1, or any other when it is taken, or was given out a moment ago."""
     others = random.sample(FREE_PORTS, PORT_TRIES)
     for port in others if preferred is None else (preferred, *others):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        if _is_ours(port) and _is_free(port):
+            return port
     raise PartFailed("no port of 127.0.0.1 is free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+_names: dict[int, socket.socket] = {}
+
+
+def _is_ours(port: int) -> bool:
+    """Whether no other network of this machine is about to listen there: a part takes a second from its start to that.
+
+    For as long as this process lives it holds a name for the port, which on Linux costs no file.
+    """
+    if sys.platform != "linux" or port in _names:
+        return True
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0satroute port {port}")
+    except OSError:
+        name.close()
+        return False
+    _names[port] = name
+    return True
+
+
+@atexit.register
+def _forget_names() -> None:
+    for name in _names.values():
+        name.close()
 
 
 def _clean_environment() -> dict[str, str]:

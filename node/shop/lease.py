@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from node.errors import BadSettings
+from node.pulse import Beats
 from node.shop.catalogue import Shown
 
 LEASE_S: Final = 2.0
@@ -31,6 +32,8 @@ class Asked(msgspec.Struct, frozen=True):
     """Requests that it serves now."""
     version: int
     """Of what it charges by; 0 for nothing yet."""
+    measured: Beats = msgspec.field(default_factory=Beats)
+    """Since it asked last."""
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -39,6 +39,8 @@ class Fleet:
         self._clock = clock
         self._lists: dict[str, list[Mapping[str, Any]]] = {}
         """The last list of models of each."""
+        self._silent: set[str] = set()
+        """Those that gave no list when they were asked last."""
         self._down: dict[str, Breaker] = {}
         """Of servers that cannot be reached."""
         self._failing: dict[tuple[str, str], Breaker] = {}
@@ -48,6 +50,7 @@ class Fleet:
         """The list of each, the last one of those that give none now. Raises UpstreamError when none ever did."""
         names = list(self._upstreams)
         lists = await asyncio.gather(*(self._upstreams[name].models() for name in names), return_exceptions=True)
+        self._silent = {name for name, listed in zip(names, lists, strict=True) if isinstance(listed, Exception)}
         failures: list[UpstreamError] = []
         for name, listed in zip(names, lists, strict=True):
             if isinstance(listed, Exception):  # whatever one server's list does, the others' are read
@@ -60,6 +63,12 @@ class Fleet:
         if failures and not self._lists:
             raise failures[0]
         return dict(self._lists)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is an upstream that answered when it was last asked, for its list or for a caller."""
+        now = self._clock()
+        return any(name not in self._silent and _state(self._down.get(name), now) != "open" for name in self._upstreams)
 
     async def serve(self, sources: Sequence[Source], attempt: Attempt[T]) -> T:
         """What `attempt` returns for the first source, in their order, that serves. Raises UpstreamError or Refusal."""

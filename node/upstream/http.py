@@ -13,8 +13,10 @@ import aiohttp
 from node.errors import UpstreamDown, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
 from node.upstream.base import UpstreamRequest
 from node.upstream.spec import Timeouts
+from relays.dialing import connector_to
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
+from relays.routes import DIRECT, Purpose, Routes
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_LIST_BYTES: Final = 32 * 1024 * 1024
@@ -81,9 +83,10 @@ class HttpReply:
 
 
 class HttpPool:
-    """Connections to one server. `headers` carry its credential, and go nowhere else: redirects are not followed."""
+    """Connections to the server at `url`. `headers` carry its credential, for it alone: redirects are not followed."""
 
-    def __init__(self, headers: Mapping[str, str], timeouts: Timeouts) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], timeouts: Timeouts, routes: Routes = DIRECT) -> None:
+        """Raises NoTor."""
         self._stream = aiohttp.ClientTimeout(sock_connect=timeouts.connect_s)
         self._idle_s = timeouts.idle_s
         self._whole = aiohttp.ClientTimeout(total=timeouts.whole_s, sock_connect=timeouts.connect_s)
@@ -91,7 +94,7 @@ class HttpPool:
         words = [word for value in headers.values() for word in value.split()]
         self._secrets = [word for word in words if len(word) > MIN_SECRET_CHARS]
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            connector=connector_to(url, routes, Purpose.UPSTREAMS, limit=MAX_CONNECTIONS),
             cookie_jar=aiohttp.DummyCookieJar(),  # what a server sets for one caller is not sent for the next
             headers={"Accept-Encoding": "identity", **headers},
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),

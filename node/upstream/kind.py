@@ -10,6 +10,7 @@ import msgspec
 from node.tasks import Tasks
 from node.upstream.base import Upstream
 from node.upstream.spec import Timeouts, UpstreamSpec
+from relays.routes import DIRECT, Routes
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -18,6 +19,11 @@ class Surroundings(msgspec.Struct, frozen=True):
     timeouts: Timeouts
     tasks: Tasks
     data_dir: Path
+    routes: Routes = DIRECT
+
+    def routes_to(self, spec: UpstreamSpec) -> Routes:
+        """The way to an upstream is its operator's choice, whatever the node's other calls do."""
+        return msgspec.structs.replace(self.routes, tor_only=spec.tor)
 
 
 class Kind(msgspec.Struct, frozen=True):

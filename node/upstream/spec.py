@@ -44,6 +44,8 @@ class UpstreamSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Azure's."""
     wallet: str = ""
     """Of kind satroute: the folder of the wallet that pays, `buyer` in DATA_DIR if it is not named."""
+    tor: bool = False
+    """Whether it is reached through Tor; an onion is anyway."""
     options: dict[str, str] = {}
     """What a further kind wants to be told beside all this."""
 

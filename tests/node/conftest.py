@@ -12,13 +12,17 @@ from aiohttp import web
 
 from node import jobs
 from node.ledger.ledger import Ledger
+from node.upstream.kinds.satroute import SatrouteUpstream
 from router_client.ecash.wallet import Wallet
+from tests.client.cheat import Cheat, serving
 from tests.client.mints import running_mint
+from tests.client.purses import funded
 from tests.client.test_lnurl import LnurlServer
 from tests.ledgers import lay_out
 from tests.node.books import Books, Clock
 from tests.node.harness import funded_wallet
 from tests.node.hostile import Hostile
+from tests.node.resold import PURSE_MSAT, STREAM, buying
 
 
 @pytest.fixture
@@ -89,3 +93,26 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "FIRST_ANNOUNCEMENT", timedelta(days=1))
     for name in ("ANNOUNCE_EVERY_S", "CHANGES_EVERY_S", "RELAYS_EVERY_S"):
         monkeypatch.setattr(jobs, name, 24 * 3600)
+
+
+@pytest.fixture
+async def cheat(
+    request: pytest.FixtureRequest, folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> AsyncIterator[Cheat]:
+    node = Cheat(await Wallet.open(folder / "cheat.db", http))
+    node.mints, node.chat_headers = (mint_url,), STREAM
+    node.lock = None if getattr(request, "param", "locked") == "plain" else node.wallet.lock_key
+    async with serving(node):
+        yield node
+    node.wallet.close()
+
+
+@pytest.fixture
+async def upstream(
+    folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Cheat
+) -> AsyncIterator[SatrouteUpstream]:
+    (folder / "purse").mkdir()
+    (await funded(folder / "purse" / "wallet.db", http, mint_url, PURSE_MSAT)).close()
+    async with buying(folder, cheat) as opened:
+        assert [entry["id"] for entry in await opened.models()] == ["m"]
+        yield opened

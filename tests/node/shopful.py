@@ -46,6 +46,11 @@ class Shopful:
         """Whether it gives no list of its models."""
         self.streamless = False
         """Whether it passes over the wish for a stream of a transcript."""
+        self.may = asyncio.Event()
+        """It says nothing before; set unless a test clears it."""
+        self.may.set()
+        self.words = WORDS
+        """What it says in a chat."""
         self.usage = True
         """Whether it reports any."""
 
@@ -61,6 +66,7 @@ class Shopful:
         body = await _form(request) if multipart else await request.json()
         self.asked.append((path, body))
         self.headers.append(dict(request.headers))
+        await self.may.wait()
         if self.fails:
             return web.json_response({"error": {"message": "no", "type": "server_error"}}, status=self.fails.pop(0))
         answer = getattr(self, path.strip("/").replace("/", "_"), None)
@@ -81,12 +87,12 @@ class Shopful:
         head = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
         if body.get("stream"):
             chunk = {**head, "object": "chat.completion.chunk"}
-            events = [{**chunk, "choices": [_delta({"role": "assistant", "content": word})]} for word in WORDS]
+            events = [{**chunk, "choices": [_delta({"role": "assistant", "content": word})]} for word in self.words]
             events.append({**chunk, "choices": [_delta({}, "stop")]})
             if self.usage and body.get("stream_options", {}).get("include_usage"):
                 events.append({**chunk, "choices": [], "usage": CHAT_USAGE})
             return [*events, "[DONE]"]
-        message = {"role": "assistant", "content": "".join(WORDS)}
+        message = {"role": "assistant", "content": "".join(self.words)}
         choices = [
             {"index": index, "message": message, "finish_reason": "stop", "logprobs": None}
             for index in range(body.get("n") or 1)

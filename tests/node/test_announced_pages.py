@@ -10,16 +10,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from node.announcer import RENEW_S, most_wanted_first
+from node.jobs import schedule
 from relays import announcement, kinds, pages
 from relays.announcement import Announcement, ModelOffer, NodeLimits
 from relays.bounds import ModelLimits
-from relays.event import Event
+from relays.event import Event, expiration
 from relays.pool import RelayPool
 from relays.pricing import ModelPrice
+from router_client.discovery import Directory
 from tests.conftest import DEAD_MINT
 from tests.node.harness import Running, running_node
 from tests.relays.scripted import ScriptedRelay, scripted_relay
@@ -67,6 +70,13 @@ async def test_every_model_is_found_by_its_name_and_all_are_taken_back(
             assert {model.id for model in found.models or ()} == {f"maker/model-{n}" for n in range(1500)}
             one = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "#m": ["maker/model-1499"]}
             assert [event.pubkey for event in (await pool.query(one)).events] == [running.node.signer.pubkey]
+            async with httpx.AsyncClient() as http:
+                for each in await Directory(pool, http, probing=False).providers():
+                    if each.announcement.pubkey == running.node.signer.pubkey:
+                        assert len(each.offers) == 1500, "a buyer has them all"
+                        break
+                else:
+                    pytest.fail("a buyer does not find the node")
 
             sells(running, 3)
             await running.node.announcer.publish_changes()
@@ -113,7 +123,8 @@ async def test_only_what_has_changed_is_published_until_it_is_due(
         sells(running, 500)
         await announcer.publish_changes()
         kind = kinds.PROVIDER_ANNOUNCEMENT
-        whole = [(kind, "satroute"), (kind, "satroute/1"), (kind, "satroute/2")]
+        name = running.node.announcer.announcement().identifier
+        whole = [(kind, name), (kind, f"{name}/1"), (kind, f"{name}/2")]
         assert sent(relay)[-3:] == whole
         with monkeypatch.context() as patched:
             patched.setattr(announcer, "events", pytest.fail)  # they are not even made: of thousands that takes a while
@@ -195,3 +206,12 @@ async def test_a_key_that_was_brought_keeps_its_own_profile(
         return
     assert json.loads(by_kind[kinds.PROFILE].content)["name"] == "Node"
     assert by_kind[kinds.RELAY_LIST].values("r") == (relay_url,)
+    assert all(expiration(event) is not None for event in found.events)
+
+
+async def test_whatever_is_published_goes_out_at_odd_times(folder: Path, model_url: str, relay_url: str) -> None:
+    """So that a crowd of nodes does not come to a relay at once."""
+    async with shop(folder, model_url, relay_url) as running:
+        jobs = {job.id: job.trigger for job in schedule(running.node).get_jobs()}
+    for name in ("announce", "announce what has changed", "tell the capacity", "offer relays what they have not taken"):
+        assert jobs[name].jitter > 0, name

@@ -31,6 +31,7 @@ async def test_announced_with_prices_and_withdrawn_on_a_clean_stop(
             http_url="https://node.example",
             onion_url="http://abc.onion",
             name="herald",
+            region="CH",
         ) as running:
             author = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [running.node.signer.pubkey]}
             for _ in range(100):
@@ -38,7 +39,7 @@ async def test_announced_with_prices_and_withdrawn_on_a_clean_stop(
                     break
                 await asyncio.sleep(0.05)
             announced = decode(found.events[0], now=int(time.time()))
-            assert (announced.name, announced.mints) == ("herald", (DEAD_MINT,))
+            assert (announced.name, announced.mints, announced.region) == ("herald", (DEAD_MINT,), "CH")
             assert announced.urls == ("https://node.example", "http://abc.onion")
             assert announced.models == tuple(model.offer for model in running.node.catalogue.all())
             assert announced.expires_at is not None

@@ -20,7 +20,7 @@ from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
 from tests.node.hostile import Hostile
-from tests.node.test_metering import FINISHED, odd, picture, text
+from tests.node.streams import FINISHED, odd, picture, text
 
 GRANT_MSAT = 1_000_000
 EVENTS = {"Content-Type": "text/event-stream"}

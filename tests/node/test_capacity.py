@@ -47,6 +47,25 @@ def test_the_latest_requests_count_most() -> None:
     assert pulse.asked == {"m": 1}
 
 
+def test_what_others_measured_counts_as_if_it_had_been_here() -> None:
+    here, there, alone = Pulse(), Pulse(), Pulse()
+    for pulse in (there, alone):
+        for _ in range(7):
+            pulse.began(0.2)
+            pulse.streamed(30, 1.0)
+            pulse.served("m")
+    for pulse in (here, alone):
+        pulse.began(0.2)
+    here.hear(there.take())
+    here.hear(there.take())  # nothing more
+    assert figures(here) == figures(alone) == (200, 30, 0)
+    assert here.asked == alone.asked == {"m": 7}
+    there.failed()
+    here.hear(there.take())
+    alone.failed()
+    assert figures(here) == figures(alone) == (200, 30, 1000)
+
+
 @pytest.mark.parametrize(
     ("change", "news"),
     [

@@ -22,6 +22,7 @@ from node.app import open_node
 from node.config import Settings, load_settings
 from node.counter import open_counter
 from node.node import Node
+from node.pulse import Beats
 from node.shop.catalogue import Catalogue
 from node.shop.lease import LEASE_S, POLL_S, Told
 from node.shop.tariffs import HOLDS_S, Tariffs
@@ -72,7 +73,7 @@ async def running_pair(folder: Path, **settings: Any) -> AsyncIterator[Pair]:
     passing = Passing(folder / "n" / "till.sock")
     async with (
         open_node(loaded, with_counters=True) as till,
-        at_socket(create_app(till), folder / "n" / "till.sock"),
+        at_socket(create_app(till), folder / "n" / "till.sock", 30),
         at_a_port(create_app(till)) as till_url,
         open_counter(loaded, 1) as counter,
         at_a_port(create_counter(counter, passing)) as url,
@@ -98,8 +99,31 @@ async def market(folder: Path, postgres_books_url: str, mint_url: str, model_url
         yield pair
 
 
+async def test_what_a_counter_measures_is_in_the_nodes_figures(pair: Pair, http: httpx.AsyncClient) -> None:
+    _, text = await granted_key(pair.till, 10_000_000)
+    body = {**HELLO, "stream": True}
+    for _ in range(3):
+        assert (await http.post(pair.url + CHAT, json=body, headers=bearer(text))).status_code == 200
+    async with asyncio.timeout(10):
+        while pair.till.completions._pulse.asked[MODEL] < 3:
+            await asyncio.sleep(POLL_S / 5)
+    told, measured = pair.till.completions._pulse, pair.counter.completions._pulse
+    assert (told.asked, told.error_rate_bps) == ({MODEL: 3}, 0)
+    assert told.latency_ms is not None
+    assert told.tokens_per_s is not None
+    assert measured.take() == Beats(), "each is told once"
+
+
 async def test_what_only_the_till_has_is_had_through_a_counter(pair: Pair, http: httpx.AsyncClient) -> None:
-    for path in ("/v1/info", "/v1/models", f"/v1/models/{MODEL}", "/v1/pricing", "/health", "/schema/openapi.json"):
+    for path in (
+        "/v1/info",
+        "/v1/models",
+        f"/v1/models/{MODEL}",
+        "/v1/pricing",
+        "/v1/providers",
+        "/health",
+        "/schema/openapi.json",
+    ):
         here, there = await http.get(pair.url + path), await http.get(pair.till_url + path)
         assert (here.status_code, here.text) == (there.status_code, there.text) and here.status_code == 200, path
     same = {"if-none-match": (await http.get(f"{pair.url}/v1/models")).headers["etag"]}

@@ -12,35 +12,12 @@ from hypothesis import strategies as st
 from node.metering.measure import IMAGE_TOKENS, Known, Measured
 from node.metering.stream import MAX_HELD_BYTES, StreamMeter
 from node.metering.tokens import count, strings_in
-from node.metering.told import told_in_events
 from node.metering.whole import measured
 from node.metering.written import MAX_KEPT_BYTES
 from node.sse import Cutter, data_of, split
-from relays.endpoints import CHAT, EMBEDDINGS, IMAGES, MESSAGES, RESPONSES, TRANSCRIPTIONS, Endpoint
+from relays.endpoints import CHAT, EMBEDDINGS, IMAGES, MESSAGES, RESPONSES, Endpoint
 from relays.pricing import Usage
-from tests.node.drafts import draft
-
-
-def sse(*events: object, end: str = "\n\n") -> bytes:
-    return b"".join(f"data: {e if isinstance(e, str) else json.dumps(e)}{end}".encode() for e in events)
-
-
-def text(content: str) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": {"content": content}}]}
-
-
-def usage(prompt: Any, completion: Any, choices: list[Any] | None = None) -> dict[str, Any]:
-    return {"choices": choices or [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
-
-
-def meter_of(*, hide: bool = True) -> StreamMeter:
-    return StreamMeter(CHAT, Known(lambda: 11), hide_usage=hide)
-
-
-def run(chunks: list[bytes], *, hide: bool = True) -> tuple[bytes, StreamMeter]:
-    meter = meter_of(hide=hide)
-    passed = b"".join(meter.feed(chunk) for chunk in chunks) + meter.finish()
-    return passed + b"".join(meter.kept_back), meter
+from tests.node.streams import FINISHED, meter_of, odd, picture, run, sse, text, usage
 
 
 def usage_of_body(body: bytes, prompt_tokens: int) -> Measured:
@@ -148,15 +125,6 @@ def test_a_giant_event_passes_without_being_held() -> None:
     meter = meter_of()
     giant = b"data: " + b"x" * (MAX_HELD_BYTES + 1)
     assert meter.feed(giant) == giant
-
-
-def picture(kind: str, size: int, *, type_last: bool = False, report: Any = None) -> bytes:
-    """An event of a streamed picture."""
-    event: dict[str, Any] = {"b64_json": "x" * size, "revised_prompt": 'a "type":"image_edit.completed"'}
-    if report is not None:
-        event["usage"] = report
-    event = {**event, "type": kind} if type_last else {"type": kind, **event}
-    return f"event: {kind}\ndata: {json.dumps(event)}\n\n".encode()
 
 
 @pytest.mark.parametrize("type_last", [False, True])
@@ -338,19 +306,6 @@ def test_a_sum_is_all_read_where_nothing_is_written() -> None:
     assert measured(body, EMBEDDINGS, Known(lambda: 11, writes=False)) == Measured(Usage(30, 0), "upstream")
 
 
-def odd(events: list[Any], space: str, end: str, *, spread: bool, bom: bool) -> list[bytes]:
-    """The events as the standard allows to write them: other line ends, other spaces, data on several lines."""
-    written = []
-    for event in events:
-        data = event if isinstance(event, str) else json.dumps(event, indent=1 if spread else None)
-        lines = [f"data:{space}{line}" for line in data.split("\n")]
-        written.append((end.join(lines) + end + end).encode())
-    return [b"\xef\xbb\xbf" + written[0], *written[1:]] if bom else written
-
-
-FINISHED = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-
-
 @given(
     cuts=st.lists(st.integers(0, 900), max_size=12),
     space=st.sampled_from([" ", "", "\t", "   "]),
@@ -387,89 +342,3 @@ def test_a_boundary_is_two_line_ends_of_any_kind(raw: str, cuts: list[int]) -> N
     ends = re.sub("\r\n|\r", "\n", raw)
     if set(raw) <= {"\r", "\n"}:
         assert seen == {0: [b"adata: b"], 1: [b"a\nb"]}.get(len(ends), [b"a", b"b"])
-
-
-FINISHED = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
-
-
-@pytest.mark.parametrize(
-    "after", [[], [FINISHED], [{"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}]]
-)
-def test_a_report_beside_the_end_is_the_bill(after: list[dict[str, Any]]) -> None:
-    """By our vocabulary it may be more: what its own server says of a whole answer counts."""
-    words = "these are words that make more tokens than are told"
-    told = usage(31, 2, [{"delta": {"content": words}, "finish_reason": None if after else "stop"}])
-    _, meter = run([sse(text("before"), told, *after, "[DONE]")])
-    assert meter.measured() == Measured(Usage(31, 2), "upstream")
-
-
-def test_a_report_beside_the_end_of_one_of_two_choices_is_not() -> None:
-    meter = StreamMeter(CHAT, Known(lambda: 11, choices=2), hide_usage=True)
-    told = usage(31, 2, [{"index": 1, "delta": {"content": "many words of the other choice"}, "finish_reason": "stop"}])
-    meter.feed(sse(text("words of the first choice"), told, FINISHED, "[DONE]"))
-    used = meter.measured()
-    assert used.usage.completion_tokens > 2
-    assert used.by == "counted", "whoever counted says so"
-
-
-def test_words_after_a_report_are_counted() -> None:
-    _, meter = run(
-        [sse(usage(31, 1, [{"delta": {"content": "one"}}]), text(" and then many more words"), FINISHED, "[DONE]")]
-    )
-    assert meter.measured().usage.completion_tokens > 4
-
-
-@pytest.mark.parametrize("reason", ['""', "null"])
-def test_a_reason_that_is_none_does_not_end_a_stream(reason: str) -> None:
-    meter = meter_of()
-    meter.feed(b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":' + reason.encode() + b"}]}\n\n")
-    assert not meter.ended
-    meter.feed(sse(FINISHED))
-    assert meter.ended
-
-
-def test_one_of_two_choices_does_not_end_a_stream() -> None:
-    meter = StreamMeter(CHAT, Known(lambda: 11, choices=2), hide_usage=True)
-    meter.feed(sse(FINISHED))
-    assert not meter.ended
-    meter.feed(sse(FINISHED))
-    assert meter.ended
-
-
-@pytest.mark.parametrize("null", [',"usage":null', ', "usage": null'])
-def test_a_usage_that_is_null_is_not_for_who_did_not_ask(null: str) -> None:
-    event = 'data: {"choices":[{"delta":{"content":"the \\"usage\\":null of it"}}]%s}\n\n'
-    meter = meter_of()
-    assert meter.feed((event % null).encode()) == (event % "").encode()
-    seen = meter_of(hide=False)
-    assert seen.feed((event % null).encode()) == (event % null).encode()
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "last"),
-    [
-        (MESSAGES, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
-        (MESSAGES, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": None}),
-        (RESPONSES, {"type": "response.incomplete", "response": {"id": "r", "usage": None}}),
-        (TRANSCRIPTIONS, {"type": "transcript.text.done", "text": "so"}),
-        (IMAGES, {"type": "image_generation.completed", "b64_json": "iVBORw0KGgo="}),
-    ],
-)
-def test_the_last_event_is_known_without_a_report_and_tells_the_cost(endpoint: Endpoint, last: dict[str, Any]) -> None:
-    whole = sse({"type": "content_block_delta", "delta": {"text": "so"}}, last)
-    for cut in range(len(whole) + 1):
-        meter = StreamMeter(endpoint, Known(lambda: 11), hide_usage=False)
-        passed = meter.feed(whole[:cut]) + meter.feed(whole[cut:]) + meter.finish()
-        assert meter.ended
-        assert passed == whole[: len(whole) - len(sse(last))]
-        assert b'"total_msats":7' in told_in_events(meter.kept_back, draft("req_1", 10, 7), endpoint)
-
-
-def test_an_event_too_long_to_be_held_may_be_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.metering.stream.MAX_HELD_BYTES", 1000)
-    whole = sse(text("word " * 1000))
-    meter = meter_of()
-    assert meter.feed(whole[:-2]) + meter.feed(whole[-2:]) + meter.finish() == whole
-    short = meter_of()
-    assert short.feed(whole[:-2]) + short.finish() == whole[:-2]
-    assert short.measured().usage.completion_tokens > 500

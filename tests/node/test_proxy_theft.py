@@ -288,7 +288,7 @@ async def test_a_line_without_end_is_not_kept() -> None:
 
 async def test_a_servers_strange_content_type_is_no_header_of_ours() -> None:
     async with running_shopful("m") as (_, url):
-        pool = HttpPool({}, TIMEOUTS)
+        pool = HttpPool(url, {}, TIMEOUTS)
         try:
             assert (await pool.get_json(f"{url}/models"))["data"]
         finally:

@@ -126,6 +126,32 @@ async def test_what_failed_and_cost_nothing_is_run_again(
     assert len(hostile[0].asked) == 3
 
 
+async def test_an_answer_that_is_paid_and_not_kept_yet_is_worth_asking_for_again(
+    node: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the charge and the answer's own commit somebody may ask: what was paid for is not called lost."""
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    charged, go = asyncio.Event(), asyncio.Event()
+    keep = node.node.replays.keep
+
+    async def slowly(*args: Any) -> None:
+        charged.set()
+        await go.wait()
+        await keep(*args)
+
+    monkeypatch.setattr(node.node.replays, "keep", slowly)
+    first = asyncio.create_task(named(node, http, text, "once"))
+    async with asyncio.timeout(10):
+        await charged.wait()
+    early = await named(node, http, text, "once")
+    assert (early.status_code, early.json()["error"]["code"]) == (409, "request_running")
+    assert early.headers["retry-after"]
+    go.set()
+    served = await first
+    assert (await named(node, http, text, "once")).content == served.content
+    assert await spent(node, key.account) == int(served.headers["x-satroute-cost-msat"])
+
+
 async def test_an_answer_too_long_to_keep_is_not_run_again(
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
 ) -> None:

@@ -4,26 +4,14 @@ is only slow, away or dearer than a moment ago is.
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from aiohttp import web
 
-from node.errors import UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
-from node.tasks import Tasks
-from node.upstream.base import UpstreamRequest
-from node.upstream.kind import Surroundings
-from node.upstream.kinds import satroute
+from node.errors import UpstreamRefused, UpstreamUnreachable
 from node.upstream.kinds.satroute import SatrouteUpstream
-from node.upstream.spec import Timeouts, UpstreamSpec
-from relays.endpoints import CHAT
 from relays.event import Signer
 from relays.payment import CASHU_HEADER, RECEIPT_HEADER
 from relays.pricing import ModelPrice, Usage
@@ -31,78 +19,11 @@ from relays.receipt import SSE_PREFIX, Receipt, to_header
 from relays.receipt import encode as receipt_event
 from router_client.ecash.token import Token, decode
 from router_client.ecash.token import encode as encode_token
-from router_client.ecash.wallet import Wallet
 from tests.client import cheat as cheats
-from tests.client.cheat import BODY, DONE, SIGNER, TEXT, Cheat, receipt, serving
-from tests.client.purses import funded
-from tests.client.test_change import COST_MSAT, FEES_MSAT, NOTHING_LEFT, Till, comment, honestly, silently
+from tests.client.cheat import BODY, DONE, NOTHING_LEFT, SIGNER, TEXT, Cheat, receipt
+from tests.client.till import COST_MSAT, FEES_MSAT, Till, comment, honestly, silently
 from tests.conftest import DEAD_MINT
-from tests.node.harness import bearer, granted_key, running_node
-
-PURSE_MSAT = 20_000
-BOTH = pytest.mark.parametrize("cheat", ["plain", "locked"], indirect=True)
-"""Whether the node takes locked tokens."""
-STREAM = {"Content-Type": "text/event-stream"}
-ASK = {**BODY, "stream": True}
-DEARER = ModelPrice(3_000_000, 9_000_000, 0)
-DEARER_COST_MSAT = 31 * 3 + 5 * 9
-
-
-@pytest.fixture
-async def cheat(
-    request: pytest.FixtureRequest, folder: Path, http: httpx.AsyncClient, mint_url: str
-) -> AsyncIterator[Cheat]:
-    node = Cheat(await Wallet.open(folder / "cheat.db", http))
-    node.mints, node.chat_headers = (mint_url,), STREAM
-    node.lock = None if getattr(request, "param", "locked") == "plain" else node.wallet.lock_key
-    async with serving(node):
-        yield node
-    node.wallet.close()
-
-
-@asynccontextmanager
-async def buying(folder: Path, cheat: Cheat, idle_s: float = 30) -> AsyncIterator[SatrouteUpstream]:
-    spec = UpstreamSpec(name="other", kind="satroute", base_url=cheat.url, wallet=str(folder / "purse"))
-    upstream = await SatrouteUpstream.open(spec, Surroundings(Timeouts(5, 30, idle_s), Tasks(), folder))
-    try:
-        yield upstream
-    finally:
-        await upstream.close()
-
-
-@pytest.fixture
-async def upstream(
-    folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Cheat
-) -> AsyncIterator[SatrouteUpstream]:
-    (folder / "purse").mkdir()
-    (await funded(folder / "purse" / "wallet.db", http, mint_url, PURSE_MSAT)).close()
-    async with buying(folder, cheat) as opened:
-        assert [entry["id"] for entry in await opened.models()] == ["m"]
-        yield opened
-
-
-async def bought(upstream: SatrouteUpstream, fields: dict[str, Any] = ASK, pieces: int = 1000) -> bytes:
-    """An answer, or its first pieces, settled."""
-    body = msgspec.json.encode(fields)
-    reply = await upstream.send(UpstreamRequest(CHAT, fields, body, "application/json", "stream" in fields))
-    answer = b""
-    async for chunk in reply.chunks():
-        answer += chunk
-        pieces -= 1
-        if not pieces:
-            break
-    reply.close()
-    assert await upstream._tasks.drain(30) == 0
-    return answer
-
-
-async def not_bought_again(upstream: SatrouteUpstream, cheat: Cheat, why: str) -> None:
-    asked = list(cheat.asked)
-    with pytest.raises(UpstreamUnreachable, match=f"until this node is restarted: .*{why}"):
-        await bought(upstream)
-    assert await upstream.models() == []
-    await upstream._tasks.drain(30)
-    assert [path for path in cheat.asked[len(asked) :] if "refund" not in path] == []
+from tests.node.resold import ASK, BOTH, DEARER, DEARER_COST_MSAT, PURSE_MSAT, bought, not_bought_again
 
 
 @BOTH
@@ -357,103 +278,3 @@ async def test_a_whole_answers_receipt_and_change_are_in_its_head(
     for _ in range(2):
         assert await bought(upstream, BODY) == b"{}"
     assert [path for path in cheat.asked if path != "/v1/chat/completions"] == []
-
-
-async def test_a_restart_begins_anew(upstream: SatrouteUpstream, cheat: Cheat, mint_url: str, folder: Path) -> None:
-    Till(cheat, mint_url, honestly, cost_msat=COST_MSAT + 100)
-    await bought(upstream)
-    await not_bought_again(upstream, cheat, "the node kept")
-    await upstream.close()
-    async with buying(folder, cheat) as reborn:
-        assert await reborn.models()
-        Till(cheat, mint_url, honestly)
-        assert TEXT in await bought(reborn)
-
-
-async def test_the_list_does_not_wait_for_what_is_out(
-    upstream: SatrouteUpstream,
-    cheat: Cheat,
-    mint_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """One look for it at a time, not for ever, and heard of when it fails."""
-    await upstream._tasks.drain(30)
-    await upstream._payments.pay(cheat.url, mint_url, "msat", 500)
-    await upstream._payments._db.run(lambda conn: conn.execute("UPDATE payments SET created_at = 0").close())
-
-    awake = asyncio.Event()
-
-    async def hangs(_: str) -> web.Response:
-        await awake.wait()
-        return web.Response(status=503)
-
-    cheat.refund = hangs
-    monkeypatch.setattr(satroute, "RECOVER_S", 1.5)
-    began = time.monotonic()
-    for _ in range(5):
-        assert await upstream.models()
-    await asyncio.sleep(0.5)
-    assert time.monotonic() - began < 1.5
-    assert await upstream.models()
-    assert cheat.asked == ["/v1/balance/refund"]
-    assert await upstream._tasks.drain(10) == 0
-    assert "what is out at other is not back: not within 1.5 s" in caplog.text
-    assert await upstream.models()
-    await asyncio.sleep(0.2)
-    assert len(cheat.asked) == 2, "it is tried again"
-    awake.set()
-
-
-async def test_callers_are_not_told_of_a_cheat_and_the_operator_is(
-    folder: Path,
-    http: httpx.AsyncClient,
-    mint_url: str,
-    cheat: Cheat,
-    upstream: SatrouteUpstream,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    await upstream.close()
-    spec = folder / "upstreams.toml"
-    spec.write_text(
-        f'[[upstream]]\nname = "other"\nkind = "satroute"\nbase_url = "{cheat.url}"\nwallet = "{folder / "purse"}"\n'
-    )
-    none = {"fixed_per_1k_input_tokens": None, "fixed_per_1k_output_tokens": None, "fixed_btc_usd": "100000"}
-    async with running_node(folder, cashu_mints=mint_url, upstreams_path=spec, **none) as node:
-        _, text = await granted_key(node.node, 1_000_000)
-        Till(cheat, mint_url, honestly, cost_msat=COST_MSAT + 100)
-        url = f"{node.url}/v1/chat/completions"
-        assert (await http.post(url, json=ASK, headers=bearer(text))).status_code == 200
-        async with asyncio.timeout(20):
-            while "other cheated" not in caplog.text:
-                await asyncio.sleep(0.05)
-        reply = await http.post(url, json=ASK, headers=bearer(text))
-        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_unavailable")
-        assert not any(word in reply.text for word in ("cheat", "kept", "bought", "restart"))
-        assert (
-            "other did not serve m: nothing is bought there until this node is restarted: the node kept" in caplog.text
-        )
-        await node.node.refresh_models()
-        assert node.node.catalogue.all() == (), "what cannot be bought is not for sale"
-
-
-async def test_a_node_may_think_before_its_first_word_and_not_be_silent_after_it(
-    folder: Path, http: httpx.AsyncClient, mint_url: str, cheat: Cheat
-) -> None:
-    """How long a stream takes to begin is limited where all kinds of upstream are waited for."""
-    (folder / "purse").mkdir()
-    (await funded(folder / "purse" / "wallet.db", http, mint_url, PURSE_MSAT)).close()
-    async with buying(folder, cheat, idle_s=0.2) as upstream:
-        await upstream.models()
-        Till(cheat, mint_url, honestly)
-        cheat.pause_s = 0.5
-        assert TEXT in await bought(upstream), "nobody said that it has begun"
-        body = msgspec.json.encode(ASK)
-        reply = await upstream.send(UpstreamRequest(CHAT, ASK, body, "application/json", stream=True))
-        chunks = reply.chunks()
-        assert await anext(chunks) == TEXT
-        reply.begun()
-        with pytest.raises(UpstreamTimeout):
-            await anext(chunks)
-        reply.close()
-        await upstream._tasks.drain(30)

@@ -18,6 +18,7 @@ from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import Chained, TranslatedReply
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES
+from relays.routes import DIRECT, Routes
 
 VERSION: Final = "2023-06-01"
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -27,10 +28,12 @@ DEFAULT_MAX_TOKENS: Final = 4096
 class AnthropicUpstream:
     """One server at `base_url` (with its `/v1`)."""
 
-    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts) -> None:
+    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts, routes: Routes = DIRECT) -> None:
         self.name = spec.name
         self._base_url = spec.base_url
-        self._pool = HttpPool({"x-api-key": spec.api_key, "anthropic-version": VERSION}, timeouts)
+        self._pool = HttpPool(
+            spec.base_url, {"x-api-key": spec.api_key, "anthropic-version": VERSION}, timeouts, routes
+        )
 
     async def models(self) -> list[Mapping[str, Any]]:
         listed = (await self._pool.get_json(f"{self._base_url}/models?limit=1000")).get("data")
@@ -67,7 +70,7 @@ def _in_openais_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> AnthropicUpstream:
-    return AnthropicUpstream(spec, surroundings.timeouts)
+    return AnthropicUpstream(spec, surroundings.timeouts, surroundings.routes_to(spec))
 
 
 KINDS: Final = (Kind("anthropic", _open, "https://api.anthropic.com/v1"),)

@@ -20,16 +20,17 @@ from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import Chained, TranslatedReply, counted
 from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES
+from relays.routes import DIRECT, Routes
 
 
 class GeminiUpstream:
     """One server at `base_url` (with its `/v1beta`)."""
 
-    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts) -> None:
+    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts, routes: Routes = DIRECT) -> None:
         self.name = spec.name
         self._base_url = spec.base_url
-        self._pool = HttpPool({"x-goog-api-key": spec.api_key}, timeouts)
-        self._openai_pool = HttpPool({"Authorization": f"Bearer {spec.api_key}"}, timeouts)
+        self._pool = HttpPool(spec.base_url, {"x-goog-api-key": spec.api_key}, timeouts, routes)
+        self._openai_pool = HttpPool(spec.base_url, {"Authorization": f"Bearer {spec.api_key}"}, timeouts, routes)
 
     async def models(self) -> list[Mapping[str, Any]]:
         listed = (await self._pool.get_json(f"{self._base_url}/models?pageSize=1000")).get("models")
@@ -96,7 +97,7 @@ def _draws(model: str) -> bool:
 
 
 async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> GeminiUpstream:
-    return GeminiUpstream(spec, surroundings.timeouts)
+    return GeminiUpstream(spec, surroundings.timeouts, surroundings.routes_to(spec))
 
 
 KINDS: Final = (Kind("gemini", _open, "https://generativelanguage.googleapis.com/v1beta"),)

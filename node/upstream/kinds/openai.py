@@ -19,16 +19,17 @@ from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import TranslatedReply, counted
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
+from relays.routes import DIRECT, Routes
 
 
 class OpenAIUpstream:
     """One server at `base_url` (with its `/v1`). Anthropic's messages are translated unless the server has them itself, and
     Responses for models that it has in chat alone."""
 
-    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts) -> None:
+    def __init__(self, spec: UpstreamSpec, timeouts: Timeouts, routes: Routes = DIRECT) -> None:
         self.name = spec.name
         self._spec = spec
-        self._pool = HttpPool(_credential(spec), timeouts)
+        self._pool = HttpPool(spec.base_url, _credential(spec), timeouts, routes)
         # OpenAI's reasoning models take the newer name alone; other servers may know none but the older.
         newer = spec.kind == "azure" or urlsplit(spec.base_url).hostname == "api.openai.com"
         self._by_chat: set[str] = set()
@@ -100,7 +101,7 @@ def _credential(spec: UpstreamSpec) -> Mapping[str, str]:
 
 
 async def _open(spec: UpstreamSpec, surroundings: Surroundings) -> OpenAIUpstream:
-    return OpenAIUpstream(spec, surroundings.timeouts)
+    return OpenAIUpstream(spec, surroundings.timeouts, surroundings.routes_to(spec))
 
 
 KINDS: Final = (Kind("openai", _open, "https://api.openai.com/v1"), Kind("azure", _open))

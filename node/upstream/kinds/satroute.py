@@ -19,10 +19,12 @@ from node.tasks import Tasks
 from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
+from relays.routes import Purpose
 from router_client.bought import Bought, buy
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
 from router_client.nodeapi import said
+from router_client.outside import client_for
 from router_client.payments import PAYING_S, Payments
 from router_client.shop import Shop, look
 
@@ -39,13 +41,19 @@ class SatrouteUpstream:
     """One node at `base_url`, and the wallet that buys from it."""
 
     def __init__(
-        self, spec: UpstreamSpec, timeouts: Timeouts, tasks: Tasks, http: httpx.AsyncClient, payments: Payments
+        self,
+        spec: UpstreamSpec,
+        timeouts: Timeouts,
+        tasks: Tasks,
+        clients: tuple[httpx.AsyncClient, httpx.AsyncClient],
+        payments: Payments,
     ) -> None:
+        """`clients`: for the node, and for the wallet's mints."""
         self.name = spec.name
         self._spec = spec
         self._timeouts = timeouts
         self._tasks = tasks
-        self._http = http
+        self._http, self._mints = clients
         self._payments = payments
         self._shop: Shop | None = None
         self._distrusted = ""
@@ -57,10 +65,13 @@ class SatrouteUpstream:
         """With the wallet in the folder that the spec names. Raises StorageError."""
         folder = Path(spec.wallet) if spec.wallet else surroundings.data_dir / "buyer"
         timeouts = surroundings.timeouts
-        http = httpx.AsyncClient(timeout=httpx.Timeout(timeouts.idle_s, connect=timeouts.connect_s))
-        wallet = await Wallet.open(folder / "wallet.db", http)
+        patience = httpx.Timeout(timeouts.idle_s, connect=timeouts.connect_s)
+        http = client_for(Purpose.UPSTREAMS, surroundings.routes_to(spec), timeout=patience)
+        routes = surroundings.routes if surroundings.routes.tor_only else surroundings.routes_to(spec)
+        mints = client_for(Purpose.MINTS, routes, timeout=patience)
+        wallet = await Wallet.open(folder / "wallet.db", mints)
         payments = await Payments.open(folder / "payments.db", wallet, http)
-        return cls(spec, timeouts, surroundings.tasks, http, payments)
+        return cls(spec, timeouts, surroundings.tasks, (http, mints), payments)
 
     async def models(self) -> list[Mapping[str, Any]]:
         """The node's list, at its own prices; empty once it is distrusted. What is still out there is fetched beside."""
@@ -116,6 +127,7 @@ class SatrouteUpstream:
         self._payments.close()
         self._payments.wallet.close()
         await self._http.aclose()
+        await self._mints.aclose()
 
     async def _settle(self, bought: Bought) -> None:
         try:

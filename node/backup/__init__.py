@@ -1,0 +1,1 @@
+"""Backups: a node's books, wallets and keys in one file, and back."""

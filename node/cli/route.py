@@ -1,0 +1,113 @@
+"""`satroute route`: where a request would go, and why; nothing is paid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+from rich.table import Table
+
+from node.cli.console import CommandFailed, escaped, out, print_json
+from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
+from node.cli.preferences import routing_options
+from relays.money import in_sats
+from router_client.client import RouterClient
+from router_client.complexity import Task
+from router_client.routing.candidates import Candidate
+from router_client.routing.scoring import Factors
+from router_client.routing.wishes import Profile
+from router_client.selection import Choice
+
+MOST_REASONS = 40
+
+profile_option = click.option(
+    "--profile",
+    type=click.Choice(get_args(Profile)),
+    default="balanced",
+    show_default=True,
+    help="What counts beside the price.",
+)
+
+
+@click.command(epilog='Example: satroute route "Prove that there are infinitely many primes." --explain')
+@click.argument("question")
+@click.option("--model", default="auto", show_default=True, help="A model's name, with :floor or :nitro; or auto.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+@profile_option
+@routing_options
+@click.option("--explain", is_flag=True, help="Each factor of each node's score, and why the others were left out.")
+@data_option
+@tor_options
+@relays_option
+@json_option
+def route(
+    question: str,
+    model: str,
+    max_tokens: int,
+    profile: Profile,
+    explain: bool,
+    data: Path | None,
+    relays: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Which node would serve a request, and at which price. Pays nothing."""
+    message = {"role": "user", "content": question}
+    routing = {"profile": profile}
+    body = {"model": model, "max_tokens": max_tokens, "messages": [message], "routing": routing}
+
+    async def work(client: RouterClient) -> tuple[Task, Choice]:
+        return await client.choice(body)
+
+    task, choice = with_client(data, relays, work)
+    if as_json:
+        print_json(_json(task, choice, explain=explain))
+    else:
+        _show(task, choice, explain=explain)
+    if not choice.candidates:
+        raise CommandFailed("no node can serve this: " + ("see above" if explain else "--explain says why"))
+
+
+def _json(task: Task, choice: Choice, *, explain: bool) -> dict[str, Any]:
+    found = {
+        "task": msgspec.to_builtins(task),
+        "explored": choice.explored,
+        "candidates": [_candidate(each, explain=explain) for each in choice.candidates],
+    }
+    return found | ({"rejected": dict(choice.rejected)} if explain else {})
+
+
+def _candidate(candidate: Candidate, *, explain: bool) -> dict[str, Any]:
+    told = {
+        "node": candidate.provider.npub,
+        "name": candidate.provider.announcement.name,
+        "model": candidate.offer.id,
+        "expected_msat": candidate.expected_msat,
+        "hold_msat": candidate.hold_msat,
+    }
+    if explain:
+        told |= {"score": round(candidate.score, 3), "factors": msgspec.to_builtins(candidate.factors)}
+    return told
+
+
+def _show(task: Task, choice: Choice, *, explain: bool) -> None:
+    out.print(
+        f"difficulty {task.difficulty:.2f}, tier {task.tier}, about {task.prompt_tokens} tokens to read and up to "
+        f"{task.completion_tokens} to write"
+    )
+    factors = Factors.__struct_fields__ if explain else ()
+    table = Table("node", "model", "expected", "at most", *factors, *(("score",) if explain else ()))
+    for each in choice.candidates:
+        row = [escaped(each.label), escaped(each.offer.id), in_sats(each.expected_msat), in_sats(each.hold_msat)]
+        if explain:
+            row += [f"x{getattr(each.factors, name):.3g}" for name in factors] + [f"{each.score:.4g}"]
+        table.add_row(*row)
+    if choice.candidates:
+        out.print(table)
+    if explain:
+        reasons = list(choice.rejected.items())
+        for name, reason in reasons[:MOST_REASONS]:
+            out.print(f"[dim]not {escaped(name)}: {escaped(reason)}[/]")
+        if len(reasons) > MOST_REASONS:
+            out.print(f"[dim]and {len(reasons) - MOST_REASONS} more; --json has all[/]")

@@ -1,0 +1,1 @@
+"""What `satroute doctor` looks at: each part of a configuration, from its own end."""
