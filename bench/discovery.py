@@ -33,7 +33,8 @@ from relays.sieve import Sieve
 from router_client.board import Board
 from router_client.complexity import assess
 from router_client.discovery import ANNOUNCED, Provider
-from router_client.selection import Purse, choose
+from router_client.routing.candidates import Purse
+from router_client.selection import choose
 from router_client.shelf import Shelf
 
 MINT = "https://mint.example"

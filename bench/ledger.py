@@ -1,10 +1,14 @@
 """How many hold + post pairs a second one process books, on SQLite (synchronous=FULL) and on PostgreSQL.
 
     uv run python bench/ledger.py [--json] [--seconds 3] [--concurrency 32] [--keys 100] [--postgres URL] [--only sqlite]
+                                  [--all-cores]
 
 Every pair is two durable moves of the real ledger, each awaited before the next of its caller: a hold of 1000 msat and a
 post of 132 msat with its receipt. At the end the audit proves the sums. Without --postgres a server is started in a
 temporary folder, if PostgreSQL is installed.
+
+The process has one core, as a node in bench/proxy.py has: its loop and its writer take turns, and to wake one another on
+another core costs them more than they gain by it. With --all-cores the system places them. PostgreSQL is on any core.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import uvloop
+from machine import CORES, SERVER_CORE, calibrate
 from rich.console import Console
 from rich.table import Table
 
@@ -85,6 +91,7 @@ async def measure(url: str, seconds: float, concurrency: int, keys: int) -> dict
             "p50_ms": round(centiles[49] * 1000, 3),
             "p99_ms": round(centiles[98] * 1000, 3),
             "cpu_ms_per_pair": round(cpu * 1000 / len(waits), 4),
+            "cores": len(os.sched_getaffinity(0)),
         }
     finally:
         await ledger.close()
@@ -97,15 +104,21 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--keys", type=int, default=100)
     parser.add_argument("--only", choices=("sqlite", "postgres"))
+    parser.add_argument("--all-cores", action="store_true", help="leave it to the system where the threads run")
     parser.add_argument("--postgres", metavar="URL", help="an empty database")
     options = parser.parse_args()
     results = []
 
     def run(url: str) -> None:
-        results.append(uvloop.run(measure(url, options.seconds, options.concurrency, options.keys)))
+        os.sched_setaffinity(0, CORES if options.all_cores else {SERVER_CORE})
+        try:
+            results.append(uvloop.run(measure(url, options.seconds, options.concurrency, options.keys)))
+        finally:
+            os.sched_setaffinity(0, CORES)
 
-    if options.only != "postgres":
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        machine = calibrate(Path(folder))
+        if options.only != "postgres":
             run(f"sqlite:///{Path(folder) / 'ledger.db'}")
     if options.only != "sqlite":
         if options.postgres is None and postgres_bin() is None:
@@ -114,12 +127,15 @@ def main() -> None:
             with nullcontext(options.postgres) if options.postgres else running_postgres() as url:
                 run(url)
     if options.json:
-        print(json.dumps({"ledger": results}))
+        print(json.dumps({"ledger": results, "machine": msgspec.to_builtins(machine)}))
         return
     table = Table(*(name.replace("_", " ") for name in results[0]))
     for result in results:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in result.values()))
     Console().print(table)
+    Console().print(
+        f"a fixed loop took {machine.loop_ms} ms of CPU, a small write {machine.sync_ms} ms to be on the disk"
+    )
 
 
 if __name__ == "__main__":
