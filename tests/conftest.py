@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
 import ssl
+import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -24,12 +28,20 @@ from node.localnet.model import start_model, wait_model
 from node.localnet.postgres import postgres_bin, running_postgres
 from node.localnet.process import free_port
 from node.localnet.relay import start_relay, wait_relay
+from tests import tornet
+from tests.tornet import TorNet
 
 MINT_FEE_PPK = 100
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 8 << 30
 LONGEST = (
     *("tests/simulation/test_simulation", "tests/system/test_restart", "tests/simulation/test_every", "tests/system/"),
     *("tests/client/test_exchange", "tests/client/test_melt"),
 )
+NO_TOR = "127.0.0.1:9"
+"""What commands are told of Tor: whatever runs on this machine is not for tests."""
+TORNET = "TESTS_TOR_NETWORK"
+"""Where the whole run's private Tor network lies: it is on its way up while other tests run."""
+TOR_TESTS = Path(__file__).parent / "system" / "test_tor.py"
 DEAD_RELAY = "ws://127.0.0.1:9"
 DEAD_MINT = "http://127.0.0.1:9"
 """Port 9 is nobody's here: a connection is refused at once."""
@@ -44,15 +56,56 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+def in_memory() -> None:
+    """Folders of tests lie in memory where there is plenty: what is written there need not reach a disk, which is a sixth of
+    the time. Programs must run from there, too."""
+    if sys.platform != "linux" or "TMPDIR" in os.environ or not MEMORY.is_dir():
+        return
+    room = os.statvfs(MEMORY)
+    if room.f_bavail * room.f_frsize >= MEMORY_BYTES and not room.f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK):
+        os.environ |= {"TMPDIR": str(MEMORY), "UV_LINK_MODE": "copy"}
+        tempfile.tempdir = None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Tests ask this machine alone: its HTTP clients, hundreds of them, need not read the world's certificates. And a run in
     a shell's background ignores SIGINT, which the programs that tests interrupt must not learn from it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.pluginmanager.register(Failures(config))
+    in_memory()
     nobody = tempfile.TemporaryDirectory(prefix="satroute-no-certificates-")
     config.add_cleanup(nobody.cleanup)
     os.environ.setdefault(CERTIFICATES, os.environ.pop("SSL_CERT_FILE", ""))
     os.environ["SSL_CERT_DIR"] = nobody.name
+    os.environ["SATROUTE_TOR"] = NO_TOR
+    named = [(config.invocation_params.dir / name.partition("::")[0]).resolve() for name in config.args]
+    if TORNET not in os.environ and tornet.installed() and any(TOR_TESTS.is_relative_to(path) for path in named):
+        folder = tempfile.TemporaryDirectory(prefix="satroute-tor-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        network = tornet.start(Path(folder.name))
+        config.add_cleanup(partial(tornet.stop, network))
+        os.environ[TORNET] = folder.name
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collector need not look through it, half a million objects, again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+class Failures:
+    """Named as they come: a run that is cut off has said what failed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            lines = report.longreprtext.splitlines()
+            words = [line for line in lines if line.startswith("E ") or "Error" in line] or lines or [""]
+            terminal.write_line(f"\nfailed in its {report.when}: {report.nodeid}: {words[-1].strip()}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -132,6 +185,16 @@ def postgres_server() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def tor_network() -> TorNet:
+    """A private Tor network that is up."""
+    if not tornet.installed():
+        pytest.skip("Tor is not installed: apt-get install tor")
+    network = TorNet(Path(os.environ[TORNET]))
+    network.wait()
+    return network
+
+
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """The URL of an empty database of one's own."""
@@ -172,6 +235,20 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield conn
     finally:
         await conn.close()
+
+
+@contextmanager
+def closed_to_us(folder: Path) -> Iterator[None]:
+    """A folder as another user's is. Root, whom nothing is closed to, is nobody meanwhile."""
+    mode, whose = stat.S_IMODE(folder.stat().st_mode), os.geteuid()
+    folder.chmod(0)
+    if whose == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(whose)
+        folder.chmod(mode)
 
 
 @pytest.fixture

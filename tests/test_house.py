@@ -13,6 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("relays", "router_client", "node")
+CONNECTS = {
+    "relays/dialing.py",
+    "relays/pool.py",  # by connector_to
+    "router_client/outside.py",
+    "node/upstream/http.py",  # by connector_to
+    "node/api/passing.py",  # to a socket of this machine
+}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 70
 
@@ -46,6 +53,16 @@ def test_one_noun_per_file_one_screen_per_function(path: Path) -> None:
             assert lines <= MAX_FUNCTION_LINES, f"{node.name} is {lines} lines long"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_connections_are_made_by_the_way_that_was_chosen(path: Path) -> None:
+    """Whoever makes a client of its own goes past TOR_ONLY."""
+    if str(path.relative_to(ROOT)) in CONNECTS or path.is_relative_to(ROOT / "node" / "localnet"):
+        return
+    makers = r"httpx\.(?:Async)?(?:Client|HTTPTransport)\(|ClientSession\(|TCPConnector\(|create_connection\("
+    made = re.findall(makers, path.read_text())
+    assert made == [], "client_for() of router_client/outside.py, or connector_to() of relays/dialing.py"
+
+
 def test_the_client_imports_without_cashu() -> None:
     """cashu loads slowly and reads `.env` files over the environment: it comes when a wallet is opened, not before."""
     probe = "import sys, router_client; print('cashu' in sys.modules)"
@@ -53,7 +70,7 @@ def test_the_client_imports_without_cashu() -> None:
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/money.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/money.md", "docs/architecture.md", "docs/tor.md"])
 def test_the_tests_that_a_page_names_are_there(page: str) -> None:
     """A guarantee whose test was renamed or dropped is none."""
     for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / page).read_text()):

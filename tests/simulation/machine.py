@@ -19,7 +19,8 @@ from unittest import mock
 import httpx
 
 from router_client.errors import StorageError
-from router_client.storage import Database, _deliver_here, _Job, connect
+from router_client.storage import Database, _Job, connect
+from router_client.waiting import deliver
 from tests.simulation.mint_http import reply
 
 T = TypeVar("T")
@@ -156,7 +157,7 @@ class Disk(Database):
             return
         self._commit(batch)
         if self._machine is None or not self._machine.dead:  # nobody hears of what a dead machine did
-            _deliver_here(batch)
+            deliver(batch)
 
     def _transaction(self, batch: list[_Job]) -> None:
         if self._machine is not None and (fault := self._machine.point("commit")) is not None:

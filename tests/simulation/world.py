@@ -21,6 +21,7 @@ import httpx
 import msgspec
 
 import node.app
+import node.front
 from node.app import open_node
 from node.config import Settings, load_settings
 from node.ledger.ledger import Ledger
@@ -133,7 +134,7 @@ class World:
         jobs: dict[str, Callable[[], Awaitable[object]]] = {}
         self.jobs = jobs
 
-        def client(**_: object) -> httpx.AsyncClient:
+        def client(*_: object, **__: object) -> httpx.AsyncClient:
             transport = MintTransport(self.mint, exchange=machine.exchange)
             return httpx.AsyncClient(transport=transport, trust_env=False)
 
@@ -149,17 +150,18 @@ class World:
         with ExitStack() as patches:
             patches.enter_context(machine.booting())
             for place, new in (
-                ("node.app.httpx", SimpleNamespace(AsyncClient=client)),
-                ("node.app.known_kinds", lambda: {"openai": Kind("openai", scripted)}),
+                ("node.app.client_for", client),
+                ("node.front.known_kinds", lambda: {"openai": Kind("openai", scripted)}),
                 ("node.app.Ledger", opening(Ledger, clock=now)),
                 ("node.app.Wallet", opening(Wallet, clock=now, stock=STOCK)),
                 ("node.jobs.AsyncIOScheduler", lambda **_: _Scheduler(jobs)),
             ):
                 patches.enter_context(mock.patch(place, new))
-            for name, kind in list(vars(node.app).items()):
-                made = vars(kind).get("__init__") if isinstance(kind, type) else None
-                if made is not None and "clock" in signature(made).parameters:
-                    patches.enter_context(mock.patch(f"node.app.{name}", partial(kind, clock=now)))
+            for module in (node.app, node.front):
+                for name, kind in list(vars(module).items()):
+                    made = vars(kind).get("__init__") if isinstance(kind, type) else None
+                    if made is not None and "clock" in signature(made).parameters:
+                        patches.enter_context(mock.patch(f"{module.__name__}.{name}", partial(kind, clock=now)))
             yield
 
     async def request(

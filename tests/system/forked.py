@@ -82,13 +82,13 @@ class Served:
         self.log = folder / "log.txt"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._env = {"HOME": str(folder), "PORT": str(self.port), "DATA_DIR": str(folder / "data"), **env}
+        self.env = {"HOME": str(folder), "PORT": str(self.port), "DATA_DIR": str(folder / "data"), **env}
         folder.mkdir(parents=True)
         self.start()
 
     def start(self) -> None:
         """Return when it answers."""
-        self._process = Forked(*self.words, env=self._env, folder=self.folder, out=self.log, err=self.log)
+        self._process = Forked(*self.words, env=self.env, folder=self.folder, out=self.log, err=self.log)
         until = time.monotonic() + READY_S
         with httpx.Client(trust_env=False, verify=False) as http:
             while True:

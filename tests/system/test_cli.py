@@ -15,17 +15,17 @@ import click
 import httpx
 import pytest
 
+from node.cli import logs
 from node.cli.console import escaped, printable
 from node.cli.main import satroute as command
-from node.cli.serve import LOG_FORMAT, OneLine
-from tests.conftest import DEAD_MINT
+from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import HELLO, bearer, running_node
 from tests.system import forked
 from tests.system.children import cpu_s, leashed, satroute, until
 
 
 def run(*words: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    keep = {name: os.environ[name] for name in ("PATH", "HOME", "SATROUTE_TOR") if name in os.environ}
     return forked.satroute(*words, env=keep | (env or {}), stdin=stdin)
 
 
@@ -48,6 +48,23 @@ def test_every_command_helps_with_an_example(path: list[str]) -> None:
         leaf = leaf.commands[name]
     if not isinstance(leaf, click.Group):
         assert "Example: satroute" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--host", "0.0.0.0"], "could spend the wallet: set SATROUTE_PROXY_KEY"),
+        (["--host", "0.0.0.0", "--key", "short"], "at least 16 characters"),
+        (["--host", "elsewhere.invalid", "--key", "a key of some length"], "cannot listen"),
+        (["--explore", "0.9"], "0<=x<=0.5"),
+        (["--relay", DEAD_RELAY, "--btc-source", "nobody"], "'nobody' is none of kraken"),
+    ],
+    ids=["open", "short key", "no address", "share", "source"],
+)
+def test_the_local_endpoint_is_open_to_nobody_by_mistake(words: list[str], why: str, folder: Path) -> None:
+    done = run("proxy", "--port", "0", "--data", str(folder), *words)
+    assert done.returncode != 0
+    assert why in done.stderr
 
 
 def test_serve_without_settings_is_a_line_for_each() -> None:
@@ -230,7 +247,23 @@ def test_strangers_do_not_steer_the_terminal() -> None:
 def test_strangers_words_make_no_lines_of_the_log() -> None:
     forged = "no list of models: x\n2026-11-21 INFO node.ledger: paid out 5 BTC\x1b[2J\r\u2028"
     record = logging.LogRecord("node.upstream", logging.WARNING, "f.py", 1, "%s", (forged,), None)
-    line = OneLine(LOG_FORMAT).format(record)
+    line = logs.OneLine(logs.FORMAT).format(record)
     assert len(line.splitlines()) == 1
     assert line.isprintable()
     assert "paid out 5 BTC" in line
+
+
+def test_the_journal_hears_levels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that `journalctl -p warning` finds what needs its reader, with each line of a trace."""
+    warned = logging.LogRecord("node", logging.WARNING, "f.py", 1, "away", (), None)
+    failed = logging.LogRecord("node", logging.ERROR, "f.py", 1, "broken", (), (OSError, OSError("disk"), None))
+    assert logs.ForJournal(logs.FORMAT).format(warned).startswith("<4>2")
+    lines = logs.ForJournal(logs.FORMAT).format(failed).splitlines()
+    assert len(lines) > 1
+    assert all(line.startswith("<3>") for line in lines)
+    with (folder / "stderr").open("w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        there = os.fstat(stderr.fileno())
+        for stream, is_one in ((f"{there.st_dev}:{there.st_ino}", True), ("1:2", False)):
+            monkeypatch.setenv("JOURNAL_STREAM", stream)
+            assert logs.is_journal() is is_one

@@ -17,6 +17,8 @@ import pytest
 from node.localnet.process import free_port
 from node.localnet.relay import start_relay, wait_relay
 from node.quote import Quote, told
+from relays import kinds
+from relays.event import Event, npub
 from relays.pool import RelayPool
 from relays.quote import QuoteAnswer
 from router_client.client import RouterClient
@@ -134,6 +136,22 @@ async def test_the_dearer_node_serves_when_the_cheaper_one_is_down(
             assert (await cheap.node.ledger.audit()).earned_msat == 0
 
 
+async def test_a_node_that_says_that_it_stops_loses_to_a_dearer_one(
+    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
+) -> None:
+    dear = settings("dear", mint_url, model_url, relay, fixed_per_1k_output_tokens="80")
+    async with (
+        running_node(folder / "cheap", **settings("cheap", mint_url, model_url, relay)) as one,
+        running_node(folder / "dear", **dear) as other,
+    ):
+        cheap, _ = await announced(one), await announced(other)
+        _, choice = await buyer.choice(HELLO)
+        assert [each.provider.announcement.name for each in choice.candidates] == ["cheap", "dear"]
+        await cheap.node.announcer.drain()
+        await buyer.directory.providers(fresh=True)
+        assert (await buyer.chat(HELLO)).node_name == "dear"
+
+
 async def test_a_node_that_is_gone_is_not_chosen_and_an_unknown_model_is_explained(
     folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
 ) -> None:
@@ -181,7 +199,7 @@ def die_at(step: str, buyer: RouterClient, patch: pytest.MonkeyPatch) -> None:
 
     match step:
         case "token made":
-            patch.setattr(buyer, "_run", dies)
+            patch.setattr(buyer._serving._buyer, "_run", dies)
         case "change read":
             patch.setattr(buyer.payments, "settle", dies)
         case "swap to be sent":
@@ -292,6 +310,34 @@ async def test_a_node_that_is_down_for_a_while_is_told_of_by_the_wallets_command
         await buyer.payments._db.run(lambda conn: conn.execute("UPDATE payments SET node_url = ?", (node.url,)).close())
         assert "not lost" not in await run("recover")
     assert buyer.wallet.balance_msat() >= before_msat + 50_000 - 20
+
+
+async def test_a_review_is_published_when_asked_for_alone_and_counts_for_who_follows(
+    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
+) -> None:
+    async def run(*words: str, data: str = "buyer") -> str:
+        place = ["--data", str(folder / data)]
+        done = await asyncio.to_thread(satroute, *words, *place, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    async def reviews() -> tuple[Event, ...]:
+        async with RelayPool([relay]) as pool:
+            return (await pool.query({"kinds": [kinds.REVIEW]})).events
+
+    ask = ("ask", "Say hello.", "--max-tokens", "8", "--relay", relay)
+    async with running_node(folder, **settings("solo", mint_url, model_url, relay)) as running:
+        node = (await announced(running)).node.signer
+        await run(*ask)
+        assert await reviews() == ()
+        assert "reviewed as verified" in await run(*ask, "--review")
+        (review,) = await reviews()
+        assert (review.value("node"), json.loads(review.content)["served"]) == (node.pubkey, 2)
+        assert review.pubkey != node.pubkey
+        await run("follow", npub(review.pubkey), data="another")
+        (seen,) = json.loads(await run("nodes", "--json", "--relay", relay, data="another"))["nodes"]
+        assert seen["trust"]["reasons"] == ["recommended by 1 whom you follow"]
+        assert seen["trust"]["score"] > 0.5
 
 
 async def test_money_left_at_a_node_by_a_crash_is_fetched(

@@ -14,9 +14,12 @@ import pytest
 from node.localnet.network import LocalNetwork, fund, local_network
 from node.upstream.specs import read_specs
 from router_client.client import RouterClient
+from tests.system.forked import Served
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {"tor.md"}
+"""Pages whose examples need more than a local network: `test_tor.py` runs it."""
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in ELSEWHERE)]
 EXAMPLES = [text for page in PAGES for text in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
@@ -24,6 +27,27 @@ EXAMPLES = [text for page in PAGES for text in re.findall(r"```python\n(.*?)```"
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetwork]:
     with local_network(tmp_path_factory.mktemp("docs"), fresh=True, done=print) as running:
         yield running
+
+
+class Endpoint(Served):
+    """`satroute proxy` on the network's client."""
+
+    def __init__(self, folder: Path, network: LocalNetwork) -> None:
+        self._data = network.folder
+        super().__init__(folder)
+
+    def start(self) -> None:
+        self.words = ("proxy", "--port", str(self.port), "--data", str(self._data))
+        super().start()
+
+
+@pytest.fixture(scope="module")
+def endpoint(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    asyncio.run(prepare(network))
+    running = Endpoint(tmp_path_factory.mktemp("endpoint") / "proxy", network)
+    yield running
+    running.tell_to_leave()
+    assert running.exit_code(20) == 0, running.log.read_text()
 
 
 async def prepare(network: LocalNetwork) -> str:
@@ -35,10 +59,11 @@ async def prepare(network: LocalNetwork) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.split("\n")[0])
-def test_the_python_of_the_docs_runs(network: LocalNetwork, example: str) -> None:
+def test_the_python_of_the_docs_runs(network: LocalNetwork, endpoint: Endpoint, example: str) -> None:
     key = asyncio.run(prepare(network))
     code = (
         example.replace("http://127.0.0.1:8001", network.nodes[0].url)
+        .replace("http://127.0.0.1:8402", endpoint.url)
         .replace("sk-...", key)
         .replace("ws://127.0.0.1:7777", network.relay_url)
         .replace('"~/.satroute/local/client"', repr(str(network.client_folder)))
@@ -50,7 +75,7 @@ def test_the_python_of_the_docs_runs(network: LocalNetwork, example: str) -> Non
 
 
 def test_all_examples_are_there() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_the_upstreams_of_the_docs_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,29 @@ def found(pattern: str, text: str) -> str:
     return match.group(1)
 
 
+def buys_within_a_budget(data: list[str]) -> None:
+    """`route` says where a request would go, `ask` buys it, `report` says what it cost, and `budget` stops the next."""
+    routed = json.loads(run("route", "What is 2+2?", "--max-tokens", "10", "--explain", "--json", *data))
+    assert {each["name"] for each in routed["candidates"]} == {"marathon", "sprint"}
+    assert routed["candidates"][0]["factors"].keys() >= {"trust", "failures", "time", "load"}
+    assert "x1" in run("route", "What is 2+2?", "--explain", *data)
+    limits = ("--day", "1000", "--request-usd", "1")
+    assert "1 USD a request" in forked.satroute("budget", *limits, *data, env=os.environ).stderr
+    assert "price of bitcoin" in forked.satroute("ask", "What is 2+2?", *data, env=os.environ).stderr
+    in_usd = ("--btc-usd", "100000", "--max-usd", "0.9")
+    answer = json.loads(run("ask", "What is 2+2?", "--max-tokens", "10", "--json", *in_usd, *data))
+    assert answer["verified"]
+    assert answer["text"]
+    assert answer["budget_left_msat"] == 1_000_000 - answer["cost_msat"]
+    spent = json.loads(run("report", "--json", *data))
+    assert spent["spend_msat"] == answer["cost_msat"] == spent["per_node"][answer["node"]]["spend_msat"]
+    assert "1 requests" in run("report", *data)
+    run("budget", "--none", "--day", "0", *data)
+    refused = forked.satroute("ask", "What is 2+2?", *data, env=os.environ)
+    assert (refused.returncode, "budget" in refused.stderr) == (1, True)
+    run("budget", "--none", *data)
+
+
 def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: Path) -> None:
     with up(folder) as (process, text):
         assert "play money" in text
@@ -58,9 +81,7 @@ def test_it_serves_what_it_prints_survives_a_crash_and_stops_at_ctrl_c(folder: P
             "quotes"
         ]
         assert len({each["quote"]["expected_msat"] for each in priced}) == 2
-        answer = json.loads(run("ask", "What is 2+2?", "--max-tokens", "10", "--json", *data))
-        assert answer["verified"]
-        assert answer["text"]
+        buys_within_a_budget(data)
 
         second = forked.satroute("up", *data, env=os.environ)
         assert second.returncode == 1
