@@ -3,7 +3,7 @@
 What the better model alone would have cost is not known before it has answered, so that one request that goes up costs the
 cheap answer more. What can be kept is kept twice: on average, since the cheap model is asked only where it costs less than
 its chance to be right saves; and at the most, since the better one may take what is left of its own hold and no more, if
-need be with fewer tokens to write (docs/decisions/012-what-a-cascade-may-cost.md).
+need be with fewer tokens to write (docs/decisions/014-what-a-cascade-may-cost.md).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import secrets
 import signal
@@ -127,6 +128,23 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
     return report
+
+
+def of_the_process() -> dict[str, object]:
+    """What all tests of a process share, but for what pytest itself changes."""
+    named = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    loggers = {name: logging.getLogger(name).level for name in ("node", "relays", "router_client", "tor")}
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    silenced = logging.root.manager.disable
+    return {"variables": named, "folder": Path.cwd(), "loggers": loggers, "silenced": silenced, "signals": handlers}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """What a test changes of the whole process would change others, and those in no two runs are the same."""
+    before = of_the_process()
+    yield
+    assert of_the_process() == before
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ import click
 import msgspec
 
 from node.cli.console import CommandFailed, err, escaped, out, print_json
+from node.cli.logs import silent
 from node.config import Settings, load_settings
 from node.doctor.finding import Finding, wrong
 from node.doctor.look import examine
@@ -28,9 +28,7 @@ def doctor(env_file: Path | None, as_json: bool) -> None:
 
     Exit code 1 when something keeps the node from selling.
     """
-    for told_below in ("node", "tor"):
-        logging.getLogger(told_below).setLevel(logging.CRITICAL)
-    with err.status("asking mints, upstreams and relays"):
+    with silent("node", "tor"), err.status("asking mints, upstreams and relays"):
         found = _look(env_file)
     if as_json:
         print_json({"ok": not _failed(found), "findings": msgspec.to_builtins(found)})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -38,6 +40,19 @@ def write_log(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler])
     for quiet in QUIET:
         logging.getLogger(quiet).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def silent(*names: str) -> Iterator[None]:
+    """What these parts would log is told to the person in another way, meanwhile."""
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 def is_journal() -> bool:

@@ -10,6 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from tests.system.children import until
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 BESIDE = Path(sys.executable).parent
+EVENTS = [b"data: %d\n\n" % number for number in range(5)]
+STREAM_S = 30
 
 
 def program(name: str) -> str:
@@ -166,16 +172,48 @@ def test_the_units_are_right_and_confined(units: Path) -> None:
     assert "exac" in verified(units).stderr, "it would see a mistake"
 
 
-def test_caddy_takes_its_file_and_passes_streams_on_as_they_come(folder: Path, model_url: str) -> None:
-    """The real Caddy, without TLS, in front of a server that streams."""
+class OneByOne(BaseHTTPRequestHandler):
+    """Streams events, each when who listens has had the one before."""
+
+    protocol_version = "HTTP/1.1"
+    had = threading.Semaphore(0)
+
+    def do_GET(self) -> None:
+        self.send_response(HTTPStatus.NO_CONTENT)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in EVENTS:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+            self.wfile.flush()
+            if not self.had.acquire(timeout=STREAM_S):
+                return
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
+
+
+@pytest.fixture
+def behind() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneByOne) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_caddy_takes_its_file_and_passes_streams_on_as_they_come(folder: Path, behind: str) -> None:
+    """The real Caddy, without TLS, in front of a server that streams: no event waits for the next."""
     front = f"http://127.0.0.1:{free_port()}"
-    behind = httpx.URL(model_url)
-    env = {"DOMAIN": front, "NODE": f"{behind.host}:{behind.port}", "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    env = {"DOMAIN": front, "NODE": behind, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     caddy = program("caddy")
     words = [caddy, "run", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
     with (folder / "log").open("wb") as log, subprocess.Popen(words, env=env, stdout=log, stderr=log) as running:
         try:
-            with httpx.Client(trust_env=False, verify=False, timeout=30) as http:
+            with httpx.Client(trust_env=False, verify=False, timeout=STREAM_S) as http:
 
                 def answers() -> bool:
                     try:
@@ -184,10 +222,12 @@ def test_caddy_takes_its_file_and_passes_streams_on_as_they_come(folder: Path, m
                         return False
 
                 assert until(answers), (folder / "log").read_text()
-                body = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 20, "stream": True}
-                with http.stream("POST", f"{front}/v1/chat/completions", json=body) as reply:
-                    pieces = list(reply.iter_raw())
-                assert len(pieces) > 5
+                got = []
+                with http.stream("POST", f"{front}/v1/chat/completions", json={"stream": True}) as reply:
+                    for event in reply.iter_raw():
+                        got.append(event)
+                        OneByOne.had.release()
+                assert got == EVENTS
         finally:
             running.terminate()
 
