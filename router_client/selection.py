@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from relays.announcement import ModelOffer
 from router_client.complexity import Task, Tier
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.routing.candidates import Candidate, Circumstances, Purse
 from router_client.routing.market import Market
 from router_client.routing.reasons import Cause, cause_of

@@ -17,11 +17,11 @@ from node.tasks import Tasks
 from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts, UpstreamSpec
-from router_client.btc import BtcPrice, source_from
+from router_client.buying.shop import look
 from router_client.ecash.mint import MintClient
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.errors import MintMisbehaved, NodeError, WalletError
-from router_client.shop import look
+from router_client.spending.btc import BtcPrice, source_from
 
 Lists = Mapping[str, list[Mapping[str, Any]]]
 

@@ -13,13 +13,13 @@ from relays.money import msat
 from relays.pricing import Usage, cost
 from relays.prompt import Prompt, read_prompt
 from router_client.complexity import Task
-from router_client.discovery import Provider
+from router_client.difficulty.needs import lacks
+from router_client.discovery.directory import Provider
 from router_client.ecash.token import MSAT_PER_UNIT, normal_mint_url
 from router_client.routing.candidates import Candidate, Circumstances, Purse
 from router_client.routing.ceiling import Ceiling
 from router_client.routing.health import Outlook
 from router_client.routing.market import Market
-from router_client.routing.needs import lacks
 from router_client.routing.reasons import OfMoney, OfRequest, Reason
 from router_client.routing.scoring import PROFILES, Factors, factors, risen
 from router_client.routing.wishes import Wishes

@@ -18,7 +18,7 @@ from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
 from relays.pricing import ModelPrice, Usage
 from relays.receipt import Receipt, encode, to_sse
 from router_client.client import RouterClient
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.ecash.wallet import Wallet
 
 SIGNER = Signer.generate()

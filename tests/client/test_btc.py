@@ -14,7 +14,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_client.btc import AGREEMENT, KNOWN_SOURCES, BtcPrice, agreed, price_in, source_from
+from router_client.spending.btc import AGREEMENT, KNOWN_SOURCES, BtcPrice, agreed, price_in, source_from
 from tests.node.books import Clock
 
 HONEST = "100000"

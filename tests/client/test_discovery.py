@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from relays.announcement import Announcement, encode, withdrawal
 from relays.event import Event, Signer
 from relays.pool import RelayPool
-from router_client.discovery import Directory, current
+from router_client.discovery.directory import Directory, current
 from tests.conftest import DEAD_RELAY
 
 NOW = 1_700_000_000

@@ -18,11 +18,11 @@ from relays.event import Signer
 from relays.pool import RelayPool
 from relays.pricing import Usage
 from router_client.client import RouterClient
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
 from router_client.ecash.token import Token, decode, token_hash
 from router_client.ecash.token import encode as encode_token
 from router_client.errors import ClientError, NodeUnavailable, NoProvider
-from router_client.fetch import FetchFailed, fetch
+from router_client.net.fetch import FetchFailed, fetch
 from router_client.routing.health import Healths
 from tests.client.cheat import BODY, DONE, TEXT, Cheat, announce, receipt
 from tests.client.purses import until_claimed
@@ -178,11 +178,11 @@ async def test_a_node_that_serves_nothing_is_paid_nothing(
 async def test_comments_without_end_are_no_answer(
     buyer: RouterClient, cheat: Cheat, mint_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router_client.purchase.FIRST_WORD_S", 0.1)
+    monkeypatch.setattr("router_client.buying.purchase.FIRST_WORD_S", 0.1)
     cheat.chat, cheat.pause_s = [b": wait\n\n"] * 10 + [TEXT, DONE], 0.05
     with pytest.raises(NoProvider):
         await buyer.chat(BODY)
-    monkeypatch.setattr("router_client.purchase.FIRST_WORD_S", 0.3)
+    monkeypatch.setattr("router_client.buying.purchase.FIRST_WORD_S", 0.3)
     cheat.chat, cheat.pause_s = [TEXT] * 10 + [DONE], 0.05
     announce(buyer, cheat, mint_url)
     buyer._serving._given.healths = Healths()

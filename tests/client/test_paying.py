@@ -23,8 +23,8 @@ from router_client.errors import (
     WalletError,
     WrongUnit,
 )
-from router_client.paying import pay_per_request
-from router_client.payments import Payments
+from router_client.paying.http402 import pay_per_request
+from router_client.paying.payments import Payments
 from tests.client.purses import funded
 from tests.conftest import DEAD_MINT
 

@@ -20,9 +20,9 @@ from relays.event import Signer
 from relays.pricing import ModelPrice
 from relays.routes import host_of
 from relays.routes import is_onion as is_onion_name
-from router_client import probe
-from router_client.plain import listed
-from router_client.probe import Prober, place_of
+from router_client.discovery import probe
+from router_client.discovery.plain import listed
+from router_client.discovery.probe import Prober, place_of
 from tests.conftest import DEAD_MINT
 from tests.node.harness import running_node
 

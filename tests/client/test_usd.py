@@ -12,15 +12,15 @@ import pytest
 from aiohttp import web
 
 from relays.pool import RelayPool
-from router_client.allowance import Allowance
-from router_client.budget import Budget, BudgetFile, write_budget
 from router_client.client import RouterClient
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
+from router_client.discovery.shelf import Shelf
 from router_client.errors import BadRequest, BadSetting, BudgetExceeded, NoProvider, PriceUnknown
 from router_client.preferences import USUAL, Preferences
-from router_client.rate import FRESH_S, MAX_AGE_S, PAUSE_S, Rate
-from router_client.shelf import Shelf
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget, BudgetFile, write_budget
+from router_client.spending.rate import FRESH_S, MAX_AGE_S, PAUSE_S, Rate
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, TEXT, Cheat, announce, receipt
 from tests.client.clock import Clock
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from relays import kinds
 from relays.announcement import decode
 from relays.pool import RelayPool
-from router_client.discovery import current
+from router_client.discovery.directory import current
 from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import MODEL, running_node
 from tests.node.hostile import Hostile
