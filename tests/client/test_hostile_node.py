@@ -259,9 +259,8 @@ async def test_hostile_announcements_do_not_disable_the_directory(relay_url: str
                 signer = Signer.generate()
                 await pool.publish(signer.sign(kind=38421, content=content, created_at=now, tags=[["d", "x"], *many]))
             directory = Directory(pool, http)
-            started = time.monotonic()
-            found = await directory.providers()
-            assert time.monotonic() - started < 20
+            async with asyncio.timeout(60):
+                found = await directory.providers()
             assert {p.announcement.name for p in found if p.url is not None}.isdisjoint(
                 f"hostile {url}" for url in urls
             )
