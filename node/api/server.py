@@ -38,7 +38,9 @@ class Server(uvicorn.Server):
     interrupted = False
     """Whether it was a person at a terminal."""
 
-    def __init__(self, config: uvicorn.Config, at_the_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, at_the_end: Callable[[], Coroutine[Any, Any, None]] | None = None
+    ) -> None:
         """`at_the_end` is done while it ends what it began: to say so to those who look for a node."""
         super().__init__(config)
         self._at_the_end = at_the_end

@@ -99,12 +99,14 @@ async def _answering(
 
 
 def _onion_url(settings: Settings) -> str:
-    """By the settings, the file of another tor, or the key of a service of the node's own; empty where there is none yet."""
+    """As the node itself finds it: by the key of a service of its own, the file of another tor, or the settings. Empty where
+    there is none yet."""
+    if settings.has_onion_service:
+        is_kept = settings.tor_onion == "persistent" and (settings.data_dir / KEY_FILE).exists()
+        return f"http://{onion_key(settings).name}" if is_kept else ""
     if settings.onion_hostname_file is not None:
         try:
             return f"http://{settings.onion_hostname_file.read_text().strip()}"
         except OSError:
-            return settings.onion_url
-    if settings.has_onion_service and settings.tor_onion == "persistent" and (settings.data_dir / KEY_FILE).exists():
-        return f"http://{onion_key(settings).name}"
+            return ""
     return settings.onion_url
