@@ -28,7 +28,7 @@ async def back_up(
     """Write everything the node cannot do without into one file, all as of one moment. Without `with_database`, books in
     PostgreSQL are left out: they are backed up elsewhere.
 
-    Raises BadBackup, and StorageError for databases that cannot be read.
+    Raises BadBackup, BadSettings amid a restore, and StorageError for databases that cannot be read.
     """
     folder, shared = settings.data_dir, settings.ledger_url.startswith("postgresql://")
     dumped = shared and with_database
@@ -38,6 +38,7 @@ async def back_up(
     except PermissionError as error:
         remedy = "run this as the node's own user: runuser -u satroute -- satroute backup …"
         raise BadBackup(f"{folder} is another user's: {remedy}") from error
+    settings.check_whole()
     if not there:
         raise BadBackup(f"there is no node in {folder}: name its settings with --env-file")
     running = is_held(settings.lock_path)
