@@ -17,6 +17,7 @@ from node.tasks import Tasks
 from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts, UpstreamSpec
+from relays.errors import NoTor
 from router_client.btc import BtcPrice, source_from
 from router_client.ecash.mint import MintClient
 from router_client.ecash.token import MSAT_PER_UNIT
@@ -82,7 +83,7 @@ async def _listed(
     except UpstreamRefused as error:
         key = "check its API key" if error.status in (401, 403) else "check its URL, with its /v1"
         return wrong("upstream", f"{spec.name}: it answers {error.status}", key)
-    except (UpstreamError, NodeError, TimeoutError) as error:
+    except (UpstreamError, NodeError, NoTor, TimeoutError) as error:
         words = str(error) or f"no answer within {deadline_s:g} s"
         return wrong(
             "upstream", f"{spec.name}: {words}", "start it, or check its URL (UPSTREAM_BASE_URL, UPSTREAMS_PATH)"

@@ -108,6 +108,15 @@ async def test_whatever_is_away_is_named_with_its_remedy(folder: Path, upstream:
     assert not (folder / "node" / "nsec").exists(), "a look makes no key"
 
 
+async def test_onions_without_tor_are_lines_beside_the_others(folder: Path) -> None:
+    urls = {"cashu_mints": "http://x.onion", "upstream_base_url": "http://x.onion/v1", "relays": "ws://x.onion"}
+    found = await states(chosen(folder, **urls, http_url="http://127.0.0.1:9"))
+    for part in ("mint", "upstream", "relay"):
+        state, line = found[part]
+        assert (state, "TOR_SOCKS" in line) == ("wrong", True)
+    assert found["data"][0] == "ok"
+
+
 async def test_a_relay_that_takes_and_forgets_is_found_out() -> None:
     async with scripted_relay() as scripted:
         finding = await reach.relay(scripted.url, Signer.generate(), PART_S)
@@ -159,6 +168,10 @@ async def test_keys_that_others_can_read(folder: Path, mint_url: str, upstream: 
     state, line = (await states(settings))["data"]
     assert state == "wrong"
     assert "chmod 600" in line
+    settings.unfinished_path.touch()
+    state, line = (await states(settings))["data"]
+    assert state == "wrong"
+    assert "broke off half way → give `satroute restore`" in line
 
 
 async def test_an_onion_is_asked_through_tor(
