@@ -142,7 +142,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             announcer=announcer,
             proofs=Proofs(signer, settings.announced_urls),
             directory=directory,
-            readiness=Readiness(ledger, wallet, fleet, catalogue, settings.cashu_mints, routes),
+            readiness=Readiness(ledger, wallet, fleet, catalogue, settings.cashu_mints, routes, settings.folders),
         )
         scheduler = schedule(node)
         try:

@@ -82,6 +82,12 @@ class StorageSettings(BaseSettings):
         return self.data_dir / "wallet.db"
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where books and money lie on this machine."""
+        books = () if self.ledger_url.startswith("postgresql://") else (self.lock_path.parent,)
+        return (self.data_dir, *books)
+
+    @property
     def unfinished_path(self) -> Path:
         """There from the moment at which a restore begins to put files in their places until all of them are."""
         return self.data_dir / "restore-unfinished"

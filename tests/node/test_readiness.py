@@ -54,6 +54,9 @@ async def test_a_node_with_all_its_parts_is_ready(
             monkeypatch.setattr(node.node.ledger, "earnings", broken)
             assert list(await ready(http, node.url)) == ["database"]
             monkeypatch.undo()
+            monkeypatch.setattr(node.node.readiness, "_folders", [folder / "a disk that is gone"])
+            assert list(await ready(http, node.url)) == ["database"]
+            monkeypatch.undo()
             node.node.readiness.leaving = True
             assert list(await ready(http, node.url)) == ["node"]
 
