@@ -15,6 +15,7 @@ from node.doctor.tor import way_out
 from relays.event import Signer
 from relays.routes import Purpose
 from router_client.outside import client_for
+from router_client.storage import is_held
 
 DEADLINE_S: Final = 10.0
 """Of each question that is asked of somebody."""
@@ -36,16 +37,21 @@ async def _examine(settings: Settings, signer: Signer, deadline_s: float) -> lis
     async with (
         client_for(Purpose.MINTS, routes) as at_mints,
         client_for(Purpose.PRICES, routes) as at_prices,
+        client_for(Purpose.ADDRESSES, routes) as at_addresses,
         client_for(Purpose.NODES, routes) as at_nodes,
     ):
         mints = asyncio.gather(*(shop.mint(settings, url, at_mints, deadline_s) for url in settings.cashu_mints))
-        relays = asyncio.gather(*(reach.relay(url, signer, deadline_s, routes) for url in settings.relays))
+        runs = is_held(settings.lock_path)
+        relays = asyncio.gather(
+            *(reach.relay(url, signer, deadline_s, routes, is_announced=runs) for url in settings.relays)
+        )
         found = await asyncio.gather(
             machine.data(settings),
             machine.books(settings),
             machine.clock(settings, at_mints, deadline_s),
             mints,
             _sold(settings, at_nodes, at_prices, deadline_s),
+            shop.payout(settings, at_addresses),
             relays,
             reach.public_url(settings, signer.npub, at_nodes, deadline_s),
             reach.onion(settings, signer.npub, at_nodes, ONION_S),

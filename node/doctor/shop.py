@@ -18,10 +18,12 @@ from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.errors import NoTor
+from relays.money import from_sat
 from router_client.btc import BtcPrice, source_from
 from router_client.ecash.mint import MintClient
 from router_client.ecash.token import MSAT_PER_UNIT
-from router_client.errors import MintMisbehaved, NodeError, WalletError
+from router_client.errors import AddressUnavailable, MintMisbehaved, NodeError, RequestUnreadable, WalletError
+from router_client.lnurl import address_invoice
 from router_client.shop import look
 
 Lists = Mapping[str, list[Mapping[str, Any]]]
@@ -109,3 +111,16 @@ async def price(settings: Settings, lists: Lists, http: httpx.AsyncClient) -> li
         remedy = "check that this machine reaches them (BTC_PRICE_SOURCES), or set FIXED_BTC_USD"
         return [wrong("price", f"too few of {len(sources)} sources agree on the price of bitcoin", remedy)]
     return [ok("price", f"{sold}; a bitcoin costs {asked.usd} USD")]
+
+
+async def payout(settings: Settings, http: httpx.AsyncClient) -> list[Finding]:
+    """Whether the address for the earnings gives an invoice, which is not paid; nothing without one."""
+    address, least_msat = settings.receive_ln_address, from_sat(settings.minimum_payout)
+    if not address:
+        return []
+    local, routes = settings.allow_local_addresses, settings.routes
+    try:
+        await address_invoice(address, least_msat, http, allow_local=local, routes=routes)
+    except (AddressUnavailable, RequestUnreadable) as error:
+        return [note("payout", f"{address}: {error}", "check RECEIVE_LN_ADDRESS: earnings stay at the mint meanwhile")]
+    return [ok("payout", f"{address} takes {settings.minimum_payout} sats")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
@@ -21,8 +22,10 @@ from node.config import Settings, load_settings
 from node.doctor import reach
 from node.doctor.look import examine
 from node.localnet.process import free_port
+from relays import kinds
 from relays.event import Signer
 from relays.pool import RelayPool
+from tests.client.test_lnurl import LnurlServer
 from tests.conftest import DEAD_MINT, DEAD_RELAY, closed_to_us
 from tests.node.harness import MODEL, PRICES, running_node
 from tests.node.shopful import handled_by
@@ -67,6 +70,7 @@ async def test_a_node_that_runs_well_passes(
         "relays": relay_url,
     }
     async with running_node(folder, port=port, http_url=f"http://127.0.0.1:{port}", **settings) as node:
+        await node.node.announcer.publish()
         env = {name.upper(): value for name, value in {**settings, **PRICES}.items()}
         env |= {"PATH": os.environ["PATH"], "HOME": str(folder), "DATA_DIR": str(folder / "node"), "HTTP_URL": node.url}
         done = await asyncio.to_thread(forked.satroute, "doctor", "--json", env=env)
@@ -122,6 +126,31 @@ async def test_a_relay_that_takes_and_forgets_is_found_out() -> None:
         finding = await reach.relay(scripted.url, Signer.generate(), PART_S)
     assert finding.state == "wrong"
     assert "does not give it back" in finding.words
+
+
+async def test_a_relay_that_has_not_the_running_nodes_announcement_is_told_of(relay_url: str) -> None:
+    signer = Signer.generate()
+    assert (await reach.relay(relay_url, signer, PART_S)).state == "ok"
+    missing = await reach.relay(relay_url, signer, PART_S, is_announced=True)
+    assert (missing.state, "GET /v1/info" in missing.remedy) == ("note", True)
+    async with RelayPool([relay_url]) as pool:
+        kind, tags = kinds.PROVIDER_ANNOUNCEMENT, [["d", "satroute"], ["u", "https://n.example"]]
+        await pool.publish(signer.sign(kind=kind, content="{}", created_at=int(time.time()), tags=tags))
+    assert (await reach.relay(relay_url, signer, PART_S, is_announced=True)).state == "ok"
+
+
+async def test_an_address_for_earnings_that_takes_none_is_told_of(folder: Path, mint_url: str, upstream: str) -> None:
+    service = LnurlServer(mint_url)
+    try:
+        settings = {"cashu_mints": mint_url, "upstream_base_url": upstream, "allow_local_addresses": True}
+        found = await states(chosen(folder, **settings, receive_ln_address=service.address))
+        assert found["payout"][0] == "ok"
+        found = await states(chosen(folder, **settings, receive_ln_address=service.address, minimum_payout=20_000))
+        assert found["payout"][0] == "note"
+        assert "takes from 1000 to 10000000 msat" in found["payout"][1]
+        assert "RECEIVE_LN_ADDRESS" in found["payout"][1]
+    finally:
+        await asyncio.to_thread(service.close)
 
 
 async def test_another_node_at_the_url_is_found_out(folder: Path, mint_url: str, upstream: str) -> None:
