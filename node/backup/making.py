@@ -80,7 +80,7 @@ def _is_ours(path: Path, folder: Path) -> bool:
 
 
 def _check_room(folders: Iterable[Path], files: Iterable[Path]) -> None:
-    """A backup an hour must not fill the disk on which the node books. It takes a copy of the files, and the backup itself."""
+    """A backup an hour must not fill the disk on which the node books. It takes a copy of the files, and itself."""
     needed = 2 * sum(path.stat().st_size for path in files) + LEAST_LEFT
     for folder in folders:
         if (free := shutil.disk_usage(folder).free) < needed:
