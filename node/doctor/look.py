@@ -50,7 +50,7 @@ async def _examine(settings: Settings, signer: Signer, deadline_s: float) -> lis
             machine.books(settings),
             machine.clock(settings, at_mints, deadline_s),
             mints,
-            _sold(settings, at_nodes, at_prices, deadline_s),
+            _sold(settings, at_prices, deadline_s),
             shop.payout(settings, at_addresses),
             relays,
             reach.public_url(settings, signer.npub, at_nodes, deadline_s),
@@ -60,10 +60,8 @@ async def _examine(settings: Settings, signer: Signer, deadline_s: float) -> lis
     return [*(finding for each in found for finding in each), *silent]
 
 
-async def _sold(
-    settings: Settings, at_nodes: httpx.AsyncClient, at_prices: httpx.AsyncClient, deadline_s: float
-) -> list[Finding]:
-    found, lists = await shop.upstreams(settings, at_nodes, deadline_s)
+async def _sold(settings: Settings, at_prices: httpx.AsyncClient, deadline_s: float) -> list[Finding]:
+    found, lists = await shop.upstreams(settings, deadline_s)
     return [*found, *await shop.price(settings, lists, at_prices)]
 
 

@@ -19,11 +19,13 @@ from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.errors import NoTor
 from relays.money import from_sat
+from relays.routes import Purpose
 from router_client.btc import BtcPrice, source_from
 from router_client.ecash.mint import MintClient
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.errors import AddressUnavailable, MintMisbehaved, NodeError, RequestUnreadable, WalletError
 from router_client.lnurl import address_invoice
+from router_client.outside import client_for
 from router_client.shop import look
 
 Lists = Mapping[str, list[Mapping[str, Any]]]
@@ -59,25 +61,25 @@ async def mint(settings: Settings, url: str, http: httpx.AsyncClient, deadline_s
     return ok("mint", f"{url}: keys valid, units {', '.join(units)}{quick}")
 
 
-async def upstreams(settings: Settings, http: httpx.AsyncClient, deadline_s: float) -> tuple[list[Finding], Lists]:
+async def upstreams(settings: Settings, deadline_s: float) -> tuple[list[Finding], Lists]:
     """Whether each gives its list of models; the lists of those that do, by name."""
     specs = settings.upstreams()
-    lists = await asyncio.gather(*(_listed(settings, spec, http, deadline_s) for spec in specs))
+    lists = await asyncio.gather(*(_listed(settings, spec, deadline_s) for spec in specs))
     found = [each for each in lists if isinstance(each, Finding)]
     good = {spec.name: each for spec, each in zip(specs, lists, strict=True) if not isinstance(each, Finding)}
     return [*found, *(ok("upstream", f"{name}: it lists {len(each)} models") for name, each in good.items())], good
 
 
-async def _listed(
-    settings: Settings, spec: UpstreamSpec, http: httpx.AsyncClient, deadline_s: float
-) -> list[Mapping[str, Any]] | Finding:
-    kind, tasks = known_kinds()[spec.kind], Tasks()
+async def _listed(settings: Settings, spec: UpstreamSpec, deadline_s: float) -> list[Mapping[str, Any]] | Finding:
+    kind = known_kinds()[spec.kind]
+    timeouts = Timeouts(settings.upstream_connect_timeout_s, deadline_s, deadline_s)
+    surroundings = Surroundings(timeouts, Tasks(), settings.data_dir, settings.routes)
     try:
         async with asyncio.timeout(deadline_s):
             if kind.has_wallet:  # its wallet is the running node's
-                return list((await look(http, spec.base_url)).listed)
-            timeouts = Timeouts(settings.upstream_connect_timeout_s, deadline_s, deadline_s)
-            upstream = await kind.open(spec, Surroundings(timeouts, tasks, settings.data_dir, settings.routes))
+                async with client_for(Purpose.UPSTREAMS, surroundings.routes_to(spec)) as http:
+                    return list((await look(http, spec.base_url)).listed)
+            upstream = await kind.open(spec, surroundings)
             try:
                 return await upstream.models()
             finally:

@@ -121,6 +121,31 @@ async def test_onions_without_tor_are_lines_beside_the_others(folder: Path) -> N
     assert found["data"][0] == "ok"
 
 
+@pytest.mark.parametrize("through_tor", [False, True])
+async def test_a_node_that_is_resold_is_asked_by_the_way_of_upstreams(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, through_tor: bool
+) -> None:
+    """Which is the operator's choice, whatever the node's other calls do."""
+    asked: list[str] = []
+
+    async def there(request: web.Request) -> web.Response:
+        asked.append(request.host)
+        return web.json_response({})
+
+    async with handled_by(there) as url, socks_port(other__test=url) as port:
+        looked_up = forbid_dns(monkeypatch)
+        spec = {"name": "other", "kind": "satroute", "base_url": "http://other.test" if through_tor else url}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in {**spec, "tor": through_tor}.items()]
+        (folder / "upstreams.toml").write_text("\n".join(["[[upstream]]", *lines]))
+        more = {"upstreams_path": folder / "upstreams.toml", "tor_socks": port.where, "tor_only": not through_tor}
+        await states(chosen(folder, cashu_mints="http://mint.onion", **more))
+        assert set(asked) == {"other.test" if through_tor else url.removeprefix("http://")}
+        assert {host for purpose, host in port.asked if purpose != "mints"} == (
+            {"other.test"} if through_tor else set()
+        )
+    assert looked_up == []
+
+
 async def test_a_relay_that_takes_and_forgets_is_found_out() -> None:
     async with scripted_relay() as scripted:
         finding = await reach.relay(scripted.url, Signer.generate(), PART_S)
