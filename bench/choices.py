@@ -10,7 +10,7 @@ from relays.announcement import Announcement, ModelOffer
 from relays.bounds import ModelLimits
 from relays.pricing import ModelPrice
 from router_client.complexity import assess
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.routing.candidates import Circumstances, Purse
 from router_client.routing.market import Market
 from router_client.routing.wishes import Wishes

@@ -30,12 +30,12 @@ from relays.event import Signer
 from relays.jsontext import from_json
 from relays.pricing import ModelPrice
 from relays.sieve import Sieve
-from router_client.board import Board
 from router_client.complexity import assess
-from router_client.discovery import ANNOUNCED, Provider
+from router_client.discovery.board import Board
+from router_client.discovery.directory import ANNOUNCED, Provider
+from router_client.discovery.shelf import Shelf
 from router_client.routing.candidates import Purse
 from router_client.selection import choose
-from router_client.shelf import Shelf
 
 MINT = "https://mint.example"
 BODY = {"model": "m1", "max_tokens": 50, "messages": [{"role": "user", "content": "What is 2+2?"}]}

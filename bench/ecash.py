@@ -36,12 +36,12 @@ from node.ledger.ledger import Ledger
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import Child, free_port
 from relays.payment import CASHU_HEADER, COST_HEADER
+from router_client.disk.storage import connect
 from router_client.ecash.crypto import BlindSecret, Dleq, blind, unblind
 from router_client.ecash.locks import lock_secret
 from router_client.ecash.mint import BlindedMessage, Keyset, MintClient
 from router_client.ecash.token import Proof, Token, decode, encode
 from router_client.ecash.wallet import Wallet
-from router_client.storage import connect
 
 COIN_MSAT = 4096
 BODY = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": "Say hello."}]}

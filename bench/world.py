@@ -22,7 +22,7 @@ from relays.bounds import ModelLimits
 from relays.capacity import Capacity
 from relays.pricing import ModelPrice
 from router_client.complexity import Task, assess
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.routing.candidates import Circumstances, Purse
 from router_client.routing.health import Healths
 from router_client.routing.market import Market

@@ -25,7 +25,7 @@ from relays.pages import encode_all
 from relays.pool import DEADLINE_S, RelayPool
 from relays.profile import profile, relay_list
 from relays.proof import base_of
-from router_client.board import Board
+from router_client.discovery.board import Board
 
 log = logging.getLogger(__name__)
 

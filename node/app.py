@@ -40,10 +40,10 @@ from relays.event import Signer
 from relays.money import from_sat
 from relays.pool import RelayPool
 from relays.routes import Purpose
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
+from router_client.disk.storage import exclusive
 from router_client.ecash.wallet import Wallet
-from router_client.outside import client_for
-from router_client.storage import exclusive
+from router_client.net.outside import client_for
 
 log = logging.getLogger(__name__)
 

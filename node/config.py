@@ -25,7 +25,7 @@ from node.upstream.specs import checked, read_specs
 from relays.errors import InvalidKey, InvalidProof
 from relays.event import Signer
 from relays.proof import base_of
-from router_client.btc import KNOWN_SOURCES, source_from
+from router_client.spending.btc import KNOWN_SOURCES, source_from
 
 List = Annotated[tuple[str, ...], NoDecode]
 """Written with commas."""

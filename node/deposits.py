@@ -47,7 +47,7 @@ from router_client.errors import (
     WalletError,
     WrongUnit,
 )
-from router_client.lnurl import check_reachable
+from router_client.paying.lnurl import check_reachable
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.routes import Purpose
-from router_client.btc import BtcPrice, source_from
-from router_client.outside import client_for
+from router_client.net.outside import client_for
+from router_client.spending.btc import BtcPrice, source_from
 
 
 class Front(msgspec.Struct, frozen=True):

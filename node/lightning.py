@@ -15,7 +15,7 @@ from router_client.ecash.outcomes import Melted
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.ecash.wallet import Wallet
 from router_client.errors import AddressUnavailable, FeeTooHigh, InsufficientFunds, PaymentFailed, RequestUnreadable
-from router_client.lnurl import address_invoice
+from router_client.paying.lnurl import address_invoice
 
 FIRST_GUESS: Final = 97
 """Per cent of the amount that a first invoice asks for: enough is left to learn what the mint sets aside for fees."""

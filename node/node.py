@@ -29,9 +29,9 @@ from node.shop.tariffs import Utilisation, factor_of
 from node.till import Till
 from node.upstream.fleet import Fleet
 from relays.event import Signer
-from router_client.btc import BtcPrice
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
 from router_client.ecash.wallet import Wallet
+from router_client.spending.btc import BtcPrice
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from relays.money import Msat, ceil_div
 from router_client.ecash.token import MSAT_PER_UNIT, to_msat
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, InsufficientFunds, MintUnavailable, WalletError
-from router_client.lnurl import looks_like_address
+from router_client.paying.lnurl import looks_like_address
 
 log = logging.getLogger(__name__)
 

@@ -19,29 +19,29 @@ from relays.event import Event, Signer, npub
 from relays.money import Msat
 from relays.pool import RelayPool
 from relays.routes import DIRECT, Purpose, Routes
-from router_client.allowance import Allowance
-from router_client.answer import Answer, Plan
-from router_client.budget import BudgetFile
-from router_client.cascading import Cascades
+from router_client.buying.answer import Answer, Plan
+from router_client.buying.cascading import Cascades
+from router_client.buying.quoting import Asked, ask_all
+from router_client.buying.reading import OnText, Reader, TextReader
+from router_client.buying.serving import Serving
 from router_client.complexity import Task, Tier, asked_text, assess
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
+from router_client.discovery.opinions import Opinions
+from router_client.discovery.people import People
+from router_client.discovery.reviewer import Reviewer
+from router_client.discovery.shelf import Shelf
 from router_client.ecash.wallet import Wallet
 from router_client.errors import BadRequest, NoProvider
-from router_client.feedback import DOUBT_WEIGHT, Belief, Feedback, kind_of
-from router_client.opinions import Opinions
-from router_client.outside import client_for
-from router_client.payments import Payments
-from router_client.people import People
+from router_client.net.outside import client_for
+from router_client.paying.payments import Payments
 from router_client.preferences import USUAL, Preferences
-from router_client.quoting import Asked, ask_all
-from router_client.rate import Rate
-from router_client.reading import OnText, Reader, TextReader
-from router_client.reviewer import Reviewer
+from router_client.routing.feedback import DOUBT_WEIGHT, Belief, Feedback, kind_of
 from router_client.routing.wishes import AUTO, read_wishes, session_of
 from router_client.selection import Choice
-from router_client.serving import Serving
-from router_client.shelf import Shelf
-from router_client.spending import HOUR_S, Report, Spending
+from router_client.spending.account import HOUR_S, Report, Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import BudgetFile
+from router_client.spending.rate import Rate
 
 BELIEFS: Final = "beliefs"
 HOPELESS: Final = 0.1

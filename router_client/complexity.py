@@ -13,8 +13,8 @@ import msgspec
 
 from relays.prompt import read_prompt
 from router_client.difficulty.hardness import fails
+from router_client.difficulty.needs import Need, needs_of
 from router_client.difficulty.prompts import read
-from router_client.routing.needs import Need, needs_of
 
 Tier = Literal["cheap", "mid", "premium"]
 

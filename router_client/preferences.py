@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from decimal import Decimal
+from typing import Final, Literal
 
 import msgspec
 
 from relays.money import MSAT_PER_SAT
-from router_client.btc import LEAST_USD, MOST_USD
 from router_client.errors import BadSetting
-from router_client.routing.wishes import Profile
 
+Profile = Literal["cheap", "balanced", "fast", "best", "private"]
+LEAST_BTC_USD, MOST_BTC_USD = Decimal(1), Decimal(10) ** 9
+"""What is outside is no price of a bitcoin in USD."""
 EXPLORE: Final = 0.05
 """Of the choices, the share that tries what is not known."""
 MOST_EXPLORED: Final = 0.5
@@ -48,8 +50,8 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
             raise BadSetting(f"the share that is explored is from 0 to {MOST_EXPLORED}, not {self.explore}")
         if self.auto_max_sats < 0:
             raise BadSetting("the most that 'auto' pays is not below 0; 0 lifts it")
-        if self.btc_usd is not None and not float(LEAST_USD) <= self.btc_usd <= float(MOST_USD):
-            raise BadSetting(f"the price of bitcoin is from {LEAST_USD} to {MOST_USD} USD")
+        if self.btc_usd is not None and not float(LEAST_BTC_USD) <= self.btc_usd <= float(MOST_BTC_USD):
+            raise BadSetting(f"the price of bitcoin is from {LEAST_BTC_USD} to {MOST_BTC_USD} USD")
 
     @property
     def auto_prices(self) -> dict[str, float] | None:

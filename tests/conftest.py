@@ -134,9 +134,9 @@ def of_the_process() -> dict[str, object]:
     """What all tests of a process share, but for what pytest itself changes."""
     named = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     loggers = {name: logging.getLogger(name).level for name in ("node", "relays", "router_client", "tor")}
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    ended = signal.getsignal(signal.SIGTERM)
     silenced = logging.root.manager.disable
-    return {"variables": named, "folder": Path.cwd(), "loggers": loggers, "silenced": silenced, "signals": handlers}
+    return {"variables": named, "folder": Path.cwd(), "loggers": loggers, "silenced": silenced, "ended": ended}
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ PACKAGES = ("relays", "router_client", "node")
 CONNECTS = {
     "relays/dialing.py",
     "relays/pool.py",  # by connector_to
-    "router_client/outside.py",
+    "router_client/net/outside.py",
     "node/upstream/http.py",  # by connector_to
     "node/api/passing.py",  # to a socket of this machine
 }
@@ -60,7 +60,7 @@ def test_connections_are_made_by_the_way_that_was_chosen(path: Path) -> None:
         return
     makers = r"httpx\.(?:Async)?(?:Client|HTTPTransport)\(|ClientSession\(|TCPConnector\(|create_connection\("
     made = re.findall(makers, path.read_text())
-    assert made == [], "client_for() of router_client/outside.py, or connector_to() of relays/dialing.py"
+    assert made == [], "client_for() of router_client/net/outside.py, or connector_to() of relays/dialing.py"
 
 
 def test_the_client_imports_without_cashu() -> None:

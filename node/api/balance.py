@@ -16,7 +16,7 @@ from node.errors import Refusal
 from node.ledger.model import Key
 from node.node import Node
 from relays import payment
-from router_client.lnurl import looks_like_address
+from router_client.paying.lnurl import looks_like_address
 
 PATHS = ("/v1/balance", "/v1/wallet")
 

@@ -11,7 +11,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from node.node import Node
-from router_client.discovery import Provider, figures_of
+from router_client.discovery.directory import Provider, figures_of
 
 MAX_LISTED: Final = 500
 MAX_MODELS: Final = 200

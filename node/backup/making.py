@@ -15,7 +15,7 @@ from node.errors import BadBackup
 from node.storage import StorageSettings
 from relays.errors import InvalidKey
 from relays.event import Signer
-from router_client.storage import is_held
+from router_client.disk.storage import is_held
 
 LEDGER: Final = "ledger.db"
 TEXTS: Final = ("nsec", "instance", "onion_key")

@@ -32,11 +32,11 @@ from node.ledger.ledger import Ledger
 from node.storage import StorageSettings, synced
 from relays.money import Msat
 from relays.routes import DIRECT, Purpose, Routes
+from router_client.disk.storage import exclusive
 from router_client.ecash.outcomes import Restored
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintMisbehaved, MintUnavailable
-from router_client.outside import client_for
-from router_client.storage import exclusive
+from router_client.net.outside import client_for
 
 WALLET: Final = "wallet.db"
 BESIDE: Final = ("", "-wal", "-shm")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from node.errors import BadBackup
-from router_client.storage import exclusive, is_held
+from router_client.disk.storage import exclusive, is_held
 
 PREFIXES: Final = (".backup-", ".restoring-")
 LOCK: Final = "lock"

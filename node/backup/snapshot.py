@@ -15,8 +15,8 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from node.backup.postgres import connected, dump_books
+from router_client.disk.storage import connect
 from router_client.errors import StorageError
-from router_client.storage import connect
 
 
 async def copy_all(files: Mapping[Path, Path], postgres: str = "", dump: Path | None = None) -> None:

@@ -17,13 +17,13 @@ from node.cli.preferences import routing_options
 from node.cli.route import profile_option
 from relays.event import pubkey_of
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
-from router_client.answer import Answer
-from router_client.change import Out
+from router_client.buying.answer import Answer
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError
-from router_client.payments import Payments
-from router_client.routing.wishes import Profile
+from router_client.paying.change import Out
+from router_client.paying.payments import Payments
+from router_client.preferences import Profile
 
 T = TypeVar("T")
 

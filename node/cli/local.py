@@ -26,7 +26,7 @@ from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_net
 from relays.announcement import Announcement
 from relays.event import npub
 from relays.money import in_sats
-from router_client.answer import Answer
+from router_client.buying.answer import Answer
 from router_client.client import RouterClient
 
 POLL_S = 0.3

@@ -19,7 +19,7 @@ from relays.announcement import ModelOffer
 from relays.pricing import TOKENS_PER_PRICE
 from relays.routes import host_of, is_onion
 from router_client.client import RouterClient
-from router_client.discovery import Provider, figures_of
+from router_client.discovery.directory import Provider, figures_of
 from router_client.ecash.token import normal_mint_url
 
 MAX_ROWS = 200

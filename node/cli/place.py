@@ -15,8 +15,8 @@ from node.cli.preferences import preferences
 from node.localnet.network import read_state
 from relays.routes import Routes, host_and_port
 from router_client.client import RouterClient
-from router_client.storage import is_held
-from router_client.torport import found_socks
+from router_client.disk.storage import is_held
+from router_client.net.torport import found_socks
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from router_client.btc import KNOWN_SOURCES
 from router_client.preferences import AUTO_MAX_SATS, EXPLORE, MOST_EXPLORED, Preferences
+from router_client.spending.btc import KNOWN_SOURCES
 
 C = TypeVar("C", bound=Callable[..., Any])
 

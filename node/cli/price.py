@@ -12,8 +12,8 @@ from rich.table import Table
 from node.cli.console import CommandFailed, escaped, out, per_1k, print_json
 from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
 from relays.money import in_sats
+from router_client.buying.quoting import Asked
 from router_client.client import RouterClient
-from router_client.quoting import Asked
 
 
 @click.command(epilog='Example: satroute price gpt-4o-mini "What is 2+2?" --max-tokens 50')

@@ -21,10 +21,10 @@ from node.cli.route import profile_option
 from node.errors import BadSettings
 from relays.money import in_sats
 from router_client.client import RouterClient
-from router_client.lnurl import is_local
+from router_client.paying.lnurl import is_local
+from router_client.preferences import Profile
 from router_client.proxy.app import Proxy
 from router_client.proxy.guard import LOOPBACK, Guard
-from router_client.routing.wishes import Profile
 
 PORT = 8402
 GRACE_S = 30

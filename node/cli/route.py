@@ -15,9 +15,9 @@ from node.cli.preferences import routing_options
 from relays.money import in_sats
 from router_client.client import RouterClient
 from router_client.complexity import Task
+from router_client.preferences import Profile
 from router_client.routing.candidates import Candidate
 from router_client.routing.scoring import Factors
-from router_client.routing.wishes import Profile
 from router_client.selection import Choice
 
 MOST_REASONS = 40

@@ -31,7 +31,7 @@ from node.shop.lease import socket_path
 from node.storage import POSTGRES
 from node.till import SHOP
 from node.tor.service import OnionService, with_tor
-from router_client.lnurl import is_local
+from router_client.paying.lnurl import is_local
 
 if sys.platform == "win32":
     from asyncio import run

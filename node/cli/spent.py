@@ -14,12 +14,12 @@ from rich.table import Table
 from node.cli.console import escaped, note, out, print_json
 from node.cli.place import data_option, json_option, place
 from relays.money import from_sat, in_sats
-from router_client.budget import MOST_USD, Budget, read_budget, write_budget
 from router_client.client import BUDGET_FILE, SHELF_FILE, SPENDING_FILE
+from router_client.discovery.shelf import Shelf
 from router_client.preferences import USUAL
-from router_client.rate import Rate
-from router_client.shelf import Shelf
-from router_client.spending import HOUR_S, Report, Spending
+from router_client.spending.account import HOUR_S, Report, Spending
+from router_client.spending.budget import MOST_USD, Budget, read_budget, write_budget
+from router_client.spending.rate import Rate
 
 
 @click.command(epilog="Example: satroute report --hours 168 --json")

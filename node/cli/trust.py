@@ -13,8 +13,8 @@ from node.cli.place import data_option, json_option, place, relays_option, with_
 from relays.event import Event, npub, pubkey_of
 from relays.review import MAX_WORDS
 from router_client.client import RouterClient
-from router_client.people import List, People
-from router_client.trust import Own
+from router_client.discovery.people import List, People
+from router_client.discovery.trust import Own
 
 FILE = "people.json"
 

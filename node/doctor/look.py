@@ -14,8 +14,8 @@ from node.doctor.finding import Finding, note
 from node.doctor.tor import way_out
 from relays.event import Signer
 from relays.routes import Purpose
-from router_client.outside import client_for
-from router_client.storage import is_held
+from router_client.disk.storage import is_held
+from router_client.net.outside import client_for
 
 DEADLINE_S: Final = 10.0
 """Of each question that is asked of somebody."""

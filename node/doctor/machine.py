@@ -18,9 +18,9 @@ from node.backup.postgres import has_tables
 from node.config import Settings
 from node.doctor.finding import Finding, note, ok, wrong
 from node.storage import AGAIN
+from router_client.disk.storage import is_held
 from router_client.errors import StorageError
-from router_client.fetch import FetchFailed, fetch
-from router_client.storage import is_held
+from router_client.net.fetch import FetchFailed, fetch
 
 LEAST_FREE: Final = 500_000_000
 """Bytes."""

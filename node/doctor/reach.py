@@ -20,8 +20,8 @@ from relays.event import Signer
 from relays.jsontext import from_json
 from relays.pool import RelayPool
 from relays.routes import DIRECT, Routes
-from router_client.fetch import FetchFailed, fetch
-from router_client.storage import is_held
+from router_client.disk.storage import is_held
+from router_client.net.fetch import FetchFailed, fetch
 
 APP_DATA: Final = 30078
 """Application data (NIP-78): addressable as an announcement is, and of interest to nobody else."""

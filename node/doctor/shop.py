@@ -20,13 +20,13 @@ from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.errors import NoTor
 from relays.money import from_sat
 from relays.routes import Purpose
-from router_client.btc import BtcPrice, source_from
+from router_client.buying.shop import look
 from router_client.ecash.mint import MintClient
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.errors import AddressUnavailable, MintMisbehaved, NodeError, RequestUnreadable, WalletError
-from router_client.lnurl import address_invoice
-from router_client.outside import client_for
-from router_client.shop import look
+from router_client.net.outside import client_for
+from router_client.paying.lnurl import address_invoice
+from router_client.spending.btc import BtcPrice, source_from
 
 Lists = Mapping[str, list[Mapping[str, Any]]]
 

@@ -25,8 +25,8 @@ from node.ledger.model import Insufficient, KeyClosed, LimitReached
 from node.ledger.page import MOST_KEPT, AccountRow, Hold, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import prepare_postgres
 from node.ledger.sql import LOCK, Work, columns
+from router_client.disk.waiting import Job, check_room, deliver
 from router_client.errors import StorageError
-from router_client.waiting import Job, check_room, deliver
 
 log = logging.getLogger(__name__)
 

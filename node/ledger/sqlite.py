@@ -16,7 +16,7 @@ from node.errors import LedgerConflict
 from node.ledger.page import MOST_KEPT, AccountRow, HoldRow, KeyRow, Move, Outcome, Page
 from node.ledger.schema import prepare_sqlite
 from node.ledger.sql import Work, columns
-from router_client.storage import Database
+from router_client.disk.storage import Database
 
 T = TypeVar("T")
 

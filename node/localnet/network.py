@@ -21,9 +21,9 @@ from node.localnet.relay import start_relay, wait_relay
 from relays.announcement import Announcement
 from relays.money import MSAT_PER_SAT
 from relays.pool import RelayPool
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
+from router_client.disk.storage import exclusive
 from router_client.ecash.wallet import Wallet
-from router_client.storage import exclusive
 
 STATE_FILE = "network.json"
 NODE_READY_S = 60

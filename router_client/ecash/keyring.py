@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 import httpx
 import msgspec
 
+from router_client.disk.storage import Database
 from router_client.ecash import store
 from router_client.ecash.mint import Keyset, MintClient
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, Token, normal_mint_url
 from router_client.errors import MintMisbehaved, MintUnavailable, TokenRefused, WrongUnit
-from router_client.storage import Database
 
 KEYSETS_TTL_S = 600
 LOOKUP_PAUSE_S = 10

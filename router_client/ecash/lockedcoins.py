@@ -2,7 +2,7 @@
 
 `locked` coins were accepted without the mint and are worth their amount less `fee`, their part of what swapping their token
 alone would cost; `redeeming` ones are on their way through it. `receiving` ones come in by an ordinary receive: they stand
-here so that they are not accepted a second time. Everything runs inside a transaction of `router_client.storage`.
+here so that they are not accepted a second time. Everything runs inside a transaction of `router_client.disk.storage`.
 """
 
 from __future__ import annotations

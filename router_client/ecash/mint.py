@@ -13,7 +13,7 @@ from relays.jsontext import from_json
 from router_client.ecash.crypto import Dleq, keyset_id_matches
 from router_client.ecash.token import Proof
 from router_client.errors import MintMisbehaved, MintUnavailable, TokenRefused, TokenSpent
-from router_client.fetch import FetchFailed, Reply, fetch
+from router_client.net.fetch import FetchFailed, Reply, fetch
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from router_client.disk.storage import Database
 from router_client.ecash import store
 from router_client.ecash.closing import close_failed, complete
 from router_client.ecash.crypto import SecretChain
@@ -25,7 +26,6 @@ from router_client.ecash.outputs import blinded, unblinded
 from router_client.ecash.store import Journal, Kind, Operation
 from router_client.ecash.token import Proof
 from router_client.errors import MintUnavailable, TokenRefused, TokenSpent, WalletError
-from router_client.storage import Database
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The wallet's tables: seed, keysets with their counters, operations (the journal) and coins.
 
-Every function runs inside a transaction of `router_client.storage` and does nothing but SQL.
+Every function runs inside a transaction of `router_client.disk.storage` and does nothing but SQL.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import httpx
 from mnemonic import Mnemonic
 
 from relays.money import Msat
+from router_client.disk.storage import Database
 from router_client.ecash import lockedcoins, store
 from router_client.ecash.accepting import Accepting
 from router_client.ecash.coins import Fees
@@ -51,7 +52,6 @@ from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
 from router_client.ecash.store import Operation
 from router_client.ecash.token import Token, decode, to_msat
-from router_client.storage import Database
 
 
 class Wallet:

@@ -23,14 +23,14 @@ from urllib.parse import parse_qs
 import msgspec
 
 from relays import payment
-from router_client.answer import Answer
+from router_client.buying.answer import Answer
+from router_client.buying.reading import Head, Piece, Reader
 from router_client.client import RouterClient
 from router_client.errors import ClientError
 from router_client.proxy import telling
 from router_client.proxy.exchange import CallerLeft, Exchange, Reading, Receive, Send, too_busy
 from router_client.proxy.guard import Guard
 from router_client.proxy.refusal import FUND, SAME_AGAIN, Refusal, as_refusal, bad
-from router_client.reading import Head, Piece, Reader
 from router_client.routing.wishes import AUTO, read_wishes
 
 log = logging.getLogger(__name__)

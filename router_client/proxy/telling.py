@@ -15,10 +15,10 @@ import msgspec
 from relays import payment
 from relays.money import MSAT_PER_SAT
 from relays.pricing import TOKENS_PER_PRICE, ModelPrice, Usage
-from router_client.answer import Answer
-from router_client.discovery import Provider
+from router_client.buying.answer import Answer
+from router_client.buying.reading import Head
+from router_client.discovery.directory import Provider
 from router_client.proxy.exchange import plain
-from router_client.reading import Head
 from router_client.routing.market import Market
 from router_client.routing.wishes import AUTO
 

@@ -10,7 +10,7 @@ import msgspec
 
 from relays.announcement import ModelOffer
 from relays.money import MAX_MSAT, Msat
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.errors import BadRequest
 from router_client.preferences import EXPLORE

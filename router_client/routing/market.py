@@ -13,7 +13,7 @@ from relays.errors import InvalidKey, MoneyError
 from relays.event import pubkey_of
 from relays.pricing import Usage, cost
 from router_client.complexity import Tier
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.routing.ceiling import Ceiling
 from router_client.routing.health import Healths
 from router_client.routing.stall import Stall

@@ -15,9 +15,9 @@ from relays.announcement import ModelOffer
 from relays.capacity import TYPICAL, Capacity
 from relays.errors import MoneyError
 from relays.pricing import cost
+from router_client.discovery.trust import Trust
+from router_client.preferences import Profile
 from router_client.routing.health import USUAL_SPEED, USUAL_WAIT_S, Outlook
-from router_client.routing.wishes import Profile
-from router_client.trust import Trust
 
 PLAIN_FACTOR: Final = 1.25
 """Of a node whose charge cannot be checked by a receipt."""

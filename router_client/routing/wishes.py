@@ -16,14 +16,14 @@ import msgspec
 
 from relays.announcement import region_of
 from relays.bounds import MAX_CONTEXT
-from router_client.budget import MOST_USD
 from router_client.complexity import Tier
 from router_client.errors import BadRequest
+from router_client.preferences import Profile
+from router_client.spending.budget import MOST_USD
 
 AUTO: Final = "auto"
 """The model name that leaves the choice of model to the router."""
 
-Profile = Literal["cheap", "balanced", "fast", "best", "private"]
 Sort = Literal["price", "throughput", "latency"]
 
 MAX_NAMES: Final = 64

@@ -12,15 +12,15 @@ import pytest
 from aiohttp import web
 
 from relays.pool import RelayPool
-from router_client.allowance import Allowance
-from router_client.budget import Budget
 from router_client.client import RouterClient
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
 from router_client.ecash.wallet import Wallet
-from router_client.payments import Payments
+from router_client.paying.payments import Payments
 from router_client.proxy.app import Proxy
 from router_client.proxy.guard import Guard
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget
 from tests.client.cheat import DONE, NOTHING_LEFT, Cheat, announce, receipt, serving
 from tests.client.proxies import HELLO, URL, calling
 from tests.client.purses import funded

@@ -13,6 +13,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
+from router_client.disk.storage import Database
 from router_client.ecash.crypto import BlindSecret, blind
 from router_client.ecash.keyring import Keyring
 from router_client.ecash.mint import BlindedMessage
@@ -21,7 +22,6 @@ from router_client.ecash.outputs import unblinded
 from router_client.ecash.token import Token, decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintUnavailable
-from router_client.storage import Database
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from relays.event import Signer
 from relays.pool import RelayPool
 from relays.pricing import ModelPrice
 from router_client.client import RouterClient
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
+from router_client.discovery.opinions import Opinions
+from router_client.discovery.people import People
+from router_client.discovery.trust import Deeds
 from router_client.errors import NoProvider
-from router_client.opinions import Opinions
-from router_client.people import People
-from router_client.trust import Deeds
 from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, receipt, serving
 
 DEARER = ModelPrice(PRICE.prompt_msat_per_mtok * 11 // 10, PRICE.completion_msat_per_mtok * 11 // 10)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from relays.announcement import MAX_CLOCK_SKEW_S, withdrawal
 from relays.event import Event, Signer
-from router_client import board as boards
-from router_client.board import Board, Notice
+from router_client.discovery import board as boards
+from router_client.discovery.board import Board, Notice
 from tests.client.test_discovery import ALICE, BOB, NOW, announcement
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

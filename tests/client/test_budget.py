@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from router_client.allowance import Allowance
-from router_client.budget import Budget, read_budget, write_budget
 from router_client.client import RouterClient
 from router_client.errors import BadRequest, BudgetExceeded, MintUnavailable, NoProvider, StorageError
-from router_client.spending import Entry, Outcome, Report, Spending
+from router_client.spending.account import Entry, Outcome, Report, Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget, read_budget, write_budget
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, SIGNER, TEXT, Cheat, announce, receipt
 from tests.client.clock import Clock
 

@@ -11,7 +11,7 @@ from relays.announcement import ModelOffer
 from relays.bounds import ModelLimits, most_usage
 from relays.money import Msat
 from relays.pricing import ModelPrice, Usage, cost
-from router_client.cascade import Costs, Most, ascend, confidence, pays, shortened
+from router_client.buying.cascade import Costs, Most, ascend, confidence, pays, shortened
 from router_client.complexity import Tier
 from router_client.difficulty.agreement import agree
 from router_client.errors import NodeError, NoProvider

@@ -14,14 +14,14 @@ import pytest
 from aiohttp import web
 
 from relays.payment import CASHU_HEADER
-from router_client.change import short_change
+from router_client.buying.tries import MAX_TRIES
 from router_client.client import RouterClient
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
 from router_client.ecash.token import Token, decode, encode, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import NodeRefused, NoProvider
-from router_client.payments import Payments
-from router_client.tries import MAX_TRIES
+from router_client.paying.change import short_change
+from router_client.paying.payments import Payments
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, TEXT, Cheat, announce, receipt
 from tests.client.purses import until_claimed
 from tests.client.till import COST_MSAT, FEES_MSAT, Till, comment, honestly, silently

@@ -12,7 +12,7 @@ import pytest
 from relays.capacity import Capacity
 from relays.pricing import ModelPrice
 from router_client.complexity import assess
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.errors import BadRequest
 from router_client.routing.candidates import Circumstances
 from router_client.routing.health import Healths

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from router_client.complexity import Task, Tier
-from router_client.feedback import LADDER, MOST_OPEN, Belief, Feedback, Picked, kind_of
-from router_client.preferences import EXPLORE
-from router_client.routing.wishes import Profile
+from router_client.preferences import EXPLORE, Profile
+from router_client.routing.feedback import LADDER, MOST_OPEN, Belief, Feedback, Picked, kind_of
 
 TASKS = 500
 

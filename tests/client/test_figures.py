@@ -18,11 +18,11 @@ from relays.capacity import STALE_S, Capacity
 from relays.deletion import deletion
 from relays.event import Event, Signer
 from relays.pricing import ModelPrice
-from router_client import figures
-from router_client.board import Board
-from router_client.discovery import Provider
-from router_client.figures import Figures
-from router_client.shelf import Shelf
+from router_client.discovery import figures
+from router_client.discovery.board import Board
+from router_client.discovery.directory import Provider
+from router_client.discovery.figures import Figures
+from router_client.discovery.shelf import Shelf
 from tests.client.test_board import UNHURRIED, filled
 from tests.client.test_discovery import ALICE, BOB, NOW
 from tests.client.test_live import directory_on
@@ -86,7 +86,7 @@ def test_a_page_that_is_missing_deleted_expired_or_anothers_costs_its_models_alo
 def test_who_takes_more_room_than_its_share_loses_pages_before_the_announcement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("router_client.board.MAX_OF_ONE_AUTHOR", 2)
+    monkeypatch.setattr("router_client.discovery.board.MAX_OF_ONE_AUTHOR", 2)
     board = filled(*EVENTS)
     assert models(board)[:2] == ["m0", "m1"]
     assert len(board) == 2
@@ -114,8 +114,8 @@ async def test_pages_are_on_disk_and_asked_for_by_kind_and_author(folder: Path) 
 
 async def test_who_follows_hears_how_busy_a_node_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relays.pool.RECONNECT_MIN_S", 0.05)
-    monkeypatch.setattr("router_client.discovery.LIVE_PAUSE_S", 0.02)
-    monkeypatch.setattr("router_client.discovery.QUIET_S", 0.05)
+    monkeypatch.setattr("router_client.discovery.directory.LIVE_PAUSE_S", 0.02)
+    monkeypatch.setattr("router_client.discovery.directory.QUIET_S", 0.05)
     now = int(time.time())
     async with hostile_relay() as relay, directory_on(relay.url) as directory:
         relay.events = [busy(at=now), *written(at=now)]

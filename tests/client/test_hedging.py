@@ -15,14 +15,14 @@ from aiohttp import web
 
 from relays.event import Signer
 from relays.pricing import ModelPrice
-from router_client.allowance import Allowance
-from router_client.budget import Budget
+from router_client.buying.hedging import Race, Runner
+from router_client.buying.reading import Reader
 from router_client.client import RouterClient
-from router_client.discovery import Provider
-from router_client.hedging import Race, Runner
-from router_client.reading import Reader
+from router_client.discovery.directory import Provider
 from router_client.routing.health import Healths
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, PRICE, TEXT, Cheat, announce, receipt, serving
 
 HEDGED = BODY | {"routing": {"hedge": True}}
@@ -115,7 +115,7 @@ async def test_what_the_slower_one_keeps_is_spent(
         await cheat.wallet.receive(token, "theft")
         await slow.may.wait()
 
-    monkeypatch.setattr("router_client.purchase.LEFT_PAUSES_S", (0.0,))
+    monkeypatch.setattr("router_client.buying.purchase.LEFT_PAUSES_S", (0.0,))
     monkeypatch.setattr(Healths, "late_s", lambda *_: 0.3)
     slow.on_payment = takes
     await buyer.chat(HEDGED)

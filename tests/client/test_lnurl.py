@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from relays.money import Msat
-from router_client import lnurl
 from router_client.errors import AddressUnavailable, RequestUnreadable
-from router_client.lnurl import address_invoice, looks_like_address
+from router_client.paying import lnurl
+from router_client.paying.lnurl import address_invoice, looks_like_address
 
 Reply = tuple[int, dict[str, str], bytes]
 Serve = Callable[[str, dict[str, list[str]]], Reply]

@@ -12,13 +12,13 @@ from relays.capacity import Capacity
 from relays.event import Signer
 from relays.pricing import ModelPrice, Usage
 from router_client.complexity import assess
-from router_client.discovery import Provider, _unless_same
+from router_client.discovery.directory import Provider, _unless_same
+from router_client.discovery.trust import Trust
 from router_client.routing.candidates import Circumstances
 from router_client.routing.health import Healths
 from router_client.routing.market import Market
 from router_client.routing.wishes import read_wishes
 from router_client.selection import choose
-from router_client.trust import Trust
 from tests.client.test_selection import HELLO, PURSE, order, provider
 
 MODELS = ("small", "middle", "large", "odd")

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from relays.routes import DIRECT, Purpose, Routes
-from router_client import torport
-from router_client.fetch import FetchFailed, fetch
-from router_client.outside import NoWay, client_for
-from router_client.torport import found_socks
+from router_client.net import torport
+from router_client.net.fetch import FetchFailed, fetch
+from router_client.net.outside import NoWay, client_for
+from router_client.net.torport import found_socks
 from tests.socks import forbid_dns, socks_port
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

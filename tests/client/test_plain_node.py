@@ -17,7 +17,7 @@ from relays.pool import RelayPool
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
 from router_client.errors import NoProvider
-from router_client.nodeapi import error_of
+from router_client.net.nodeapi import error_of
 from tests.client.purses import funded
 from tests.client.routstr import COST_MSAT, MAX_COST_MSAT, MODEL, TEXT, Routstr, serving
 

@@ -13,7 +13,7 @@ from relays.pool import RelayPool
 from relays.pricing import ModelPrice
 from router_client.client import RouterClient
 from router_client.complexity import assess
-from router_client.discovery import Directory, Provider
+from router_client.discovery.directory import Directory, Provider
 from router_client.preferences import AUTO_MAX_SATS, USUAL, Preferences
 from router_client.routing.candidates import Circumstances
 from router_client.routing.market import Market

@@ -11,13 +11,13 @@ import openai
 import pytest
 from aiohttp import web
 
-from router_client.budget import Budget
 from router_client.client import RouterClient
 from router_client.proxy import app as proxy_app
 from router_client.proxy.app import Proxy
 from router_client.proxy.exchange import Exchange
 from router_client.proxy.guard import LOOPBACK, Guard
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.budget import Budget
 from tests.client.cheat import BODY, DONE, TEXT, Cheat, receipt
 from tests.client.proxies import URL, calling, chunk
 

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli.preferences import BTC_SOURCES, preferences, routing_options
-from router_client.allowance import Allowance
-from router_client.budget import Budget
 from router_client.client import RouterClient
 from router_client.errors import BadSetting
 from router_client.preferences import Preferences
-from router_client.rate import Rate
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget
+from router_client.spending.rate import Rate
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pytest
 
 from relays.jsontext import has_many
 from relays.prompt import read_prompt
-from router_client.allowance import Allowance
-from router_client.budget import Budget
 from router_client.client import RouterClient
 from router_client.errors import StorageError
 from router_client.proxy.app import Proxy
 from router_client.proxy.exchange import MAX_BODY_BYTES
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget
 from tests.client.cheat import BODY, Cheat
 
 MESSAGES = BODY["messages"]

@@ -14,15 +14,15 @@ from relays.bounds import ModelLimits, most_usage
 from relays.event import Signer
 from relays.pricing import ModelPrice, Usage, cost
 from relays.quote import QuoteAnswer
-from router_client.allowance import Allowance
-from router_client.budget import Budget
 from router_client.client import RouterClient
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.ecash.token import decode
 from router_client.errors import NodeRefused, NoProvider
 from router_client.preferences import Preferences
-from router_client.rate import Rate
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget
+from router_client.spending.rate import Rate
 from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, announce, receipt, serving
 
 LIMITS = ModelLimits(2048, 1024)

@@ -11,12 +11,12 @@ from relays.event import Signer
 from relays.pool import RelayPool
 from relays.review import decode
 from router_client.client import RouterClient
+from router_client.discovery.opinions import Opinions
+from router_client.discovery.people import People
+from router_client.discovery.reviewer import Reviewer, verdict_of
+from router_client.discovery.shelf import Shelf
+from router_client.discovery.trust import Deeds
 from router_client.errors import NoProvider, NotTaken, StorageError
-from router_client.opinions import Opinions
-from router_client.people import People
-from router_client.reviewer import Reviewer, verdict_of
-from router_client.shelf import Shelf
-from router_client.trust import Deeds
 from tests.client.test_discovery import announcement
 from tests.conftest import DEAD_RELAY
 from tests.relays.hostile import hostile_relay

@@ -14,11 +14,11 @@ from relays.event import Signer
 from relays.money import MAX_MSAT
 from relays.pricing import ModelPrice
 from router_client.complexity import Task, assess
-from router_client.discovery import Provider
-from router_client.plain import Listed
+from router_client.discovery.directory import Provider
+from router_client.discovery.plain import Listed
+from router_client.discovery.trust import Trust
 from router_client.routing.candidates import Purse
 from router_client.selection import Choice, choose
-from router_client.trust import Trust
 
 MINT = "https://mint.example"
 PURSE = Purse(MINT, "msat", 10**9)

@@ -10,10 +10,10 @@ import pytest
 
 from relays.announcement import withdrawal
 from relays.event import Event
-from router_client import shelf as shelves
-from router_client.board import Board
-from router_client.shelf import KEPT_S, Shelf
-from router_client.trust import Deeds
+from router_client.discovery import shelf as shelves
+from router_client.discovery.board import Board
+from router_client.discovery.shelf import KEPT_S, Shelf
+from router_client.discovery.trust import Deeds
 from tests.client.clock import Clock
 from tests.client.test_board import NEW, OLD, names
 from tests.client.test_discovery import ALICE, BOB, NOW, announcement

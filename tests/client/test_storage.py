@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from router_client.disk.storage import Database
 from router_client.errors import StorageError
-from router_client.storage import Database
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ import pytest
 from aiohttp import web
 
 from relays.event import Signer
-from router_client.allowance import Allowance
-from router_client.budget import Budget
+from router_client.buying.tries import MAX_TRIES, MOST_UNPAID
 from router_client.client import RouterClient
-from router_client.discovery import Provider
+from router_client.discovery.directory import Provider
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NodeRefused, NoProvider
-from router_client.spending import Spending
-from router_client.tries import MAX_TRIES, MOST_UNPAID
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
+from router_client.spending.budget import Budget
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, PRICE, TEXT, Cheat, announce, receipt, serving
 from tests.client.test_quoting import answer as answered
 from tests.client.test_quoting import hold_at, times

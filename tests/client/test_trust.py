@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from relays.event import Signer, npub
 from relays.pool import QueryResult, RelayPool
 from relays.review import Review
-from router_client.opinions import AGAIN_S, LOOK_DEADLINE_S, Opinions
-from router_client.people import People
-from router_client.trust import NEUTRAL_SCORE, Deeds, Own, Trust, trust_of
+from router_client.discovery.opinions import AGAIN_S, LOOK_DEADLINE_S, Opinions
+from router_client.discovery.people import People
+from router_client.discovery.trust import NEUTRAL_SCORE, Deeds, Own, Trust, trust_of
 from tests.client.clock import Clock
 
 NODE = "node"
@@ -129,7 +129,7 @@ async def test_a_look_at_a_huge_circle_ends_and_the_next_one_comes_to_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow relays kept all who wanted a node waiting for a minute and a half."""
-    monkeypatch.setattr("router_client.opinions.AUTHORS_AT_ONCE", 5)
+    monkeypatch.setattr("router_client.discovery.opinions.AUTHORS_AT_ONCE", 5)
     people, clock = People(folder / "people.json"), Clock()
     friends = {Signer.generate().pubkey for _ in range(100)}
     own = {"followed": [npub(friend) for friend in friends]}

@@ -22,7 +22,7 @@ from relays.bounds import ModelLimits
 from relays.event import Event, expiration
 from relays.pool import RelayPool
 from relays.pricing import ModelPrice
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
 from tests.conftest import DEAD_MINT
 from tests.node.harness import Running, running_node
 from tests.relays.scripted import ScriptedRelay, scripted_relay

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from router_client.errors import FeeTooHigh
-from router_client.paying import pay_per_request
-from router_client.payments import Payments
+from router_client.paying.http402 import pay_per_request
+from router_client.paying.payments import Payments
 from tests.client.purses import funded, until_claimed
 from tests.node.harness import HELLO, running_node
 

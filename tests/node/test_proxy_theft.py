@@ -32,9 +32,9 @@ from node.upstream.kinds.openai import OpenAIUpstream
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.endpoints import CHAT, COUNT_TOKENS, EMBEDDINGS, IMAGES, MESSAGES, RERANK, Endpoint
 from relays.pricing import ModelPrice, Usage
-from router_client import bought
+from router_client.buying import bought
+from router_client.buying.shop import look
 from router_client.errors import NodeError
-from router_client.shop import look
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO as REAL_HELLO
 from tests.node.harness import bearer, granted_key, running_node

@@ -14,7 +14,7 @@ import httpx
 from node.announcer import identifier_of
 from relays.event import Signer
 from relays.pool import RelayPool
-from router_client.discovery import Directory, Provider
+from router_client.discovery.directory import Directory, Provider
 from tests.conftest import DEAD_MINT
 from tests.node.harness import Running, running_node
 

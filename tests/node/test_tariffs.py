@@ -15,7 +15,7 @@ from node.config import Settings, load_settings
 from node.errors import Refusal
 from node.shop.catalogue import Catalogue
 from node.shop.tariffs import HOLDS_S, Tariffs, Utilisation, factor_of
-from router_client.btc import BtcPrice, PriceSource
+from router_client.spending.btc import BtcPrice, PriceSource
 from tests.node.books import Clock
 from tests.node.hostile import Hostile
 from tests.node.test_config import GOOD

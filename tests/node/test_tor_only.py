@@ -17,8 +17,8 @@ from relays.routes import DIRECT, Purpose, Routes, is_onion
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
 from router_client.errors import AddressUnavailable, MintUnavailable
-from router_client.lnurl import address_invoice, check_reachable
-from router_client.outside import client_for
+from router_client.net.outside import client_for
+from router_client.paying.lnurl import address_invoice, check_reachable
 from tests.client.purses import until_claimed
 from tests.client.test_lnurl import LnurlServer, answer
 from tests.node.harness import HELLO, MODEL, PRICES, Running, bearer, running_node, token_of

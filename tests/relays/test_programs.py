@@ -15,7 +15,7 @@ from relays.announcement import withdrawal
 from relays.deletion import deletion
 from relays.event import Event, Signer
 from relays.pool import RelayPool
-from router_client.discovery import Directory, Provider
+from router_client.discovery.directory import Directory, Provider
 from tests.client.test_discovery import announcement
 from tests.client.test_figures import MODELS, busy, written
 from tests.relays.programs import PROGRAMS, Program

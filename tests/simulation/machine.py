@@ -18,9 +18,9 @@ from unittest import mock
 
 import httpx
 
+from router_client.disk.storage import Database, _Job, connect
+from router_client.disk.waiting import deliver
 from router_client.errors import StorageError
-from router_client.storage import Database, _Job, connect
-from router_client.waiting import deliver
 from tests.simulation.mint_http import reply
 
 T = TypeVar("T")

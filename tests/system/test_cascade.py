@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from relays.pricing import ModelPrice, Usage, cost
-from router_client.allowance import Allowance
 from router_client.client import RouterClient
-from router_client.spending import Spending
+from router_client.spending.account import Spending
+from router_client.spending.allowance import Allowance
 from tests.node.harness import running_node
 from tests.node.shopful import running_shopful
 from tests.system.test_client import announced, buyer, relay, settings

@@ -22,13 +22,13 @@ from relays.event import Event, npub
 from relays.pool import RelayPool
 from relays.quote import QuoteAnswer
 from router_client.client import RouterClient
-from router_client.discovery import Directory
+from router_client.discovery.directory import Directory
 from router_client.ecash.mint import BlindedMessage, MintClient
 from router_client.ecash.outcomes import Received
 from router_client.ecash.token import Proof, decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NodeRefused, NoProvider
-from router_client.payments import Payments
+from router_client.paying.payments import Payments
 from tests.client.faults import LosesNth, Where
 from tests.client.purses import until_claimed
 from tests.conftest import DEAD_RELAY

@@ -23,8 +23,8 @@ from relays.deletion import deletion
 from relays.event import Event, Signer, npub
 from relays.pool import RelayPool
 from relays.pricing import ModelPrice
-from router_client.discovery import Provider, figures_of
-from router_client.trust import Trust
+from router_client.discovery.directory import Provider, figures_of
+from router_client.discovery.trust import Trust
 from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import running_node
 from tests.socks import socks_port
@@ -196,7 +196,7 @@ async def test_a_node_that_can_hear_nobody_any_more_says_so(
     async def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("router_client.discovery.Directory._follow", broken)
+    monkeypatch.setattr("router_client.discovery.directory.Directory._follow", broken)
     settings = {"cashu_mints": DEAD_MINT, "upstream_base_url": "http://127.0.0.1:9", "relays": DEAD_RELAY}
     settings["http_url"] = "http://127.0.0.1:9"
     async with running_node(folder, **settings), asyncio.timeout(10):
@@ -226,7 +226,7 @@ async def test_a_node_serves_what_it_knows_and_knocks_at_nobodys_door(
     relay_url: str, folder: Path, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.api.providers.KEPT_S", 0.1)
-    monkeypatch.setattr("router_client.discovery.QUIET_S", 0.2)
+    monkeypatch.setattr("router_client.discovery.directory.QUIET_S", 0.2)
     seller, knocked = Signer.generate(), 0
 
     async def knock(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

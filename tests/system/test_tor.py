@@ -23,7 +23,7 @@ from relays.pool import RelayPool
 from relays.routes import DIRECT, Purpose, Routes
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
-from router_client.outside import client_for
+from router_client.net.outside import client_for
 from tests.client.purses import until_claimed
 from tests.doors import Door, doors
 from tests.node.harness import HELLO, MODEL

@@ -20,13 +20,13 @@ from node.upstream.base import UpstreamReply, UpstreamRequest
 from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from relays.routes import Purpose
-from router_client.bought import Bought, buy
+from router_client.buying.bought import Bought, buy
+from router_client.buying.shop import Shop, look
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NodeCheated, NodeError, NodeRefused, NodeUnreached, WalletError
-from router_client.nodeapi import said
-from router_client.outside import client_for
-from router_client.payments import PAYING_S, Payments
-from router_client.shop import Shop, look
+from router_client.net.nodeapi import said
+from router_client.net.outside import client_for
+from router_client.paying.payments import PAYING_S, Payments
 
 log = logging.getLogger(__name__)
 

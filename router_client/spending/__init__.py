@@ -1,0 +1,1 @@
+"""What was spent, what may still be, and what a dollar is in msat."""
