@@ -86,8 +86,9 @@ async def put_back(
         if books is not None:
             try:
                 await books.load(staged / PG_DUMP, aside / PG_DUMP)
-            except BadBackup:  # in one transaction: nothing has changed
-                settings.unfinished_path.unlink()
+            except BadBackup:  # in one transaction: nothing has changed, unless the coins that are here were made anew
+                if not wallets:
+                    settings.unfinished_path.unlink()
                 raise
             (staged / PG_DUMP).unlink()
         if wallets and (lost_msat := wallets[WALLET].lost_msat) and manifest.ledger != "none":
