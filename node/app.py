@@ -60,6 +60,7 @@ async def open_node(settings: Settings, *, with_counters: bool = False) -> Async
     signer, tasks = settings.signer(), Tasks()
     # Two processes on one ledger would free each other's holds as a dead one's.
     with exclusive(settings.lock_path):
+        settings.check_whole()
         if with_counters:  # those of a till that crashed may charge by what that one told until now
             await asyncio.sleep(LEASE_S)
         async with _running(settings, signer, tasks) as node, AsyncExitStack() as stack:
@@ -141,7 +142,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             announcer=announcer,
             proofs=Proofs(signer, settings.announced_urls),
             directory=directory,
-            readiness=Readiness(ledger, wallet, fleet, catalogue, settings.cashu_mints, routes),
+            readiness=Readiness(ledger, wallet, fleet, catalogue, settings.cashu_mints, routes, settings.folders),
         )
         scheduler = schedule(node)
         try:

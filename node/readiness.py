@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from node.errors import NodeFault
@@ -29,6 +32,9 @@ LOOK_S: Final = 3.0
 TOR_LOOK_S: Final = 15.0
 """Mints that are asked through Tor: a new circuit takes some seconds, and an onion's some more."""
 
+PROBE_BYTES: Final = 64 * 1024
+"""Some pages of a database."""
+
 
 class Readiness:
     """Looks at what a sale takes."""
@@ -41,14 +47,17 @@ class Readiness:
         catalogue: Catalogue,
         mints: tuple[str, ...],
         routes: Routes = DIRECT,
+        folders: Iterable[Path] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`folders`: where books and money lie."""
         self._ledger = ledger
         self._wallet = wallet
         self._fleet = fleet
         self._catalogue = catalogue
         self._mints = mints
         self._routes = routes
+        self._folders = frozenset(folders)
         self._clock = clock
         self._looking = asyncio.Lock()
         self._until = float("-inf")
@@ -76,9 +85,11 @@ class Readiness:
         try:
             async with asyncio.timeout(LOOK_S):
                 await self._ledger.earnings()
-        except (NodeFault, ClientError, TimeoutError) as error:
-            log.error("the books cannot be read: %s", error or "no answer in time")
-            return "the books cannot be read"
+                await asyncio.to_thread(_write_to, self._folders)
+        except (NodeFault, ClientError, OSError) as error:  # TimeoutError is one
+            words = "the books cannot be written" if isinstance(error, OSError) else "the books cannot be read"
+            log.error("%s: %s", words, str(error) or "no answer in time")
+            return words
         return ""
 
     async def _mint(self) -> str:
@@ -105,3 +116,12 @@ class Readiness:
         if any(self._catalogue.is_open(model) for model in self._catalogue.all()):
             return ""
         return "the price of bitcoin is not known, or too old"
+
+
+def _write_to(folders: Iterable[Path]) -> None:
+    """A full disk, or one that was made read-only after a fault, is read as well as ever. Raises OSError."""
+    for folder in folders:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())

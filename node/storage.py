@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,6 +17,7 @@ from node.errors import BadSettings
 
 POSTGRES: Final = ("postgresql://", "postgres://", "postgresql+asyncpg://")
 DEFAULT_DATA_DIR: Final = Path("~/.satroute/node")
+AGAIN: Final = "give `satroute restore` the same backup again, with --replace"
 
 
 class StorageSettings(BaseSettings):
@@ -66,9 +70,8 @@ class StorageSettings(BaseSettings):
         path = self.data_dir / name
         try:
             if not path.exists() or not path.read_text():
-                self.data_dir.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=0o600)
-                path.write_text(make())
+                self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _keep(path, make())
             return path.read_text()
         except OSError as error:
             raise BadSettings(
@@ -78,3 +81,50 @@ class StorageSettings(BaseSettings):
     @property
     def wallet_path(self) -> Path:
         return self.data_dir / "wallet.db"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where books and money lie on this machine."""
+        books = () if self.ledger_url.startswith("postgresql://") else (self.lock_path.parent,)
+        return (self.data_dir, *books)
+
+    @property
+    def unfinished_path(self) -> Path:
+        """There from the moment at which a restore begins to put files in their places until all of them are."""
+        return self.data_dir / "restore-unfinished"
+
+    def check_whole(self) -> None:
+        """Raise BadSettings where a restore broke off half way: books and wallet there are of different moments."""
+        if self.unfinished_path.exists():
+            raise BadSettings([f"DATA_DIR: a restore into {self.data_dir} broke off half way: {AGAIN}"])
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write the file for its owner alone. It gets its name when it is whole and on the disk, since what a crash cuts off is
+    another key; of two who make it at once, the first one's counts."""
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(part, path)
+        except OSError:  # there is one, or the file system has no links, such as FAT
+            if not path.exists() or not path.read_text():
+                Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+    synced(path.parent)
+
+
+def synced(path: Path) -> None:
+    """What a file holds, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)

@@ -21,6 +21,7 @@ class SocksConnector(ProxyConnector):
             return await super().connect(req, traces, timeout)
         except ProxyTimeoutError as error:
             raise aiohttp.ConnectionTimeoutError("Tor made no connection in time") from error
-        except (ProxyConnectionError, ProxyError) as error:
-            failed = OSError(None, f"Tor made no connection: {error}")
+        except (ProxyConnectionError, ProxyError, EOFError) as error:  # EOFError: the port closes amid the greeting
+            words = "its port closes the connection" if isinstance(error, EOFError) else error
+            failed = OSError(None, f"Tor made no connection: {words}")
             raise aiohttp.ClientConnectorError(req.connection_key, failed) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -38,7 +38,9 @@ class Server(uvicorn.Server):
     interrupted = False
     """Whether it was a person at a terminal."""
 
-    def __init__(self, config: uvicorn.Config, at_the_end: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, at_the_end: Callable[[], Coroutine[Any, Any, None]] | None = None
+    ) -> None:
         """`at_the_end` is done while it ends what it began: to say so to those who look for a node."""
         super().__init__(config)
         self._at_the_end = at_the_end
@@ -46,8 +48,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._at_the_end is None:
             await super().shutdown(sockets)
-        else:
-            await asyncio.gather(self._at_the_end(), super().shutdown(sockets))
+            return
+        words = asyncio.create_task(self._at_the_end())
+        try:
+            await super().shutdown(sockets)
+        finally:  # not before: whatever becomes of the words, what runs goes to its end
+            await words
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,8 @@ from router_client.disk.storage import is_held
 LEDGER: Final = "ledger.db"
 TEXTS: Final = ("nsec", "instance", "onion_key")
 """Files of the data folder that are not databases."""
+LEAST_LEFT: Final = 20_000_000
+"""Bytes that a backup leaves a node to write in."""
 ASIDE: Final = "replaced-"
 """Folders of what a restore took the place of."""
 
@@ -28,7 +32,7 @@ async def back_up(
     """Write everything the node cannot do without into one file, all as of one moment. Without `with_database`, books in
     PostgreSQL are left out: they are backed up elsewhere.
 
-    Raises BadBackup, and StorageError for databases that cannot be read.
+    Raises BadBackup, BadSettings amid a restore, and StorageError for databases that cannot be read.
     """
     folder, shared = settings.data_dir, settings.ledger_url.startswith("postgresql://")
     dumped = shared and with_database
@@ -38,6 +42,7 @@ async def back_up(
     except PermissionError as error:
         remedy = "run this as the node's own user: runuser -u satroute -- satroute backup …"
         raise BadBackup(f"{folder} is another user's: {remedy}") from error
+    settings.check_whole()
     if not there:
         raise BadBackup(f"there is no node in {folder}: name its settings with --env-file")
     running = is_held(settings.lock_path)
@@ -50,6 +55,7 @@ async def back_up(
             files[Path(settings.ledger_url.removeprefix("sqlite:///"))] = copy / LEDGER
         if not all(path.exists() for path in files):
             raise BadBackup(f"there is no node in {folder}: name its settings with --env-file")
+        _check_room((folder, target.parent), files)
         await copy_all(files, settings.ledger_url if dumped else "", copy / PG_DUMP if dumped else None)
         for text in TEXTS:
             if (folder / text).exists():
@@ -71,6 +77,15 @@ def npub_in(folder: Path) -> str:
 def _is_ours(path: Path, folder: Path) -> bool:
     first = path.relative_to(folder).parts[0]
     return path.is_file() and not first.startswith((ASIDE, "."))
+
+
+def _check_room(folders: Iterable[Path], files: Iterable[Path]) -> None:
+    """A backup an hour must not fill the disk on which the node books. It takes a copy of the files, and itself."""
+    needed = 2 * sum(path.stat().st_size for path in files) + LEAST_LEFT
+    for folder in folders:
+        if (free := shutil.disk_usage(folder).free) < needed:
+            remedy = "make room there, or take older backups elsewhere"
+            raise BadBackup(f"{folder} has {free // 1_000_000} MB left, of {needed // 1_000_000} MB needed: {remedy}")
 
 
 def _check_folder(folder: Path) -> None:

@@ -117,7 +117,11 @@ async def _run(program: str, url: str, *words: str) -> None:
     plain = urlunsplit(parts._replace(netloc=f"{name}@{host}" if user else host))
     password = {"PGPASSWORD": unquote(parts.password)} if parts.password else {}
     process = await asyncio.create_subprocess_exec(
-        program, f"--dbname={plain}", *words, env=os.environ | password, stderr=asyncio.subprocess.PIPE
+        program,
+        f"--dbname={plain}",
+        *words,
+        env=os.environ | {"LC_ALL": "C"} | password,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(DUMP_S):
@@ -127,4 +131,8 @@ async def _run(program: str, url: str, *words: str) -> None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise BadBackup(f"{program}: {(said.decode(errors='replace').strip().splitlines() or ['failed'])[-1]}")
+        lines = said.decode(errors="replace").strip().splitlines() or ["failed"]
+        reason = next(
+            (line for line in lines if " error: " in line), lines[-1]
+        )  # the last ones are hints, and its command
+        raise BadBackup(f"{program}: {reason.removeprefix(f'{program}: error: ')}")

@@ -6,7 +6,8 @@ what the wallet holds less than it did then is booked as the operator's loss, so
 after the backup is spent at its mint, and is not credited again.
 
 Everything is done in a folder of its own, which takes the place of the data folder's files at the end. When it breaks off
-before that, nothing has changed here, and what was done at mints is found there by the next try.
+before that, nothing has changed here, and what was done at mints is found there by the next try. When it breaks off in the
+midst of that, no node starts there until it was done again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from node.backup.postgres import PG_DUMP, Replacing
 from node.backup.scratch import scratch
 from node.errors import BadBackup
 from node.ledger.ledger import Ledger
-from node.storage import StorageSettings
+from node.storage import StorageSettings, synced
 from relays.money import Msat
 from relays.routes import DIRECT, Purpose, Routes
 from router_client.disk.storage import exclusive
@@ -68,6 +69,7 @@ async def put_back(
 
     Raises BadBackup; StorageError while a node runs; other WalletErrors of mints, with nothing changed here.
     """
+    _check_owner(settings.data_dir)
     aside = settings.data_dir / f"{ASIDE}{time.time_ns()}"
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(settings.lock_path))
@@ -80,13 +82,28 @@ async def put_back(
             if books.has_books and not replace:
                 raise BadBackup("there are books in the database already: name an empty one, or add --replace")
         wallets = {} if unchanged else await _made_safe(staged, manifest, without, routes)
+        _begin(settings)
         if books is not None:
-            await books.load(staged / PG_DUMP, aside / PG_DUMP)
+            try:
+                await books.load(staged / PG_DUMP, aside / PG_DUMP)
+            except BadBackup:  # in one transaction: nothing has changed, unless the coins that are here were made anew
+                if not wallets:
+                    settings.unfinished_path.unlink()
+                raise
             (staged / PG_DUMP).unlink()
         if wallets and (lost_msat := wallets[WALLET].lost_msat) and manifest.ledger != "none":
             await _book_loss(settings, staged, manifest, lost_msat)
         _place(settings, staged, aside)
+        settings.unfinished_path.unlink()
+        synced(settings.data_dir)
         return PutBack(manifest, wallets, aside if aside.exists() else None)
+
+
+def _check_owner(folder: Path) -> None:
+    """Root can put files anywhere, and the node could not open them."""
+    if os.geteuid() == 0 and folder.exists() and folder.stat().st_uid != 0:
+        remedy = "run this as the node's own user: runuser -u satroute -- satroute restore …"
+        raise BadBackup(f"{folder} is another user's: {remedy}")
 
 
 def _check(settings: StorageSettings, manifest: Manifest, *, unchanged: bool, replace: bool) -> None:
@@ -134,6 +151,12 @@ def _targets(settings: StorageSettings, manifest: Manifest) -> dict[str, Path]:
     return targets
 
 
+def _begin(settings: StorageSettings) -> None:
+    """From here on a node must not start before all is in its place."""
+    settings.unfinished_path.touch(mode=0o600)
+    synced(settings.data_dir)
+
+
 def _place(settings: StorageSettings, staged: Path, aside: Path) -> None:
     """The staged files in their places, what was there before in a folder of its own."""
     files = {path.relative_to(staged): path for path in sorted(staged.rglob("*")) if path.is_file()}
@@ -147,13 +170,5 @@ def _place(settings: StorageSettings, staged: Path, aside: Path) -> None:
                 (aside / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 shutil.move(elder, aside / name.with_name(name.name + end))
         shutil.move(path, target)
-    _synced(settings.data_dir)
-
-
-def _synced(folder: Path) -> None:
-    """The folder's own entries on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        synced(target)
+        synced(target.parent)

@@ -20,6 +20,7 @@ from node.front import looked_at
 from node.gauge import Gauge
 from node.pulse import Pulse
 from node.tor.beside import with_socks
+from node.tor.service import with_onion
 from relays import kinds
 from relays.deletion import deletion
 from relays.event import Event, expiration, to_json
@@ -65,7 +66,8 @@ async def _through_tor(settings: Settings, asked: Callable[[Settings], Awaitable
 
 
 async def _events(settings: Settings) -> tuple[Event, ...]:
-    """As they would be published now. Raises UpstreamError."""
+    """As they would be published now. Raises UpstreamError, and BadSettings for an onion's name that is not known yet."""
+    settings, _ = with_onion(settings)
     signer, pulse = settings.signer(), Pulse()
     async with looked_at(settings) as front, RelayPool(()) as nowhere:
         gauge = Gauge(settings, signer.pubkey, front.catalogue, pulse, lambda: 0)

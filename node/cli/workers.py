@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -63,7 +64,8 @@ class _Supervisor:
         self._leaving = True
         self.interrupted |= which == signal.SIGINT
         for pid in list(self._numbers):
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # waited for, and not struck off yet: a signal comes at any moment
+                os.kill(pid, signal.SIGTERM)
 
     def _fork(self, number: int) -> None:
         # No signal between the fork and the note of it, which would be told to all but this one.

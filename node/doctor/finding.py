@@ -13,7 +13,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One line. `wrong` keeps the node from selling; `note` is good to know."""
 
     part: str
-    """`settings`, `tor`, `data`, `clock`, `mint`, `upstream`, `price`, `relay`, `url`, `onion`."""
+    """`settings`, `tor`, `data`, `clock`, `mint`, `upstream`, `price`, `payout`, `relay`, `url`, `onion`."""
     state: State
     words: str
     remedy: str = ""

@@ -14,6 +14,7 @@ from node.doctor.finding import Finding, note
 from node.doctor.tor import way_out
 from relays.event import Signer
 from relays.routes import Purpose
+from router_client.disk.storage import is_held
 from router_client.net.outside import client_for
 
 DEADLINE_S: Final = 10.0
@@ -36,16 +37,21 @@ async def _examine(settings: Settings, signer: Signer, deadline_s: float) -> lis
     async with (
         client_for(Purpose.MINTS, routes) as at_mints,
         client_for(Purpose.PRICES, routes) as at_prices,
+        client_for(Purpose.ADDRESSES, routes) as at_addresses,
         client_for(Purpose.NODES, routes) as at_nodes,
     ):
         mints = asyncio.gather(*(shop.mint(settings, url, at_mints, deadline_s) for url in settings.cashu_mints))
-        relays = asyncio.gather(*(reach.relay(url, signer, deadline_s, routes) for url in settings.relays))
+        runs = is_held(settings.lock_path)
+        relays = asyncio.gather(
+            *(reach.relay(url, signer, deadline_s, routes, is_announced=runs) for url in settings.relays)
+        )
         found = await asyncio.gather(
             machine.data(settings),
             machine.books(settings),
             machine.clock(settings, at_mints, deadline_s),
             mints,
-            _sold(settings, at_nodes, at_prices, deadline_s),
+            _sold(settings, at_prices, deadline_s),
+            shop.payout(settings, at_addresses),
             relays,
             reach.public_url(settings, signer.npub, at_nodes, deadline_s),
             reach.onion(settings, signer.npub, at_nodes, ONION_S),
@@ -54,10 +60,8 @@ async def _examine(settings: Settings, signer: Signer, deadline_s: float) -> lis
     return [*(finding for each in found for finding in each), *silent]
 
 
-async def _sold(
-    settings: Settings, at_nodes: httpx.AsyncClient, at_prices: httpx.AsyncClient, deadline_s: float
-) -> list[Finding]:
-    found, lists = await shop.upstreams(settings, at_nodes, deadline_s)
+async def _sold(settings: Settings, at_prices: httpx.AsyncClient, deadline_s: float) -> list[Finding]:
+    found, lists = await shop.upstreams(settings, deadline_s)
     return [*found, *await shop.price(settings, lists, at_prices)]
 
 

@@ -17,6 +17,7 @@ import httpx
 from node.backup.postgres import has_tables
 from node.config import Settings
 from node.doctor.finding import Finding, note, ok, wrong
+from node.storage import AGAIN
 from router_client.disk.storage import is_held
 from router_client.errors import StorageError
 from router_client.net.fetch import FetchFailed, fetch
@@ -40,6 +41,8 @@ def _data(settings: Settings) -> list[Finding]:
     if not os.access(there, os.W_OK | os.X_OK):
         remedy = f"give it to the node's user (chown), or name another folder than {folder}"
         return [wrong("data", f"DATA_DIR: {there} cannot be written", remedy)]
+    if settings.unfinished_path.exists():
+        return [wrong("data", f"a restore into {folder} broke off half way", AGAIN)]
     open_to_others = [path for name in SECRET_FILES if _is_open(path := folder / name)]
     if open_to_others:
         names = " ".join(str(path) for path in open_to_others)

@@ -13,6 +13,7 @@ from node.config import Settings
 from node.doctor.finding import Finding, note, ok, wrong
 from node.tor.key import FILE as KEY_FILE
 from node.tor.key import onion_key
+from relays import kinds
 from relays.deletion import deletion
 from relays.errors import InvalidJson
 from relays.event import Signer
@@ -28,11 +29,15 @@ IDENTIFIER: Final = "satroute doctor"
 LIVES_S: Final = 60
 
 
-async def relay(url: str, signer: Signer, deadline_s: float, routes: Routes = DIRECT) -> Finding:
-    """Write an event under the node's key, read it back, and take it away again."""
+async def relay(
+    url: str, signer: Signer, deadline_s: float, routes: Routes = DIRECT, *, is_announced: bool = False
+) -> Finding:
+    """Write an event under the node's key, read it back, and take it away again. Look for the announcement that a running
+    node has there: a relay may take some kinds and not others."""
     async with RelayPool([url], signer, routes) as pool:
         now, content = int(time.time()), secrets.token_hex(8)
-        tags = [["d", IDENTIFIER], ["expiration", str(now + LIVES_S)]]
+        # Each look has an address of its own: what the last one took away, by whatever clock, does not count for this one.
+        tags = [["d", f"{IDENTIFIER} {content}"], ["expiration", str(now + LIVES_S)]]
         event = signer.sign(kind=APP_DATA, content=content, created_at=now, tags=tags)
         answer = (await pool.publish(event, deadline_s))[url]
         if not answer.accepted:
@@ -47,6 +52,10 @@ async def relay(url: str, signer: Signer, deadline_s: float, routes: Routes = DI
             return wrong(
                 "relay", f"{url}: {words}", "name another relay in RELAYS: buyers would not find the node there"
             )
+        theirs = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [signer.pubkey]}
+        if is_announced and not (await pool.query(theirs, deadline_s=deadline_s)).events:
+            remedy = "a node that has just started needs a moment; the relay's own words are in GET /v1/info"
+            return note("relay", f"{url}: written to and read back, but the node's announcement is not there", remedy)
     return ok("relay", f"{url}: written to and read back")
 
 
@@ -99,12 +108,14 @@ async def _answering(
 
 
 def _onion_url(settings: Settings) -> str:
-    """By the settings, the file of another tor, or the key of a service of the node's own; empty where there is none yet."""
+    """As the node itself finds it: by the key of a service of its own, the file of another tor, or the settings. Empty where
+    there is none yet."""
+    if settings.has_onion_service:
+        is_kept = settings.tor_onion == "persistent" and (settings.data_dir / KEY_FILE).exists()
+        return f"http://{onion_key(settings).name}" if is_kept else ""
     if settings.onion_hostname_file is not None:
         try:
             return f"http://{settings.onion_hostname_file.read_text().strip()}"
         except OSError:
-            return settings.onion_url
-    if settings.has_onion_service and settings.tor_onion == "persistent" and (settings.data_dir / KEY_FILE).exists():
-        return f"http://{onion_key(settings).name}"
+            return ""
     return settings.onion_url

@@ -17,10 +17,15 @@ from node.tasks import Tasks
 from node.upstream.kind import Surroundings
 from node.upstream.kinds import known_kinds
 from node.upstream.spec import Timeouts, UpstreamSpec
+from relays.errors import NoTor
+from relays.money import from_sat
+from relays.routes import Purpose
 from router_client.buying.shop import look
 from router_client.ecash.mint import MintClient
 from router_client.ecash.token import MSAT_PER_UNIT
-from router_client.errors import MintMisbehaved, NodeError, WalletError
+from router_client.errors import AddressUnavailable, MintMisbehaved, NodeError, RequestUnreadable, WalletError
+from router_client.net.outside import client_for
+from router_client.paying.lnurl import address_invoice
 from router_client.spending.btc import BtcPrice, source_from
 
 Lists = Mapping[str, list[Mapping[str, Any]]]
@@ -56,25 +61,25 @@ async def mint(settings: Settings, url: str, http: httpx.AsyncClient, deadline_s
     return ok("mint", f"{url}: keys valid, units {', '.join(units)}{quick}")
 
 
-async def upstreams(settings: Settings, http: httpx.AsyncClient, deadline_s: float) -> tuple[list[Finding], Lists]:
+async def upstreams(settings: Settings, deadline_s: float) -> tuple[list[Finding], Lists]:
     """Whether each gives its list of models; the lists of those that do, by name."""
     specs = settings.upstreams()
-    lists = await asyncio.gather(*(_listed(settings, spec, http, deadline_s) for spec in specs))
+    lists = await asyncio.gather(*(_listed(settings, spec, deadline_s) for spec in specs))
     found = [each for each in lists if isinstance(each, Finding)]
     good = {spec.name: each for spec, each in zip(specs, lists, strict=True) if not isinstance(each, Finding)}
     return [*found, *(ok("upstream", f"{name}: it lists {len(each)} models") for name, each in good.items())], good
 
 
-async def _listed(
-    settings: Settings, spec: UpstreamSpec, http: httpx.AsyncClient, deadline_s: float
-) -> list[Mapping[str, Any]] | Finding:
-    kind, tasks = known_kinds()[spec.kind], Tasks()
+async def _listed(settings: Settings, spec: UpstreamSpec, deadline_s: float) -> list[Mapping[str, Any]] | Finding:
+    kind = known_kinds()[spec.kind]
+    timeouts = Timeouts(settings.upstream_connect_timeout_s, deadline_s, deadline_s)
+    surroundings = Surroundings(timeouts, Tasks(), settings.data_dir, settings.routes)
     try:
         async with asyncio.timeout(deadline_s):
             if kind.has_wallet:  # its wallet is the running node's
-                return list((await look(http, spec.base_url)).listed)
-            timeouts = Timeouts(settings.upstream_connect_timeout_s, deadline_s, deadline_s)
-            upstream = await kind.open(spec, Surroundings(timeouts, tasks, settings.data_dir, settings.routes))
+                async with client_for(Purpose.UPSTREAMS, surroundings.routes_to(spec)) as http:
+                    return list((await look(http, spec.base_url)).listed)
+            upstream = await kind.open(spec, surroundings)
             try:
                 return await upstream.models()
             finally:
@@ -82,7 +87,7 @@ async def _listed(
     except UpstreamRefused as error:
         key = "check its API key" if error.status in (401, 403) else "check its URL, with its /v1"
         return wrong("upstream", f"{spec.name}: it answers {error.status}", key)
-    except (UpstreamError, NodeError, TimeoutError) as error:
+    except (UpstreamError, NodeError, NoTor, TimeoutError) as error:
         words = str(error) or f"no answer within {deadline_s:g} s"
         return wrong(
             "upstream", f"{spec.name}: {words}", "start it, or check its URL (UPSTREAM_BASE_URL, UPSTREAMS_PATH)"
@@ -108,3 +113,16 @@ async def price(settings: Settings, lists: Lists, http: httpx.AsyncClient) -> li
         remedy = "check that this machine reaches them (BTC_PRICE_SOURCES), or set FIXED_BTC_USD"
         return [wrong("price", f"too few of {len(sources)} sources agree on the price of bitcoin", remedy)]
     return [ok("price", f"{sold}; a bitcoin costs {asked.usd} USD")]
+
+
+async def payout(settings: Settings, http: httpx.AsyncClient) -> list[Finding]:
+    """Whether the address for the earnings gives an invoice, which is not paid; nothing without one."""
+    address, least_msat = settings.receive_ln_address, from_sat(settings.minimum_payout)
+    if not address:
+        return []
+    local, routes = settings.allow_local_addresses, settings.routes
+    try:
+        await address_invoice(address, least_msat, http, allow_local=local, routes=routes)
+    except (AddressUnavailable, RequestUnreadable) as error:
+        return [note("payout", f"{address}: {error}", "check RECEIVE_LN_ADDRESS: earnings stay at the mint meanwhile")]
+    return [ok("payout", f"{address} takes {settings.minimum_payout} sats")]

@@ -41,8 +41,9 @@ async def prepare_postgres(url: str) -> None:
 
 
 async def _upgrade(url: str) -> None:
+    # -P: the folder in which the command was given may have a `node` of its own, of somebody else or of another version.
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "node.ledger.upgrade"), stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        *(sys.executable, "-P", "-m", "node.ledger.upgrade"), stdin=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         async with asyncio.timeout(UPGRADE_S):

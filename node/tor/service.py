@@ -108,16 +108,22 @@ def _tell(keeping: asyncio.Task[None]) -> None:
 def with_tor(settings: S, free_socks_port: int) -> tuple[S, OnionService | None]:
     """The settings with the onion's URL and the SOCKS port filled in, and the service to keep up, if the node makes one.
     A tor of our own takes the port. Raises BadSettings."""
+    if settings.has_own_tor:
+        tor_program()
+        socks = settings.tor_socks or f"127.0.0.1:{free_socks_port}"
+        settings = settings.model_copy(update={"tor_socks": socks})
+    filled, key = with_onion(settings, HOSTNAME_S)
+    return filled, None if key is None else OnionService(filled, key)
+
+
+def with_onion(settings: S, within_s: float = 0.0) -> tuple[S, OnionKey | None]:
+    """The settings with the onion's URL filled in, and its key, if the node makes the service. Another tor has so long to
+    write its name. Raises BadSettings."""
     if settings.has_onion_service:
-        if settings.has_own_tor:
-            tor_program()
-            socks = settings.tor_socks or f"127.0.0.1:{free_socks_port}"
-            settings = settings.model_copy(update={"tor_socks": socks})
         key = onion_key(settings)
-        filled = settings.model_copy(update={"onion_url": f"http://{key.name}"})
-        return filled, OnionService(filled, key)
+        return settings.model_copy(update={"onion_url": f"http://{key.name}"}), key
     if settings.onion_hostname_file is not None:
-        name = hostname(settings.onion_hostname_file, HOSTNAME_S)
+        name = hostname(settings.onion_hostname_file, within_s)
         return settings.model_copy(update={"onion_url": f"http://{name}"}), None
     return settings, None
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from node.storage import StorageSettings
-from relays.routes import Routes, host_and_port
+from relays.routes import Routes, host_and_port, host_of, is_onion
 
 USUAL_SOCKS: Final = "127.0.0.1:9050"
 
@@ -73,6 +73,13 @@ class TorSettings(StorageSettings):
         """The way out."""
         uses_tor = self.tor_only or self.tor_control or self.onion_hostname_file is not None
         return Routes(self.tor_socks or (USUAL_SOCKS if uses_tor else ""), self.tor_only)
+
+    @field_validator("onion_url")
+    @classmethod
+    def _onion(cls, value: str) -> str:
+        if value and not is_onion(host_of(value)):
+            raise ValueError(f"{value!r} is no onion address: one of the open net is for HTTP_URL")
+        return value
 
     @field_validator("tor_socks")
     @classmethod

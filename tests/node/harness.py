@@ -70,7 +70,8 @@ async def _serving(node: Node) -> AsyncIterator[str]:
             app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
         )
         server = _Server(config)
-        serving = asyncio.create_task(server.serve())
+        # `serve` would set this process's signals, and set them back late.
+        serving = asyncio.create_task(server._serve())
         while not server.started:
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]

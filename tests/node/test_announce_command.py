@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from pathlib import Path
 
+from node.announcer import identifier_of
+from node.config import load_settings
+from node.tor.key import OnionKey
+from node.tor.service import with_onion
+from node.tor.settings import TorSettings
 from relays import announcement, capacity, kinds
 from relays.event import Signer, parse_event
 from relays.pool import RelayPool
@@ -45,6 +51,21 @@ async def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(
     assert shown.returncode == 0, shown.stderr
     for words in (events[0].pubkey, "announcement", "relay list", "60 min", "10 min"):
         assert words in shown.stdout
+
+
+async def test_a_dry_run_has_the_onion_that_the_running_node_has(
+    folder: Path, hostile: tuple[Hostile, str], relay_url: str
+) -> None:
+    (folder / "hostname").write_text(f"{OnionKey(bytes(32)).name}\n")
+    env = settings(folder, hostile[1], relay_url) | {"HTTP_URL": "", "TOR_ONLY": "1"}
+    for name, value in (("ONION_HOSTNAME_FILE", str(folder / "hostname")), ("TOR_CONTROL", "127.0.0.1:9")):
+        given = env | {name: value}
+        done = await asyncio.to_thread(partial(run, "announce", "--dry-run", "--json", env=given))
+        assert done.returncode == 0, done.stderr
+        filled, _ = with_onion(load_settings(TorSettings, None, data_dir=folder / "node", **{name.lower(): value}))
+        first = parse_event(json.loads(done.stdout)["events"][0])
+        assert first.values("u") == (filled.onion_url,)
+        assert first.value("d") == identifier_of([filled.onion_url])
 
 
 async def test_what_a_crashed_node_left_is_taken_back(

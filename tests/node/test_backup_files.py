@@ -70,3 +70,13 @@ def test_a_backup_takes_nobodys_place(folder: Path, links: bool, monkeypatch: py
         pack(folder / "of", manifest, folder / "backup")
     assert (folder / "backup").read_bytes() == whole
     assert not (folder / ".backup.part").exists()
+
+
+async def test_a_backup_leaves_the_node_room_to_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url="http://127.0.0.1:9") as node:
+        settings = StorageSettings.model_validate({"data_dir": node.node.settings.data_dir})
+        monkeypatch.setattr(making, "LEAST_LEFT", 10**18)
+        with pytest.raises(BadBackup, match="make room there"):
+            await back_up(settings, folder / "backup")
+    assert not (folder / "backup").exists()
+    assert not list(settings.data_dir.glob(".backup-*"))

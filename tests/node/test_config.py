@@ -115,6 +115,26 @@ def test_a_file_that_is_not_there_is_one_line(folder: Path) -> None:
         load_settings(Settings, folder / "none.env")
 
 
+def test_of_two_who_make_a_key_at_once_the_first_ones_counts(folder: Path) -> None:
+    settings = StorageSettings.model_validate({"data_dir": folder / "data"})
+
+    def slower() -> str:
+        assert settings.kept("nsec", lambda: "the first") == "the first"
+        return "the second"
+
+    assert settings.kept("nsec", slower) == "the first"
+    assert settings.kept("nsec", lambda: "another") == "the first"
+    assert [path.name for path in (folder / "data").iterdir()] == ["nsec"]
+    assert oct((folder / "data").stat().st_mode)[-3:] == "700"
+
+
+def test_a_file_that_an_elder_crash_left_empty_is_filled(folder: Path) -> None:
+    settings = StorageSettings.model_validate({"data_dir": folder})
+    (folder / "nsec").touch(mode=0o644)
+    assert settings.kept("nsec", lambda: "a key") == "a key"
+    assert oct((folder / "nsec").stat().st_mode)[-3:] == "600"
+
+
 def test_the_key_is_made_once_and_kept_for_its_owner_alone(folder: Path) -> None:
     settings = load_settings(Settings, None, **GOOD, data_dir=folder / "new")
     assert settings.signer().pubkey == settings.signer().pubkey

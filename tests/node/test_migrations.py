@@ -197,3 +197,17 @@ async def test_an_upgrade_that_fails_changes_nothing(first_release: Path, monkey
     ledger = await Ledger.open(f"sqlite:///{first_release}")
     await ledger.audit()
     await ledger.close()
+
+
+async def test_no_code_is_run_that_lies_where_the_command_was_given(
+    folder: Path, first_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = folder / "node" / "ledger"
+    strange.mkdir(parents=True)
+    for path in (strange.parent / "__init__.py", strange / "__init__.py", strange / "upgrade.py"):
+        path.write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(folder)
+    ledger = await Ledger.open(f"sqlite:///{first_release}")
+    await ledger.audit()
+    await ledger.close()
+    assert not (folder / "ran").exists()

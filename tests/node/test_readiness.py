@@ -51,9 +51,14 @@ async def test_a_node_with_all_its_parts_is_ready(
             async def broken() -> None:
                 raise StorageError("the disk is gone")
 
-            monkeypatch.setattr(node.node.ledger, "earnings", broken)
-            assert list(await ready(http, node.url)) == ["database"]
-            monkeypatch.undo()
+            for part, name, wrong in (
+                (node.node.ledger, "earnings", broken),
+                (node.node.readiness, "_folders", [folder / "a disk that is gone"]),
+            ):
+                with monkeypatch.context() as patch:
+                    patch.setattr(part, name, wrong)
+                    assert list(await ready(http, node.url)) == ["database"]
+                assert await ready(http, node.url) == {}
             node.node.readiness.leaving = True
             assert list(await ready(http, node.url)) == ["node"]
 

@@ -242,6 +242,8 @@ def test_the_name_that_another_tor_keeps_is_read(folder: Path, monkeypatch: pyte
     ("more", "words"),
     [
         ({"tor_only": True, "http_url": "https://node.example"}, "HTTP_URL: it tells where the node is"),
+        ({"tor_only": True, "onion_url": "https://203.0.113.9"}, "ONION_URL: .* is no onion address"),
+        ({"onion_url": "http://x.onion.example"}, "ONION_URL: .* is no onion address"),
         ({"tor_socks": "9050"}, "is not HOST:PORT"),
         ({"tor_control": "localhost"}, "is not HOST:PORT"),
         ({"tor_config": "/nowhere"}, "there is no file"),

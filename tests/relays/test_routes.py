@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import aiohttp
@@ -101,3 +102,20 @@ async def test_what_tor_cannot_reach_is_an_error_of_aiohttps(monkeypatch: pytest
                     await session.get(ONION)
         assert port.asked == [("relays", "x.onion")]
     assert asked == []
+
+
+async def test_a_tor_that_goes_while_it_looks_is_an_error_of_aiohttps() -> None:
+    """It has read all that was said, so its end is no reset."""
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (b"\x05\x02", b"\x01\x00", b""):
+            await reader.read(1000)
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(leave, "127.0.0.1", 0)
+    async with server:
+        routes = Routes(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with aiohttp.ClientSession(connector=connector_to(ONION, routes, Purpose.RELAYS)) as session:
+            with pytest.raises(aiohttp.ClientConnectorError, match="closes the connection"):
+                await session.get(ONION)

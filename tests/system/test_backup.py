@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from node.backup.archive import unpack
 from node.backup.making import back_up
 from node.backup.restoring import put_back
-from node.errors import BadBackup
+from node.errors import BadBackup, BadSettings
 from node.ledger.ledger import Ledger
 from node.storage import StorageSettings
 from router_client.ecash import restoring
@@ -196,6 +197,53 @@ async def test_a_move_to_another_machine_asks_no_mint(folder: Path, http: httpx.
     wrong = await run("restore", str(folder / "moved"), data=folder / "other", SATROUTE_PASSPHRASE="wrong")
     assert wrong.stderr.strip() == "error: the passphrase is wrong, or the file was changed"
     caller.close()
+
+
+async def test_no_node_starts_where_a_restore_broke_off_half_way(
+    folder: Path, http: httpx.AsyncClient, mint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_node(folder, cashu_mints=mint, upstream_base_url=NOWHERE) as node:
+        caller = await funded_wallet(folder / "caller.db", http, mint)
+        await http.get(f"{node.url}/v1/balance", headers=bearer(await token_of(caller, mint, 50_000)))
+        caller.close()
+    settings = StorageSettings.model_validate({"data_dir": folder / "node"})
+    await back_up(settings, folder / "backup")
+    before = await books_of(settings.data_dir, http)
+
+    def power_cut(source: Path, target: Path) -> None:
+        if target.name == "wallet.db" and target.parent == settings.data_dir:
+            raise KeyboardInterrupt  # the old one is aside, the new one not yet there
+        moved(source, target)
+
+    moved = shutil.move
+    monkeypatch.setattr(shutil, "move", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        await put_back(settings, folder / "backup", unchanged=True, replace=True)
+    monkeypatch.undo()
+    assert not settings.wallet_path.exists()
+    with pytest.raises(BadSettings, match="broke off half way: give `satroute restore` the same backup again"):
+        async with running_node(folder, cashu_mints=mint, upstream_base_url=NOWHERE):
+            pass
+    with pytest.raises(BadSettings, match="broke off"):
+        await back_up(settings, folder / "of half a node")
+    await put_back(settings, folder / "backup", unchanged=True, replace=True)
+    assert await books_of(settings.data_dir, http) == before
+    async with running_node(folder, cashu_mints=mint, upstream_base_url=NOWHERE) as node:
+        await node.node.audit()
+
+
+async def test_root_restores_no_other_users_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root puts there, the node's user cannot open."""
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=NOWHERE) as node:
+        await back_up(node.node.settings, folder / "backup")
+    data = folder / "new"
+    data.mkdir()
+    if os.geteuid() == 0:
+        os.chown(data, 1, 1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(BadBackup, match="is another user's: run this as the node's own user"):
+        await put_back(StorageSettings.model_validate({"data_dir": data}), folder / "backup")
+    assert list(data.iterdir()) == []
 
 
 async def test_a_node_that_runs_is_not_restored_over(folder: Path, mint: str) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -205,31 +206,49 @@ def behind() -> Iterator[str]:
         server.shutdown()
 
 
-def test_caddy_takes_its_file_and_passes_streams_on_as_they_come(folder: Path, behind: str) -> None:
-    """The real Caddy, without TLS, in front of a server that streams: no event waits for the next."""
+def test_caddy_logs_no_money_of_requests_that_the_node_does_not_answer(folder: Path) -> None:
+    """While the node is started anew, tokens come that nobody has spent yet."""
+    with in_front_of(folder, "127.0.0.1:9") as http:
+        assert until(lambda: answers(http))
+        told = {"Authorization": "Bearer secret-1", "X-Cashu": "secret-2", "X-Api-Key": "secret-3"}
+        assert http.post("/v1/chat/completions?token=secret-4", headers=told).status_code == HTTPStatus.BAD_GATEWAY
+    log = (folder / "log").read_text()
+    assert "connection refused" in log, "what is wrong is told"
+    assert "secret" not in log
+
+
+@contextmanager
+def in_front_of(folder: Path, node: str) -> Iterator[httpx.Client]:
+    """The real Caddy, without TLS, and who calls it."""
     front = f"http://127.0.0.1:{free_port()}"
-    env = {"DOMAIN": front, "NODE": behind, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
-    caddy = program("caddy")
-    words = [caddy, "run", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
+    env = {"DOMAIN": front, "NODE": node, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    words = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
     with (folder / "log").open("wb") as log, subprocess.Popen(words, env=env, stdout=log, stderr=log) as running:
         try:
-            with httpx.Client(trust_env=False, verify=False, timeout=STREAM_S) as http:
-
-                def answers() -> bool:
-                    try:
-                        return http.get(f"{front}/v1/models").is_success
-                    except httpx.HTTPError:
-                        return False
-
-                assert until(answers), (folder / "log").read_text()
-                got = []
-                with http.stream("POST", f"{front}/v1/chat/completions", json={"stream": True}) as reply:
-                    for event in reply.iter_raw():
-                        got.append(event)
-                        OneByOne.had.release()
-                assert got == EVENTS
+            with httpx.Client(base_url=front, trust_env=False, verify=False, timeout=STREAM_S) as http:
+                yield http
         finally:
             running.terminate()
+
+
+def answers(http: httpx.Client) -> bool:
+    """Whether anybody does, the node behind it or not."""
+    try:
+        return bool(http.get("/v1/models").status_code)
+    except httpx.HTTPError:
+        return False
+
+
+def test_caddy_takes_its_file_and_passes_streams_on_as_they_come(folder: Path, behind: str) -> None:
+    """In front of a server that streams: no event waits for the next."""
+    with in_front_of(folder, behind) as http:
+        assert until(lambda: answers(http)), (folder / "log").read_text()
+        got = []
+        with http.stream("POST", "/v1/chat/completions", json={"stream": True}) as reply:
+            for event in reply.iter_raw():
+                got.append(event)
+                OneByOne.had.release()
+        assert got == EVENTS
 
 
 def dockerfile() -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
@@ -21,8 +22,10 @@ from node.config import Settings, load_settings
 from node.doctor import reach
 from node.doctor.look import examine
 from node.localnet.process import free_port
+from relays import kinds
 from relays.event import Signer
 from relays.pool import RelayPool
+from tests.client.test_lnurl import LnurlServer
 from tests.conftest import DEAD_MINT, DEAD_RELAY, closed_to_us
 from tests.node.harness import MODEL, PRICES, running_node
 from tests.node.shopful import handled_by
@@ -67,6 +70,7 @@ async def test_a_node_that_runs_well_passes(
         "relays": relay_url,
     }
     async with running_node(folder, port=port, http_url=f"http://127.0.0.1:{port}", **settings) as node:
+        await node.node.announcer.publish()
         env = {name.upper(): value for name, value in {**settings, **PRICES}.items()}
         env |= {"PATH": os.environ["PATH"], "HOME": str(folder), "DATA_DIR": str(folder / "node"), "HTTP_URL": node.url}
         done = await asyncio.to_thread(forked.satroute, "doctor", "--json", env=env)
@@ -108,11 +112,70 @@ async def test_whatever_is_away_is_named_with_its_remedy(folder: Path, upstream:
     assert not (folder / "node" / "nsec").exists(), "a look makes no key"
 
 
+async def test_onions_without_tor_are_lines_beside_the_others(folder: Path) -> None:
+    urls = {"cashu_mints": "http://x.onion", "upstream_base_url": "http://x.onion/v1", "relays": "ws://x.onion"}
+    found = await states(chosen(folder, **urls, http_url="http://127.0.0.1:9"))
+    for part in ("mint", "upstream", "relay"):
+        state, line = found[part]
+        assert (state, "TOR_SOCKS" in line) == ("wrong", True)
+    assert found["data"][0] == "ok"
+
+
+@pytest.mark.parametrize("through_tor", [False, True])
+async def test_a_node_that_is_resold_is_asked_by_the_way_of_upstreams(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, through_tor: bool
+) -> None:
+    """Which is the operator's choice, whatever the node's other calls do."""
+    asked: list[str] = []
+
+    async def there(request: web.Request) -> web.Response:
+        asked.append(request.host)
+        return web.json_response({})
+
+    async with handled_by(there) as url, socks_port(other__test=url) as port:
+        looked_up = forbid_dns(monkeypatch)
+        spec = {"name": "other", "kind": "satroute", "base_url": "http://other.test" if through_tor else url}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in {**spec, "tor": through_tor}.items()]
+        (folder / "upstreams.toml").write_text("\n".join(["[[upstream]]", *lines]))
+        more = {"upstreams_path": folder / "upstreams.toml", "tor_socks": port.where, "tor_only": not through_tor}
+        await states(chosen(folder, cashu_mints="http://mint.onion", **more))
+        assert set(asked) == {"other.test" if through_tor else url.removeprefix("http://")}
+        assert {host for purpose, host in port.asked if purpose != "mints"} == (
+            {"other.test"} if through_tor else set()
+        )
+    assert looked_up == []
+
+
 async def test_a_relay_that_takes_and_forgets_is_found_out() -> None:
     async with scripted_relay() as scripted:
         finding = await reach.relay(scripted.url, Signer.generate(), PART_S)
     assert finding.state == "wrong"
     assert "does not give it back" in finding.words
+
+
+async def test_a_relay_that_has_not_the_running_nodes_announcement_is_told_of(relay_url: str) -> None:
+    signer = Signer.generate()
+    assert (await reach.relay(relay_url, signer, PART_S)).state == "ok"
+    missing = await reach.relay(relay_url, signer, PART_S, is_announced=True)
+    assert (missing.state, "GET /v1/info" in missing.remedy) == ("note", True)
+    async with RelayPool([relay_url]) as pool:
+        kind, tags = kinds.PROVIDER_ANNOUNCEMENT, [["d", "satroute"], ["u", "https://n.example"]]
+        await pool.publish(signer.sign(kind=kind, content="{}", created_at=int(time.time()), tags=tags))
+    assert (await reach.relay(relay_url, signer, PART_S, is_announced=True)).state == "ok"
+
+
+async def test_an_address_for_earnings_that_takes_none_is_told_of(folder: Path, mint_url: str, upstream: str) -> None:
+    service = LnurlServer(mint_url)
+    try:
+        settings = {"cashu_mints": mint_url, "upstream_base_url": upstream, "allow_local_addresses": True}
+        found = await states(chosen(folder, **settings, receive_ln_address=service.address))
+        assert found["payout"][0] == "ok"
+        found = await states(chosen(folder, **settings, receive_ln_address=service.address, minimum_payout=20_000))
+        assert found["payout"][0] == "note"
+        assert "takes from 1000 to 10000000 msat" in found["payout"][1]
+        assert "RECEIVE_LN_ADDRESS" in found["payout"][1]
+    finally:
+        await asyncio.to_thread(service.close)
 
 
 async def test_another_node_at_the_url_is_found_out(folder: Path, mint_url: str, upstream: str) -> None:
@@ -159,6 +222,10 @@ async def test_keys_that_others_can_read(folder: Path, mint_url: str, upstream: 
     state, line = (await states(settings))["data"]
     assert state == "wrong"
     assert "chmod 600" in line
+    settings.unfinished_path.touch()
+    state, line = (await states(settings))["data"]
+    assert state == "wrong"
+    assert "broke off half way → give `satroute restore`" in line
 
 
 async def test_an_onion_is_asked_through_tor(

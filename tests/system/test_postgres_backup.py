@@ -14,7 +14,7 @@ import pytest
 from node.backup.making import back_up
 from node.backup.postgres import PG_DUMP
 from node.backup.restoring import put_back
-from node.errors import BadBackup
+from node.errors import BadBackup, BadSettings
 from node.storage import StorageSettings
 from router_client.ecash import restoring
 from tests.conftest import DEAD_MINT, connected, database
@@ -93,3 +93,29 @@ async def test_when_the_mint_is_away_nothing_has_changed(folder: Path, postgres_
     assert done.aside is not None
     async with connected(postgres_url) as conn:
         assert await conn.fetchval("SELECT 'accounts'::regclass::oid") != was
+
+
+async def test_books_that_cannot_be_replaced_stop_the_node_only_if_its_coins_are_new(
+    folder: Path, postgres_url: str
+) -> None:
+    given = {"database_url": postgres_url, "cashu_mints": DEAD_MINT, "upstream_base_url": NOWHERE}
+    async with running_node(folder, **given):
+        pass
+    settings = storage(folder / "node", postgres_url)
+    await back_up(settings, folder / "backup")
+    async with connected(postgres_url) as conn:
+        await conn.execute("CREATE VIEW theirs AS SELECT * FROM accounts")
+    with pytest.raises(BadBackup, match=r"pg_restore: .*depend on it"):
+        await put_back(settings, folder / "backup", unchanged=True, replace=True)
+    async with running_node(folder, **given):
+        pass
+    with pytest.raises(BadBackup, match=r"pg_restore: .*depend on it"):
+        await put_back(settings, folder / "backup", replace=True)
+    with pytest.raises(BadSettings, match="broke off half way"):
+        async with running_node(folder, **given):
+            pass
+    async with connected(postgres_url) as conn:
+        await conn.execute("DROP VIEW theirs")
+    await put_back(settings, folder / "backup", replace=True)
+    async with running_node(folder, **given):
+        pass

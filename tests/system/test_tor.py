@@ -180,7 +180,10 @@ async def test_all_that_it_calls_is_called_by_tor(shop: Shop) -> None:
 
 
 async def test_commands_beside_the_node_go_through_its_tor(shop: Shop) -> None:
-    await until_open(shop)
+    info = await until_open(shop, "/v1/info")
+    while info.json()["relays"] != {shop.relay.url: "accepted"}:
+        info = await until_open(shop, "/v1/info")
+        await asyncio.sleep(0.2)
     done = await asyncio.to_thread(satroute, "doctor", "--json", env=shop.served.env, within_s=100)
     findings = json.loads(done.stdout)["findings"]
     assert {(each["part"], each["state"]) for each in findings} == {
