@@ -231,7 +231,7 @@ async def _unless(left: asyncio.Event | None, running: Coroutine[Any, Any, None]
         await asyncio.wait({run, leave}, return_when=asyncio.FIRST_COMPLETED)
         if run.done():
             return run.result()
-        raise NodeOutrun("another node was quicker", time.monotonic() - began)
+        raise NodeOutrun("it was left before it had answered", time.monotonic() - began)
     finally:
         leave.cancel()
         run.cancel()

@@ -36,7 +36,16 @@ class Tries:
 
     @property
     def are_over(self) -> bool:
-        return self._unpaid >= self._most_unpaid or len(self.failed) - self._unpaid + len(self._full) >= self._most
+        return self._unpaid >= self._most_unpaid or self._paid >= self._most
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no more than one may be paid now."""
+        return self._paid + 1 >= self._most
+
+    @property
+    def _paid(self) -> int:
+        return len(self.failed) - self._unpaid + len(self._full)
 
     @property
     def reasons(self) -> Iterator[str]:
