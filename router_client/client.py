@@ -171,7 +171,7 @@ class RouterClient:
         max_cost_msat: int | None = None,
     ) -> Answer:
         """Send a chat completion request to the best node, streaming; `on_text` gets the text as it comes, a `reader` in its
-        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing.
+        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing, but it may leave.
 
         A node that fails before its first byte is paid nothing, and the next best is tried; where all are full, they are
         waited for a while. Raises BadRequest for wishes that cannot be kept, BudgetExceeded, NoProvider when none is left,
@@ -179,7 +179,9 @@ class RouterClient:
         """
         plan = await self._planned(body, max_cost_msat)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
-            answer = await self._cascades.answered(plan, plan.wishes.cascade)
+            answer = await self._cascades.answered(
+                plan, plan.wishes.cascade, reader.left if reader is not None else None
+            )
             if on_text is not None:
                 on_text(answer.text)
         else:
