@@ -28,10 +28,11 @@ async def test_a_request_that_a_spare_paid_for_has_its_budget_back_with_the_mone
     spare = await buyer.payments.pay(cheat.url, mint_url, "msat", hold_msat, lock=key)
     await buyer.payments.keep(spare)
     tokens: list[str] = []
+    begun = asyncio.Event()
 
     async def silent(token: str) -> None:
         tokens.append(token)
-        calling.cancel()
+        begun.set()
 
     async def give_back(token: str) -> web.Response:
         taken = await cheat.wallet.accept_locked(token, token_hash(token))
@@ -41,6 +42,8 @@ async def test_a_request_that_a_spare_paid_for_has_its_budget_back_with_the_mone
 
     cheat.on_payment, cheat.refund = silent, give_back
     calling = asyncio.create_task(buyer.chat(BODY))
+    await begun.wait()
+    calling.cancel()
     await asyncio.gather(calling, return_exceptions=True)
     assert tokens == [spare.token]
     assert spending.spent("")["day"] >= hold_msat
