@@ -34,7 +34,7 @@ from router_client.errors import (
 from router_client.net.fetch import check_plain, first_bytes, plain
 from router_client.net.nodeapi import error_of, said, with_money
 from router_client.net.outside import NoWay
-from router_client.paying.change import Paid, Settled, kept_msat, short_change
+from router_client.paying.change import Paid, Settled, kept_msat, rounded_msat, short_change
 from router_client.paying.payments import Payments
 from router_client.routing.candidates import Candidate
 
@@ -68,7 +68,7 @@ class Bought(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool
     """False when the change is still at the node; `RouterClient.recover` fetches it."""
     out_msat: int = 0
-    """What of the token neither paid for the answer nor came back yet."""
+    """What of the token neither paid for the answer nor came back, or not yet."""
     withheld: bool = False
     """The node gives no change; else it is the mint that does not take it in."""
     wait_s: float
@@ -148,7 +148,7 @@ class Buyer:
             receipt=receipt,
             receipt_event=stream.receipt,
             settled=settled is not None,
-            out_msat=0 if settled is not None else max(0, paid.credit_msat - cost_msat),
+            out_msat=_out_msat(paid, settled, cost_msat),
             withheld=withheld,
             wait_s=(stream.first_at or time.monotonic()) - began,
             whole_s=whole_s,
@@ -236,6 +236,10 @@ async def _unless(left: asyncio.Event | None, running: Coroutine[Any, Any, None]
         leave.cancel()
         run.cancel()
         await asyncio.wait({run, leave})
+
+
+def _out_msat(paid: Paid, settled: Settled | None, cost_msat: int) -> int:
+    return max(0, paid.credit_msat - cost_msat) if settled is None else rounded_msat(paid, settled, cost_msat)
 
 
 def _told(reply: httpx.Response, error: NodeError) -> NodeError:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from relays.money import Msat
+from relays.money import Msat, ceil_div
 from router_client.buying.answer import Answer, Plan
 from router_client.buying.cascade import confidence
 from router_client.buying.hedging import Race, Runner
@@ -165,8 +165,8 @@ class Serving:
             except (NodeUnavailable, NodeRefused, WalletError, BudgetExceeded) as error:  # a budget used up meanwhile
                 tries.note(candidate, error)
                 left = self._less(plan, tries.lost_msat)
-        if tries.refusal is not None:
-            raise tries.refusal
+        if (final := tries.refusal or tries.over) is not None:
+            raise final
         await self._check_budget(left)
         reasons = list(tries.reasons)
         why = why_none(choice.rejected, reasons, self._directory.failures)
@@ -302,7 +302,8 @@ class Serving:
         began = time.monotonic()
         agreed = await quoted(self._http, candidate, request, ceiling_of(plan.wishes, self._given, most_msat))
         tier = self._market.tier_of(model)
-        least_msat = max(agreed.hold_msat, MSAT_PER_UNIT[agreed.purse.unit])  # who holds nothing is sent a coin
+        coin_msat = MSAT_PER_UNIT[agreed.purse.unit]
+        least_msat = max(1, ceil_div(agreed.hold_msat, coin_msat)) * coin_msat  # who holds nothing is sent a coin
         name, most_msat = await self.allowance.reserve(
             session, model, tier, agreed.provider.npub, least_msat, plan.max_cost_msat
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from router_client.errors import ClientError, NodeBusy, NodeRefused, NodeTooDear, NodeUnavailable
+from router_client.errors import BudgetExceeded, ClientError, NodeBusy, NodeRefused, NodeTooDear, NodeUnavailable
 from router_client.routing.candidates import Candidate
 
 MAX_TRIES: Final = 4
@@ -29,6 +29,8 @@ class Tries:
         """What each node said that is not to be asked again, by its public key."""
         self.refusal: NodeRefused | None = None
         """One node's word against the request is not enough: the cheapest could stop everything with it."""
+        self.over: BudgetExceeded | None = None
+        """Where it is the budget alone that all failed by."""
         self.doubted: list[Candidate] = []
         """Those that failed and gave the money back: that can be the request's fault as well."""
         self.lost_msat = 0
@@ -57,6 +59,8 @@ class Tries:
         said = f"{candidate.label}: {error}"
         self._unpaid += isinstance(error, NodeRefused | NodeTooDear) and not error.is_paid
         self.lost_msat += error.out_msat
+        is_first = not self.failed and not self._full
+        self.over = error if isinstance(error, BudgetExceeded) and (is_first or self.over) else None
         if isinstance(error, NodeBusy) and not error.out_msat:
             self._full.append(said)
             return
