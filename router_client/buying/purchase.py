@@ -128,8 +128,8 @@ class Buyer:
             back = await self._take_back(paid, stream)
             error.out_msat = paid.credit_msat if back is None else kept_msat(paid, back, 0)
             raise
-        whole_s = time.monotonic() - began
-        receipt, problem = _verify(stream, candidate, largest_usage(request, candidate.offer.limits))
+        whole_s, most = time.monotonic() - began, largest_usage(request, candidate.offer.limits)
+        receipt, problem = _verify(stream, candidate, most)
         settled, fraud, withheld = await self._settle(paid, stream)
         problem = problem or fraud
         change_msat = settled.change_msat if settled is not None else 0
@@ -142,7 +142,7 @@ class Buyer:
             choices=stream.completion.choices(),
             finish_reason=stream.finish_reason,
             request_id=stream.request_id,
-            usage=receipt.usage if receipt is not None else stream.usage or Usage(0, 0),
+            usage=receipt.usage if receipt is not None else _possible(stream.usage or Usage(0, 0), most),
             cost_msat=Msat(cost_msat),
             problem=problem,
             receipt=receipt,
@@ -240,6 +240,13 @@ async def _unless(left: asyncio.Event | None, running: Coroutine[Any, Any, None]
 
 def _out_msat(paid: Paid, settled: Settled | None, cost_msat: int) -> int:
     return max(0, paid.credit_msat - cost_msat) if settled is None else rounded_msat(paid, settled, cost_msat)
+
+
+def _possible(usage: Usage, most: Usage) -> Usage:
+    """What of it can be: nobody has signed it, and it says how quick the node is, and what it saved."""
+    if usage.within(most):
+        return usage
+    return Usage(min(usage.prompt_tokens, most.prompt_tokens), min(usage.completion_tokens, most.completion_tokens))
 
 
 def _told(reply: httpx.Response, error: NodeError) -> NodeError:

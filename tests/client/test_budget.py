@@ -180,6 +180,15 @@ async def test_what_the_judge_thought_of_an_answer_is_in_the_report_and_the_user
         await buyer.tell(answer.request_id, 7.0)
 
 
+async def test_the_quality_of_a_report_is_that_of_the_answers_that_were_judged(spending: Spending) -> None:
+    """A node with many answers counts with those of which something was said."""
+    for number, (node, quality) in enumerate([("good", 1.0), *[("good", None)] * 9, ("bad", 0.0)]):
+        await spending.reserve(Entry(str(number), "s", "m", node, "cheap", 1), Budget())
+        await spending.settle(str(number), Outcome(1, quality=quality))
+    report = Report(24, tuple(spending.lines(DAY_S)))
+    assert (report.requests, report.quality) == (11, 0.5)
+
+
 async def test_an_account_of_before_goes_on(folder: Path, clock: Clock) -> None:
     """Its rows have no request's id."""
     spending = await Spending.open(folder / "spending.db", clock)

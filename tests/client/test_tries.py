@@ -107,6 +107,22 @@ async def test_nodes_that_cost_nothing_stop_nothing(
     assert sum(until > 0 for until in cools) == (MAX_TRIES if kind is Dear else 0)
 
 
+class Endless(Cheat):
+    """Sends a line without end instead of its first word."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.chat = [b"data: " + b"x" * 9_000_000]
+
+
+async def test_who_babbles_before_its_first_word_is_left_for_the_next(
+    buyer: RouterClient, cheat: Cheat, cheaper: Any
+) -> None:
+    (babbler,) = await cheaper(Endless, 1)
+    assert (await buyer.chat(BODY)).node_name == "cheat"
+    assert babbler.asked
+
+
 async def test_not_even_they_are_asked_without_end(buyer: RouterClient, cheat: Cheat, cheaper: Any) -> None:
     await cheaper(Refuses, MOST_UNPAID)
     with pytest.raises(NodeRefused):
