@@ -33,7 +33,7 @@ from router_client.discovery.shelf import Shelf
 from router_client.ecash.wallet import Wallet
 from router_client.errors import BadRequest, NoProvider
 from router_client.net.outside import client_for
-from router_client.paying.payments import Payments
+from router_client.paying.payments import PAYING_S, Payments
 from router_client.preferences import USUAL, Preferences
 from router_client.routing.feedback import DOUBT_WEIGHT, Belief, Feedback, kind_of
 from router_client.routing.wishes import AUTO, read_wishes, session_of
@@ -243,4 +243,6 @@ class RouterClient:
     async def recover(self, older_than_s: float = 0) -> Msat:
         """Fetch what earlier runs left at nodes and mints for at least that long; returns what came back, which counts
         against no budget any more."""
-        return await self.payments.recover(older_than_s, self._serving.allowance.end)
+        back_msat = await self.payments.recover(older_than_s, self._serving.allowance.end)
+        await self._serving.allowance.end_unpaid(PAYING_S, self.payments.knows)
+        return back_msat

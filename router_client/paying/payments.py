@@ -60,6 +60,7 @@ _OPEN = """
 SELECT id, node_url, created_at, COALESCE(name, id) FROM payments LEFT JOIN names USING (id)
 WHERE state = 'open' ORDER BY created_at
 """
+_KNOWN = "SELECT id FROM payments WHERE id = ? UNION SELECT id FROM names WHERE name = ?"
 
 
 class Payments:
@@ -202,6 +203,10 @@ class Payments:
                     total += back.change_msat
                     await ended(name, to_msat(operation.journal.amount, operation.unit) - back.change_msat)
         return Msat(total)
+
+    def knows(self, name: str) -> bool:
+        """Whether a payment of that name was begun."""
+        return self._db.read(lambda conn: conn.execute(_KNOWN, (name, name)).fetchone()) is not None
 
     def open_count(self) -> int:
         """Payments that are not settled."""
@@ -384,7 +389,7 @@ class Payments:
     async def _close(self, payment_id: str) -> None:
         def close(conn: sqlite3.Connection) -> None:
             conn.execute("UPDATE payments SET state = 'settled' WHERE id = ?", (payment_id,)).close()
-            spares.forget(conn, payment_id)
+            conn.execute(spares.DROP, (payment_id,)).close()
 
         await self._db.run(close)
 

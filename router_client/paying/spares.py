@@ -17,7 +17,7 @@ _THERE: Final = (
     "SELECT id FROM spares JOIN payments USING (id) WHERE node_url = ? AND state = 'open' ORDER BY created_at"
 )
 _TAKE: Final = "DELETE FROM spares WHERE id IN (SELECT id FROM payments WHERE id = ? AND state = 'open')"
-_DROP: Final = "DELETE FROM spares WHERE id = ?"
+DROP: Final = "DELETE FROM spares WHERE id = ?"
 
 
 class Spares:
@@ -38,7 +38,7 @@ class Spares:
 
     async def drop(self, payment_id: str) -> bool:
         """So that nobody takes it; whether it was there."""
-        return bool(await self._db.run(lambda conn: conn.execute(_DROP, (payment_id,)).rowcount))
+        return bool(await self._db.run(lambda conn: conn.execute(DROP, (payment_id,)).rowcount))
 
     async def take(self, payment_id: str, name: str) -> bool:
         """Whether it is the caller's alone now, for a request of that name: it is as old as that, too, so that no other
@@ -53,9 +53,3 @@ class Spares:
             return True
 
         return await self._db.run(work)
-
-
-def forget(conn: sqlite3.Connection, payment_id: str) -> None:
-    """A payment that is settled is no spare, and its name is not asked for any more."""
-    conn.execute(_DROP, (payment_id,)).close()
-    conn.execute("DELETE FROM names WHERE id = ?", (payment_id,)).close()

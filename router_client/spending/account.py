@@ -171,6 +171,11 @@ class Spending:
 
         await self._db.run(work)
 
+    def reserved(self, older_than_s: float) -> list[str]:
+        """The requests of which, after so long, nobody has said what became of them."""
+        sql, until = "SELECT id FROM spending WHERE state = 'reserved' AND at < ?", self._clock() - older_than_s
+        return [name for (name,) in self._db.read(lambda conn: conn.execute(sql, (until,)).fetchall())]
+
     def lines(self, seconds: float) -> list[Line]:
         """What was spent in the last so many seconds, by model and node, most first."""
         since = self._clock() - seconds
