@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from router_client.errors import BudgetExceeded, ClientError, NodeBusy, NodeRefused, NodeTooDear, NodeUnavailable
+from router_client.errors import (
+    BudgetExceeded,
+    ClientError,
+    NodeBusy,
+    NodeError,
+    NodeRefused,
+    NodeTooDear,
+    NodeUnavailable,
+)
 from router_client.routing.candidates import Candidate
 
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
 MOST_UNPAID: Final = 16
-"""So many more may refuse it, or ask too much for it, before anything is paid: else a few that do would stop everything."""
+"""So many more may refuse it, ask too much, or fail before anything is paid: else a few that do would stop everything."""
 MAX_REASONS: Final = 30
 NOT_ABOUT_THE_REQUEST: Final = (401, 402, 403, 404, 405, 409)
 """Answers of a node that say nothing against the request itself."""
@@ -57,7 +65,7 @@ class Tries:
     def note(self, candidate: Candidate, error: ClientError) -> None:
         """It did not serve. Who is full, and kept nothing, may be asked again."""
         said = f"{candidate.label}: {error}"
-        self._unpaid += isinstance(error, NodeRefused | NodeTooDear) and not error.is_paid
+        self._unpaid += isinstance(error, NodeError) and not error.is_paid and not isinstance(error, NodeBusy)
         self.lost_msat += error.out_msat
         is_first = not self.failed and not self._full
         self.over = error if isinstance(error, BudgetExceeded) and (is_first or self.over) else None
