@@ -12,6 +12,7 @@ from aiohttp import web
 
 from relays.event import Signer
 from relays.pricing import ModelPrice
+from router_client.buying.hedging import Race, Runner
 from router_client.buying.reading import Reader
 from router_client.client import RouterClient
 from router_client.discovery.directory import Provider
@@ -19,7 +20,7 @@ from router_client.errors import NodeOutrun
 from router_client.routing.health import Healths
 from router_client.spending.account import Spending
 from router_client.spending.allowance import Allowance
-from tests.client.cheat import BODY, DONE, NOTHING_LEFT, PRICE, Cheat, serving
+from tests.client.cheat import BODY, DONE, NOTHING_LEFT, PRICE, TEXT, Cheat, receipt, serving
 from tests.client.test_hedging import HEDGED, Slow, slow, spending
 
 __all__ = ["slow", "spending"]
@@ -108,3 +109,15 @@ async def test_of_a_cascade_the_answer_that_was_begun_is_left_and_no_other_is_as
             assert (await calling).text.startswith("I'm sorry"), "what was paid stands"
     may.set()
     assert {line.model for line in spending.lines(60)} == ({"m"} if at == "large" else set())
+
+
+async def test_of_two_that_end_at_once_the_one_that_nobody_reads_has_saved_nothing(
+    buyer: RouterClient, cheat: Cheat, large: Cheat, spending: Spending
+) -> None:
+    cheat.chat = [TEXT, receipt(), DONE]
+    plan = await buyer._planned(BODY, None)
+    (candidate,) = (await buyer._serving.chosen(plan)).candidates
+    race = Race(Reader(), set())
+    winner, loser = Runner(race, candidate), Runner(race, candidate)
+    assert (await buyer._serving._answered(plan, candidate, winner)).saved_msat > 0
+    assert (await buyer._serving._answered(plan, candidate, loser)).saved_msat == 0
