@@ -103,7 +103,8 @@ class PaidStream:
             try:
                 await begin()
                 async with asyncio.timeout_at(self._deadline):
-                    await self._relay(write)
+                    # A task of its own: each piece would wake it through all that waits for it otherwise.
+                    await asyncio.create_task(self._relay(write))
                 if self._meter.broken:
                     raise UpstreamUnreachable("the upstream broke off its stream with an error")
                 outcome = "complete" if self._meter.ended else "interrupted"

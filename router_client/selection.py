@@ -7,7 +7,6 @@ chance.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -114,20 +113,22 @@ class _Choosing:
         exponent = (
             PROFILES[self._wishes.profile].cost if self._wishes.sort is None else float(self._wishes.sort == "price")
         )
-        rows: list[tuple[float, int, ModelOffer]] = []
+        scores: list[float] = []
+        offers: list[tuple[int, ModelOffer]] = []
         for model in self._wanted(name):
             if (stall := self._market.stalls.get(model)) is None:
                 continue
-            scores = stall.scores(self._task.prompt_tokens, written, self._screen.weights(), exponent)
-            rows += zip(scores, stall.sellers, stall.offers, strict=True)
-        return list(self._accepted(rows))
+            scores += stall.scores(self._task.prompt_tokens, written, self._screen.weights(), exponent)
+            offers += zip(stall.sellers, stall.offers, strict=True)
+        return list(self._accepted(scores, offers))
 
-    def _accepted(self, rows: Sequence[tuple[float, int, ModelOffer]]) -> Iterator[Candidate]:
+    def _accepted(self, scores: Sequence[float], offers: Sequence[tuple[int, ModelOffer]]) -> Iterator[Candidate]:
         """The first that will do, cheapest first. Most choices need to look closely at a few only."""
         accepted = 0
-        for score, place, offer in _ascending(rows):
-            if score == float("inf") or accepted >= MOST_CANDIDATES:
+        for row in _ascending(scores):
+            if scores[row] == float("inf") or accepted >= MOST_CANDIDATES:
                 return
+            place, offer = offers[row]
             outcome = self._screen.candidate(place, offer)
             if isinstance(outcome, Candidate):
                 accepted += 1
@@ -189,16 +190,11 @@ class _Choosing:
         return rejected
 
 
-def _ascending(rows: Sequence[tuple[float, int, ModelOffer]]) -> Iterator[tuple[float, int, ModelOffer]]:
-    """By score; sorted no further than is asked for."""
-    first = heapq.nsmallest(FIRST_LOOK, rows, key=_score_of)
-    yield from first
-    if len(rows) > FIRST_LOOK:
-        yield from sorted(rows, key=_score_of)[FIRST_LOOK:]
-
-
-def _score_of(row: tuple[float, int, ModelOffer]) -> tuple[float, int]:
-    return row[0], row[1]
+def _ascending(scores: Sequence[float]) -> Iterator[int]:
+    """The rows by score, and where that is the same in their order; looked through no further than is asked for."""
+    limit = sorted(scores)[min(FIRST_LOOK, len(scores)) - 1] if scores else 0.0
+    yield from sorted((row for row, score in enumerate(scores) if score <= limit), key=scores.__getitem__)
+    yield from sorted((row for row, score in enumerate(scores) if score > limit), key=scores.__getitem__)
 
 
 def _by_score(candidate: Candidate) -> tuple[float, int, str]:

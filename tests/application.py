@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from node.api.app import create_app
 from node.node import Node
@@ -22,7 +22,7 @@ class Application:
         return getattr(self.node, name)
 
     @cached_property
-    def app(self) -> Litestar:
+    def app(self) -> ASGIApp:
         return create_app(cast(Node, self))
 
 
@@ -31,7 +31,7 @@ _IDLE: dict[tuple[str, int], list[Application]] = {}
 
 
 @contextmanager
-def application_of(node: Node) -> Iterator[Litestar]:
+def application_of(node: Node) -> Iterator[ASGIApp]:
     """One that nobody else uses as long as the block runs."""
     idle = _IDLE.setdefault((node.settings.name, node.settings.max_body_bytes), [])
     application = idle.pop() if idle else Application()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Litestar, Response
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from node.api.balance import balance_routes
 from node.api.errors import EXCEPTION_HANDLERS, new_request_id
 from node.api.info import info_routes
 from node.api.money import money_routes
 from node.api.openapi import SECURITY, WithPaidPaths
-from node.api.paid import paid_routes
+from node.api.paid import paid_endpoints
 from node.api.prices import price_routes
 from node.api.providers import provider_routes
 from node.api.reply import ID_HEADERS
@@ -19,11 +20,22 @@ from node.node import Node
 from node.version import VERSION
 
 
-def create_app(node: Node) -> Litestar:
+def create_app(node: Node) -> ASGIApp:
     """The ASGI application that serves `node`, which must be open."""
+    paid, free = paid_endpoints(node), _free(node)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")  # which a lifespan has not
+        served = paid.get(path) or paid.get(path.rstrip("/"), free)
+        await served(scope, receive, send)
+
+    return app
+
+
+def _free(node: Node) -> Litestar:
+    """What is not paid for, and the document of all."""
     return Litestar(
         route_handlers=[
-            *paid_routes(node),
             *balance_routes(node),
             *info_routes(node),
             *price_routes(node),

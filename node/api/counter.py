@@ -6,11 +6,10 @@ from typing import Final, cast
 
 from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send
 
-from node.api.paid import paid_endpoint
+from node.api.paid import paid_endpoints
 from node.errors import NotHere
 from node.node import Node
 from relays import payment
-from relays.endpoints import ENDPOINTS
 
 CASH: Final = payment.CASHU_HEADER.encode()
 CREDENTIALS: Final = (b"authorization", b"x-api-key")
@@ -35,7 +34,7 @@ class _Read:
 
 def create_counter(node: Node, till: ASGIApp) -> ASGIApp:
     """The application of the counter `node`, which must be open."""
-    served = {path: paid_endpoint(node, each) for each in ENDPOINTS for path in (f"/v1{each.path}", each.path)}
+    served = paid_endpoints(node)
 
     async def counter(scope: Scope, receive: Receive, send: Send) -> None:
         paid = served.get(scope["path"])

@@ -1,4 +1,4 @@
-"""The endpoints that are paid for: the hot path, straight on ASGI, so that stream chunks pass without being wrapped."""
+"""The endpoints that are paid for: the hot path, on ASGI alone, so that stream chunks pass without being wrapped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
-from litestar import asgi
-from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from node import betas
@@ -48,24 +46,18 @@ class _Call(msgspec.Struct, frozen=True):
         return NamedRequest.of(key, credential, name, ask.endpoint.path.encode() + b"\n" + same) if name else None
 
 
-def paid_routes(node: Node) -> list[ASGIRouteHandler]:
-    """The handlers for one node, one for each endpoint."""
-    return [_route(node, endpoint) for endpoint in ENDPOINTS]
+def paid_endpoints(node: Node) -> dict[str, ASGIApp]:
+    """By their paths. They raise NotHere at a counter, before anything was done or said."""
+    return {path: _paid(node, each) for each in ENDPOINTS for path in (f"/v1{each.path}", each.path)}
 
 
-def _route(node: Node, endpoint: Endpoint) -> ASGIRouteHandler:
-    paths = [f"/v1{endpoint.path}", endpoint.path]
-    return asgi(paths, copy_scope=False, name=endpoint.name)(paid_endpoint(node, endpoint))
-
-
-def paid_endpoint(node: Node, endpoint: Endpoint) -> ASGIApp:
-    """The endpoint on plain ASGI. Raises NotHere at a counter, before anything was done or said."""
+def _paid(node: Node, endpoint: Endpoint) -> ASGIApp:
 
     async def paid(scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_request_id())
         quote: Quote | None = None
         try:
-            if scope["method"] != "POST":  # type: ignore[typeddict-item] # asgi handlers get HTTP scopes alone
+            if scope["method"] != "POST":  # type: ignore[typeddict-item] # HTTP alone comes here
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
             body = await read_body(headers, receive, node.settings.max_body_bytes)

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from node.metering.frame import Frame
 from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
 from node.metering.private import public_event, without_nulls, without_usage
 from node.metering.skimmed import Skimmed
@@ -94,6 +95,7 @@ class StreamMeter:
         self._known = known
         self._hide_usage = hide_usage
         self._cutter = Cutter(MAX_HELD_BYTES)
+        self._frame = Frame()
         self._skimmed: Skimmed | None = None
         """Of the event that passes in pieces."""
         self._report: reports.Report | None = None
@@ -124,6 +126,9 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """The complete events so far, less what is kept back."""
+        if (passed := self._frame.passed(chunk)) is not None and not self._cutter.waiting:
+            self._keep(chunk)
+            return passed
         events = self._cutter.feed(chunk)
         if not events:
             return b""
@@ -169,9 +174,13 @@ class StreamMeter:
         """Look at complete events: the plain case costs a few searches and no parsing."""
         told = self._plain and (self._report is not None or self._so_far is not None)
         if not (self.kept_back or told or _is_watched(events, _WATCHED if self._plain else _WATCHED_BY_TYPE)):
-            self._look_for_an_end(events)
+            is_an_end = self._look_for_an_end(events)
             self._keep(events)
-            return without_nulls(events) if self._hide_usage and b'"usage"' in events else events
+            passed = without_nulls(events) if self._hide_usage and b'"usage"' in events else events
+            if not is_an_end:
+                self._frame.learn(events, passed)
+            return passed
+        self._frame.forget()
         return b"".join([self._look(event) for event in split(events)])
 
     def _skim(self, events: bytes, *, ends: bool = False) -> bytes:
@@ -229,10 +238,13 @@ class StreamMeter:
             return event
         return without_usage(event) if self._plain and self._hide_usage else public_event(event)
 
-    def _look_for_an_end(self, data: bytes) -> None:
-        if self._plain and not self.ended and _says(data, b'"finish_reason"'):
-            self._finished += len(_FINISHED.findall(data))
-            self.ended = self._finished >= self._known.choices
+    def _look_for_an_end(self, data: bytes) -> bool:
+        """Whether a choice may have ended."""
+        if not self._plain or self.ended or not _says(data, b'"finish_reason"'):
+            return False
+        self._finished += len(_FINISHED.findall(data))
+        self.ended = self._finished >= self._known.choices
+        return True
 
     def _keep(self, events: bytes) -> None:
         if not self._draws:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from relays.announcement import ModelOffer
 from relays.bounds import most_usage
@@ -12,6 +12,7 @@ from relays.errors import MoneyError
 from relays.money import msat
 from relays.pricing import Usage, cost
 from relays.prompt import Prompt, read_prompt
+from relays.routes import host_of, is_onion
 from router_client.complexity import Task
 from router_client.difficulty.needs import lacks
 from router_client.discovery.directory import Provider
@@ -87,10 +88,9 @@ class Screen:
         if isinstance(purse, str):
             return purse
         price_msat = expected_msat * risen(provider.capacity, offer) + purse.fee_msat(hold_msat) + RESERVED * hold_msat
-        own, score = self._scored(provider, price_msat)
-        return Candidate(
-            provider, provider.url, offer, purse, expected_msat, hold_msat, own, score, self._outlook(provider).full_s
-        )
+        outlook = self._outlook(provider)
+        own, score = self._scored(provider, outlook, price_msat)
+        return Candidate(provider, provider.url, offer, purse, expected_msat, hold_msat, own, score, outlook.full_s)
 
     def _out(self, place: int, provider: Provider, offer: ModelOffer) -> str | None:
         """Why this offer is out of the question, before its price is looked at."""
@@ -102,9 +102,9 @@ class Screen:
             return OfRequest(f"its context of {offer.limits.context_length} tokens is too short")
         if (reason := lacks(offer, self._task.needs, strict=self._wishes.require_parameters)) is not None:
             return OfRequest(reason)
-        outlook = self._outlook(provider)
-        if self._wishes.max_latency_ms is not None and outlook.wait_s * 1000 > self._wishes.max_latency_ms:
-            return Reason(f"its first word takes {outlook.wait_s * 1000:.0f} ms, more than allowed")
+        most_ms = self._wishes.max_latency_ms
+        if most_ms is not None and (wait_ms := self._outlook(provider).wait_s * 1000) > most_ms:
+            return Reason(f"its first word takes {wait_ms:.0f} ms, more than allowed")
         reason = self._ceiling.dearer(offer.price)
         return None if reason is None else OfRequest(reason)
 
@@ -119,9 +119,8 @@ class Screen:
             return OfMoney(f"could cost {hold_msat} msat, the wallet holds {purse.amount_msat} msat of a mint it takes")
         return purse
 
-    def _scored(self, provider: Provider, price_msat: float) -> tuple[Factors, float]:
-        own = self._factors(provider)
-        outlook = self._outlook(provider)
+    def _scored(self, provider: Provider, outlook: Outlook, price_msat: float) -> tuple[Factors, float]:
+        own = self._factors(provider, outlook)
         if self._wishes.sort == "throughput":
             return own, 1 / max(outlook.speed, 0.001)
         if self._wishes.sort == "latency":
@@ -155,26 +154,25 @@ class Screen:
                 return 1 / max(outlook.speed, 0.001)
             if wishes.sort == "latency":
                 return outlook.wait_s
-            return 1.0 if wishes.sort == "price" else self._factors(provider).product
+            return 1.0 if wishes.sort == "price" else self._factors(provider, outlook).product
 
         key = (wishes.profile, wishes.sort, mints)
         return self._market.weights(key, given.healths, weigh, given.healths.now())
 
-    def _factors(self, provider: Provider) -> Factors:
-        url = provider.url or ""
-        return factors(
-            self._outlook(provider),
-            provider.trust,
-            self._wishes.profile,
-            plain=provider.is_plain,
-            onion=urlsplit(url).hostname is not None and str(urlsplit(url).hostname).endswith(".onion"),
-        )
+    def _factors(self, provider: Provider, outlook: Outlook) -> Factors:
+        profile, onion = self._wishes.profile, provider.url is not None and _is_at_an_onion(provider.url)
+        return factors(outlook, provider.trust, profile, plain=provider.is_plain, onion=onion)
 
     def _outlook(self, provider: Provider) -> Outlook:
         return self._given.healths.outlook(provider.announcement.pubkey, provider.capacity)
 
     def _places(self, names: Sequence[str]) -> set[int]:
         return {place for places in self._market.named(names) for place in places}
+
+
+@lru_cache(maxsize=16_384)
+def _is_at_an_onion(url: str) -> bool:
+    return is_onion(host_of(url))
 
 
 def ceiling_of(wishes: Wishes, given: Circumstances, max_cost_msat: int | None) -> Ceiling:

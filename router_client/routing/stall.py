@@ -84,14 +84,11 @@ class Stall:
 
     def scores(self, read: int, written: int, weights: Sequence[float], exponent: float) -> list[float]:
         """For each seller its expected msat to that power, times its weight; infinite where the prompt is too long."""
-        rows = zip(self.sellers, self.read, self.written, self.request, self.context, strict=True)
-        never = float("inf")
+        rows = zip(self.read, self.written, self.request, map(weights.__getitem__, self.sellers), strict=True)
         if exponent == 1:
-            return [
-                (read * r + written * w + one + 1) * weights[seller] if context > read else never
-                for seller, r, w, one, context in rows
-            ]
-        return [
-            (read * r + written * w + one + 1) ** exponent * weights[seller] if context > read else never
-            for seller, r, w, one, context in rows
-        ]
+            scores = [(read * r + written * w + one + 1) * weight for r, w, one, weight in rows]
+        else:
+            scores = [(read * r + written * w + one + 1) ** exponent * weight for r, w, one, weight in rows]
+        if min(self.context) > read:
+            return scores
+        return [score if context > read else float("inf") for score, context in zip(scores, self.context, strict=True)]

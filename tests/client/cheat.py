@@ -20,6 +20,7 @@ from relays.receipt import Receipt, encode, to_sse
 from router_client.client import RouterClient
 from router_client.discovery.directory import Provider
 from router_client.ecash.wallet import Wallet
+from tests.strangers import served
 
 SIGNER = Signer.generate()
 PRICE = ModelPrice(2_000_000, 8_000_000, 0)
@@ -124,14 +125,9 @@ async def serving(node: Cheat) -> AsyncIterator[None]:
     app.router.add_post("/v1/quote", node.on_quote)
     app.router.add_get("/v1/info", node.on_info)
     app.router.add_get("/v1/models", node.on_models)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with served(app) as where:
+        node.url = f"http://{where}"
         yield
-    finally:
-        await runner.cleanup()
 
 
 def announce(buyer: RouterClient, node: Cheat, mint_url: str, lock: str | None = None) -> None:

@@ -19,6 +19,7 @@ from relays.event import Event, Signer
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import WalletError
+from tests.strangers import served
 
 MODEL: Final = "plain/small"
 COST_MSAT: Final = 77
@@ -144,11 +145,6 @@ async def serving(node: Routstr) -> AsyncIterator[None]:
         app.router.add_get(f"{prefix}/create", node.create)
         app.router.add_post(f"{prefix}/refund", node.refund)
     app.router.add_route("*", "/{path:.*}", node.anything_else)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with served(app) as where:
+        node.url = f"http://{where}"
         yield
-    finally:
-        await runner.cleanup()

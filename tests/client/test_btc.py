@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from router_client.spending.btc import AGREEMENT, KNOWN_SOURCES, BtcPrice, agreed, price_in, source_from
 from tests.node.books import Clock
+from tests.strangers import served
 
 HONEST = "100000"
 MINUTE_S = 60.0
@@ -126,13 +127,8 @@ async def sources(number: int = 3) -> AsyncIterator[tuple[list[Source], list[str
     app = web.Application()
     for index, source in enumerate(made):
         app.router.add_get(f"/{index}", source.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield made, [f"http://127.0.0.1:{runner.addresses[0][1]}/{index}#/usd" for index in range(number)]
-    finally:
-        await runner.cleanup()
+    async with served(app, shutdown_timeout=0.1) as where:
+        yield made, [f"http://{where}/{index}#/usd" for index in range(number)]
 
 
 def price_of(http: httpx.AsyncClient, urls: Sequence[str], clock: Clock) -> BtcPrice:

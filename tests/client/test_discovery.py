@@ -16,6 +16,7 @@ from relays.event import Event, Signer
 from relays.pool import RelayPool
 from router_client.discovery.directory import Directory, current
 from tests.conftest import DEAD_RELAY
+from tests.strangers import served
 
 NOW = 1_700_000_000
 ALICE, BOB = Signer.generate(), Signer.generate()
@@ -91,11 +92,8 @@ async def node_url() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/v1/info", info)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with served(app) as where:
+        yield f"http://{where}"
 
 
 async def test_only_who_answers_under_its_key_is_alive(relay_url: str, node_url: str, http: httpx.AsyncClient) -> None:

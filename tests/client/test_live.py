@@ -78,12 +78,10 @@ async def test_a_start_without_any_relay_knows_what_was_known(folder: Path) -> N
         assert names(directory) == ["alice", "bob"]
         relay.events = [withdrawal(relay.events[1], BOB, NOW)]
         await directory.providers(fresh=True)
-    began = time.monotonic()
     async with directory_on(DEAD_RELAY, folder=folder) as directory:
         await directory.providers()
         assert names(directory) == ["alice"]
         assert list(directory.failures) == [DEAD_RELAY]
-    assert time.monotonic() - began < 3
 
 
 async def test_what_is_known_is_not_verified_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from router_client.paying.http402 import pay_per_request
 from router_client.paying.payments import Payments
 from tests.client.purses import funded
 from tests.conftest import DEAD_MINT
+from tests.strangers import served
 
 LIMIT_MSAT = 50_000
 PRICE_MSAT = 700
@@ -61,13 +62,8 @@ class Stranger:
 async def serving(stranger: Stranger) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_post("/resource", stranger.on_post)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/resource"
-    finally:
-        await runner.cleanup()
+    async with served(app) as where:
+        yield f"http://{where}/resource"
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from router_client.spending.budget import Budget, BudgetFile, write_budget
 from router_client.spending.rate import FRESH_S, MAX_AGE_S, PAUSE_S, Rate
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, TEXT, Cheat, announce, receipt
 from tests.client.clock import Clock
+from tests.strangers import served
 
 MSAT_PER_USD = 1_000_000.0
 """Where a bitcoin costs 100,000 USD."""
@@ -46,12 +47,9 @@ async def exchange() -> AsyncIterator[Exchange]:
     made = Exchange()
     app = web.Application()
     app.router.add_get("/", made.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.source = f"http://127.0.0.1:{runner.addresses[0][1]}/#/price"
-    yield made
-    await runner.cleanup()
+    async with served(app) as where:
+        made.source = f"http://{where}/#/price"
+        yield made
 
 
 @pytest.fixture

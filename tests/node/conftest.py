@@ -23,6 +23,7 @@ from tests.node.books import Books, Clock
 from tests.node.harness import funded_wallet
 from tests.node.hostile import Hostile
 from tests.node.resold import PURSE_MSAT, STREAM, buying
+from tests.strangers import served
 
 
 @pytest.fixture
@@ -80,11 +81,8 @@ async def hostile() -> AsyncIterator[tuple[Hostile, str]]:
     app.router.add_get("/v1/models", server.models)
     for path in ("chat/completions", "responses", "images/generations"):
         app.router.add_post(f"/v1/{path}", server.chat)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield server, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    await runner.cleanup()
+    async with served(app) as where:
+        yield server, f"http://{where}/v1"
 
 
 @pytest.fixture

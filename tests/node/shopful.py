@@ -12,6 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.strangers import served
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PIXEL = base64.b64encode(b"not really a picture").decode()
 WORDS = ["Two", " and", " two", " is", " four", "."]
@@ -232,13 +234,8 @@ async def handled_by(handle: Handler) -> AsyncIterator[str]:
     """The URL of a server that gives every request to `handle`."""
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with served(app) as where:
+        yield f"http://{where}"
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from router_client.discovery.directory import current
 from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import MODEL, running_node
 from tests.node.hostile import Hostile
+from tests.strangers import served
 
 
 async def test_announced_with_prices_and_withdrawn_on_a_clean_stop(
@@ -131,33 +132,30 @@ async def test_a_move_of_bitcoins_price_is_announced(
 
     app = web.Application()
     app.router.add_get("/ticker", ticker)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    source = f"http://127.0.0.1:{runner.addresses[0][1]}/ticker#/usd"
-    models = folder / "models.json"
-    models.write_text('[{"id": "smollm2-135m", "pricing": {"prompt": "0.000001", "completion": "0.000001"}}]')
-    settings = {"fixed_per_1k_input_tokens": None, "fixed_per_1k_output_tokens": None, "markup": "1"}
-    async with (
-        running_node(
-            folder,
-            cashu_mints=DEAD_MINT,
-            upstream_base_url=hostile[1],
-            models_path=models,
-            relays=relay_url,
-            http_url="https://n.example",
-            btc_price_sources=source,
-            **settings,
-        ) as running,
-        RelayPool([relay_url]) as pool,
-    ):
-        author = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [running.node.signer.pubkey]}
-        assert running.node.catalogue.get(MODEL).price.prompt_msat_per_mtok == 1_000_000, "asked for at the start"
-        for usd, msat in (("100100", None), ("50000", 2_000_000), ("200000", 500_000)):
-            price["usd"] = usd
-            await running.node.refresh_btc()
-            if msat is not None:
-                event = (await pool.query(author)).events[0]
-                (model,) = decode(event, now=int(time.time())).models or ()
-                assert model.price.prompt_msat_per_mtok == msat
-    await runner.cleanup()
+    async with served(app) as where:
+        source = f"http://{where}/ticker#/usd"
+        models = folder / "models.json"
+        models.write_text('[{"id": "smollm2-135m", "pricing": {"prompt": "0.000001", "completion": "0.000001"}}]')
+        settings = {"fixed_per_1k_input_tokens": None, "fixed_per_1k_output_tokens": None, "markup": "1"}
+        async with (
+            running_node(
+                folder,
+                cashu_mints=DEAD_MINT,
+                upstream_base_url=hostile[1],
+                models_path=models,
+                relays=relay_url,
+                http_url="https://n.example",
+                btc_price_sources=source,
+                **settings,
+            ) as running,
+            RelayPool([relay_url]) as pool,
+        ):
+            author = {"kinds": [kinds.PROVIDER_ANNOUNCEMENT], "authors": [running.node.signer.pubkey]}
+            assert running.node.catalogue.get(MODEL).price.prompt_msat_per_mtok == 1_000_000, "asked for at the start"
+            for usd, msat in (("100100", None), ("50000", 2_000_000), ("200000", 500_000)):
+                price["usd"] = usd
+                await running.node.refresh_btc()
+                if msat is not None:
+                    event = (await pool.query(author)).events[0]
+                    (model,) = decode(event, now=int(time.time())).models or ()
+                    assert model.price.prompt_msat_per_mtok == msat

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -26,9 +25,8 @@ TEXT = [{"role": "user", "content": "What is two and two?"}]
 CHAT = {"model": MODEL, "max_tokens": 50, "messages": TEXT}
 RESPONSES = {"model": MODEL, "max_output_tokens": 50, "input": "What is two and two?"}
 GRANT_MSAT = 10_000_000
-SOON_S = 5.0
-"""Long after the timeouts that the tests set, long before those that they leave alone."""
-LONG_S = 60
+SOON_S, LONG_S = 45, 100
+"""Long after the timeouts that the tests set, long before those that they leave to the node here."""
 
 
 @asynccontextmanager
@@ -44,6 +42,8 @@ async def node_with(folder: Path, first: str, **settings: Any) -> AsyncIterator[
         entry = {"id": MODEL, "context_length": 4096, "pricing": {"prompt": "0.000001", "completion": "0.000002"}}
         (folder / "models.json").write_text(json.dumps([entry]))
         chosen = {"upstreams_path": folder / "upstreams.toml", "models_path": folder / "models.json", **settings}
+        for name in ("connect", "answer", "first_token", "idle"):
+            chosen.setdefault(f"upstream_{name}_timeout_s", LONG_S)
         outright = dict.fromkeys(("fixed_per_1k_input_tokens", "fixed_per_1k_output_tokens"))
         async with running_node(folder, cashu_mints=DEAD_MINT, fixed_btc_usd="100000", **outright, **chosen) as node:
             yield node, dear
@@ -72,9 +72,7 @@ async def served_by_the_dear(
 ) -> Receipt:
     """The receipt of an answer that the dear upstream gave, within moments."""
     key, text = await granted_key(node.node, GRANT_MSAT)
-    began = time.monotonic()
-    reply = await http.post(f"{node.url}/v1{path}", json=body, headers=bearer(text), timeout=LONG_S)
-    assert time.monotonic() - began < SOON_S
+    reply = await http.post(f"{node.url}/v1{path}", json=body, headers=bearer(text), timeout=SOON_S)
     assert reply.status_code == 200, reply.text
     assert "four" in reply.text
     assert "the cheap one" not in reply.text
@@ -150,10 +148,9 @@ def deaf() -> Iterator[str]:
 async def test_a_host_that_takes_no_connection_is_given_up_soon(
     folder: Path, http: httpx.AsyncClient, stream: bool
 ) -> None:
-    began = time.monotonic()
+    """Nor is its list waited for as the node starts."""
     with deaf() as url:
-        async with node_with(folder, url, upstream_connect_timeout_s=0.3) as (node, dear):
-            assert time.monotonic() - began < SOON_S, "not even its list is waited for"
+        async with asyncio.timeout(SOON_S), node_with(folder, url, upstream_connect_timeout_s=0.3) as (node, dear):
             await served_by_the_dear(node, dear, http, "/chat/completions", {**CHAT, "stream": stream})
 
 

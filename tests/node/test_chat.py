@@ -251,6 +251,8 @@ async def test_ten_gigabytes_are_refused_at_the_header(node: Running) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/v1/chat/completions", 405),
+        ("GET", "/v1/chat/completions/", 405),
+        ("GET", "/v1/chat/completions/more", 404),
         ("GET", "/v1/nothing", 404),
         ("POST", "/v1/files", 404),
         ("POST", "/v1/../admin", 404),

@@ -34,6 +34,7 @@ from router_client.errors import StorageError
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node, token_of
 from tests.node.hostile import Hostile
+from tests.strangers import served
 
 GRANT_MSAT = 1_000_000
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
@@ -217,17 +218,14 @@ async def test_an_image_url_in_a_request_is_never_fetched(
 
     app = web.Application()
     app.router.add_get("/{any:.*}", trap)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/secret.png"
-    models = folder / "models.json"
-    seeing = {"id": HELLO["model"], "context_length": 2048, "architecture": {"input_modalities": ["text", "image"]}}
-    models.write_text(json.dumps({"data": [seeing]}))
-    part = {"type": "image_url", "image_url": {"url": url}}
-    body = {**HELLO, "messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, part]}]}
-    hostile[0].answer = (200, {}, [REPLY])
-    try:
+    async with served(app) as where:
+        url = f"http://{where}/secret.png"
+        models = folder / "models.json"
+        seeing = {"id": HELLO["model"], "context_length": 2048, "architecture": {"input_modalities": ["text", "image"]}}
+        models.write_text(json.dumps({"data": [seeing]}))
+        part = {"type": "image_url", "image_url": {"url": url}}
+        body = {**HELLO, "messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, part]}]}
+        hostile[0].answer = (200, {}, [REPLY])
         for settings, status in (({"models_path": models}, 200), ({}, 400)):
             async with running_node(
                 folder / str(status), cashu_mints=DEAD_MINT, upstream_base_url=hostile[1], **settings
@@ -237,8 +235,6 @@ async def test_an_image_url_in_a_request_is_never_fetched(
                 assert reply.status_code == status, reply.text
         assert hostile[0].asked[0]["messages"] == body["messages"], "passed on untouched"
         assert asked == []
-    finally:
-        await runner.cleanup()
 
 
 async def test_less_than_a_sat_stays_the_callers(
@@ -286,18 +282,13 @@ async def test_relays_are_asked_over_tls_that_is_verified(folder: Path) -> None:
 
     app = web.Application()
     app.router.add_get("/", relay)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    url = f"wss://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with served(app, tls=context) as where:
+        url = f"wss://{where}"
         signer = Signer.generate()
         async with RelayPool([url]) as pool:
             answers = await pool.publish(signer.sign(kind=1, content="", created_at=int(time.time())))
         assert not answers[url].accepted
         assert heard == []
-    finally:
-        await runner.cleanup()
 
 
 def test_the_node_listens_on_this_machine_alone_unless_it_is_told_otherwise() -> None:

@@ -18,6 +18,7 @@ from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
 from tests.node.harness import HELLO, Running, bearer, funded_wallet, granted_key, running_node, token_of
 from tests.node.hostile import Hostile
+from tests.strangers import served
 
 REPLY = b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":31,"completion_tokens":5}}'
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
@@ -218,22 +219,19 @@ async def test_a_deposit_stays_open_when_its_mint_answers_nonsense(
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", forward)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    between = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    caller = await funded_wallet(folder / "caller.db", http, mint_url)
-    token = decode(await token_of(caller, mint_url, 20_000))
-    moved = bearer(encode(Token(between, token.unit, token.proofs)))
-    async with running_node(folder, cashu_mints=between, upstream_base_url="http://127.0.0.1:9/v1") as node:
-        for _ in range(2):
-            refused = await http.get(f"{node.url}/v1/balance", headers=moved)
-            assert refused.status_code == 503, refused.text
-            assert (await node.node.ledger.open_deposits()) != []
-        nonsense = False
-        credited = await http.get(f"{node.url}/v1/balance", headers=moved)
-        assert credited.status_code == 200, credited.text
-        totals = await node.node.ledger.audit()
-        assert credited.json()["balance"] == totals.keys_msat == node.node.wallet.balance_msat() > 19_000
-    caller.close()
-    await runner.cleanup()
+    async with served(app) as where:
+        between = f"http://{where}"
+        caller = await funded_wallet(folder / "caller.db", http, mint_url)
+        token = decode(await token_of(caller, mint_url, 20_000))
+        moved = bearer(encode(Token(between, token.unit, token.proofs)))
+        async with running_node(folder, cashu_mints=between, upstream_base_url="http://127.0.0.1:9/v1") as node:
+            for _ in range(2):
+                refused = await http.get(f"{node.url}/v1/balance", headers=moved)
+                assert refused.status_code == 503, refused.text
+                assert (await node.node.ledger.open_deposits()) != []
+            nonsense = False
+            credited = await http.get(f"{node.url}/v1/balance", headers=moved)
+            assert credited.status_code == 200, credited.text
+            totals = await node.node.ledger.audit()
+            assert credited.json()["balance"] == totals.keys_msat == node.node.wallet.balance_msat() > 19_000
+        caller.close()

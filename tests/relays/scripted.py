@@ -8,6 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.strangers import served
+
 Script = Callable[[dict[str, Any]], tuple[bool, str] | None]
 """An event to the relay's OK; None for a relay that says nothing."""
 
@@ -38,9 +40,6 @@ class ScriptedRelay:
 async def scripted_relay() -> AsyncIterator[ScriptedRelay]:
     relay, app = ScriptedRelay(), web.Application()
     app.router.add_get("/", relay.talk)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    relay.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
-    yield relay
-    await runner.cleanup()
+    async with served(app) as where:
+        relay.url = f"ws://{where}"
+        yield relay

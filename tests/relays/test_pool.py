@@ -10,6 +10,7 @@ from aiohttp import web
 from relays.event import Event, Signer
 from relays.pool import RelayPool
 from tests.conftest import DEAD_RELAY
+from tests.strangers import served
 
 SIGNER = Signer.generate()
 
@@ -110,12 +111,8 @@ async def liar_url() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/", talk)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield f"ws://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with served(app) as where:
+        yield f"ws://{where}"
 
 
 def _plain(value: Event) -> dict[str, object]:

@@ -10,16 +10,17 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from relays import announcement, capacity, pages, proof
 from relays.announcement import Announcement, ModelOffer, NodeLimits
 from relays.bounds import ModelLimits
-from relays.capacity import Capacity
 from relays.deletion import deletion
 from relays.event import Event, Signer, parse_event
 from relays.pricing import ModelPrice
 from tests.relays.golden import EVENTS, SECRET
+from tests.relays.test_capacity import OURS
 
 NOW: Final = 1_700_000_000
 SIGNER: Final = Signer.parse(SECRET)
@@ -51,20 +52,7 @@ HEAD: Final = Announcement(
     payments=("key", "cashu", "x-cashu", "lightning"),
     pages=1,
 )
-BUSY: Final = Capacity(
-    pubkey=SIGNER.pubkey,
-    identifier="satroute",
-    capacity=29,
-    max_concurrent=32,
-    in_flight=3,
-    latency_ms=420,
-    tokens_per_s=58,
-    error_rate_bps=12,
-    model="openai/gpt-4o-mini",
-    price_msats=863,
-    created_at=NOW,
-    expires_at=NOW + 600,
-)
+BUSY: Final = msgspec.structs.replace(OURS, model="openai/gpt-4o-mini", price_msats=863)
 
 
 def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, Event]:

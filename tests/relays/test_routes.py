@@ -12,6 +12,7 @@ from relays.dialing import connector_to
 from relays.errors import NoTor
 from relays.routes import DIRECT, Purpose, Routes, host_and_port, is_onion
 from tests.socks import forbid_dns, socks_port
+from tests.strangers import served
 
 TOR = Routes("127.0.0.1:9050")
 ONLY = Routes("127.0.0.1:9050", tor_only=True)
@@ -80,17 +81,14 @@ async def test_a_redirect_to_an_onion_asks_no_resolver(monkeypatch: pytest.Monke
 
     app = web.Application()
     app.router.add_get("/", elsewhere)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    asked = forbid_dns(monkeypatch)
-    async with aiohttp.ClientSession(connector=connector_to(url, TOR, Purpose.RELAYS)) as session:
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await session.get(url)
-    await runner.cleanup()
-    assert is_onion("secret.onion")
-    assert asked == []
+    async with served(app) as where:
+        url = f"http://{where}/"
+        asked = forbid_dns(monkeypatch)
+        async with aiohttp.ClientSession(connector=connector_to(url, TOR, Purpose.RELAYS)) as session:
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await session.get(url)
+        assert is_onion("secret.onion")
+        assert asked == []
 
 
 async def test_what_tor_cannot_reach_is_an_error_of_aiohttps(monkeypatch: pytest.MonkeyPatch) -> None:

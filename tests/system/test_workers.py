@@ -232,8 +232,6 @@ def test_a_port_that_other_workers_listen_on_is_refused(served: Workers, folder:
 def test_a_worker_that_cannot_go_on_ends_all(folder: Path) -> None:
     env = {"HOME": str(folder), "DATA_DIR": str(folder / "o"), "CASHU_MINTS": "http://127.0.0.1:9", **PRICES}
     env |= {"UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1", "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
-    began = time.monotonic()
     done = satroute("serve", "--workers", "2", env=env | {"PORT": "0"})
     assert done.returncode == 1
     assert "a worker could not go on" in done.stderr
-    assert time.monotonic() - began < 30
