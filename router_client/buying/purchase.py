@@ -24,7 +24,6 @@ from router_client.buying.reading import Head, Reader, ReaderFailed
 from router_client.buying.stream import AnswerStream
 from router_client.errors import (
     ChangeRejected,
-    NodeBusy,
     NodeError,
     NodeOutrun,
     NodeUnavailable,
@@ -45,11 +44,8 @@ SILENCE_S: Final = 300.0
 FIRST_WORD_S: Final = 600.0
 """Comments break the silence, and serve nobody."""
 STREAM_DEADLINE_S: Final = 3600.0
-MOST_RETRY_AFTER_S: Final = 3600.0
-MAX_DIGITS: Final = 10
 LEFT_PAUSES_S: Final = (0.0, 0.5, 4.0)
 """A node that is left may have a moment's work with it before it gives its change."""
-TOO_MANY, UNAVAILABLE = 429, 503
 
 
 class Bought(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +171,7 @@ class Buyer:
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
                 stream.give_change(reply.headers.get(CASHU_HEADER, ""))
                 if not reply.is_success:
-                    raise _told(reply, error_of(reply.status_code, await first_bytes(reply)))
+                    raise error_of(reply.status_code, await first_bytes(reply), reply.headers)
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
                     deadline.reschedule(ends_at if stream.pieces else begin_by)
@@ -247,15 +243,6 @@ def _possible(usage: Usage, most: Usage) -> Usage:
     if usage.within(most):
         return usage
     return Usage(min(usage.prompt_tokens, most.prompt_tokens), min(usage.completion_tokens, most.completion_tokens))
-
-
-def _told(reply: httpx.Response, error: NodeError) -> NodeError:
-    """The same, as NodeBusy where the node says that it takes no more at the moment."""
-    after = reply.headers.get("Retry-After", "")
-    known = after.isascii() and after.isdecimal() and len(after) < MAX_DIGITS
-    if reply.status_code != TOO_MANY and not (reply.status_code == UNAVAILABLE and known):
-        return error
-    return NodeBusy(str(error), min(float(after), MOST_RETRY_AFTER_S) if known else None)
 
 
 def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
