@@ -33,7 +33,7 @@ from router_client.discovery.shelf import Shelf
 from router_client.ecash.wallet import Wallet
 from router_client.errors import BadRequest, NoProvider
 from router_client.net.outside import client_for
-from router_client.paying.payments import Payments
+from router_client.paying.payments import PAYING_S, Payments
 from router_client.preferences import USUAL, Preferences
 from router_client.routing.feedback import DOUBT_WEIGHT, Belief, Feedback, kind_of
 from router_client.routing.wishes import AUTO, read_wishes, session_of
@@ -171,7 +171,7 @@ class RouterClient:
         max_cost_msat: int | None = None,
     ) -> Answer:
         """Send a chat completion request to the best node, streaming; `on_text` gets the text as it comes, a `reader` in its
-        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing.
+        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing, but it may leave.
 
         A node that fails before its first byte is paid nothing, and the next best is tried; where all are full, they are
         waited for a while. Raises BadRequest for wishes that cannot be kept, BudgetExceeded, NoProvider when none is left,
@@ -179,7 +179,9 @@ class RouterClient:
         """
         plan = await self._planned(body, max_cost_msat)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
-            answer = await self._cascades.answered(plan, plan.wishes.cascade)
+            answer = await self._cascades.answered(
+                plan, plan.wishes.cascade, reader.left if reader is not None else None
+            )
             if on_text is not None:
                 on_text(answer.text)
         else:
@@ -241,4 +243,6 @@ class RouterClient:
     async def recover(self, older_than_s: float = 0) -> Msat:
         """Fetch what earlier runs left at nodes and mints for at least that long; returns what came back, which counts
         against no budget any more."""
-        return await self.payments.recover(older_than_s, self._serving.allowance.end)
+        back_msat = await self.payments.recover(older_than_s, self._serving.allowance.end)
+        await self._serving.allowance.end_unpaid(PAYING_S, self.payments.knows)
+        return back_msat

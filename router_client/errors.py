@@ -27,7 +27,7 @@ ClientError
     │   ├── NodeBusy         it takes no more at the moment
     │   └── NodeTooDear      it asks for more than is allowed: nothing was paid
     │       └── NodeRaised   it asks for far more than it announced
-    ├── NodeOutrun           another node was quicker, and this one was left
+    ├── NodeOutrun           another node was quicker, or nobody waits any more: this one was left
     ├── NodeRefused          the node's own answer, with status, code and message
     ├── NodeCheated          the node kept more than its receipt says, or has no receipt that holds
     └── ChangeRejected       the node gives change that is not money to us
@@ -173,7 +173,7 @@ class NodeRaised(NodeTooDear):
 
 
 class NodeOutrun(NodeError):
-    """Another node served the request: this one was left before its first word."""
+    """Another node serves the request, or its reader has left: this one was left before its end."""
 
     def __init__(self, message: str, waited_s: float) -> None:
         super().__init__(message)

@@ -24,7 +24,7 @@ from relays.pricing import Usage, cost, dearest
 from relays.prompt import read_prompt
 from router_client.complexity import Tier, asked_text
 from router_client.difficulty.agreement import agree, revised
-from router_client.errors import BudgetExceeded, ClientError, NoProvider
+from router_client.errors import BudgetExceeded, ClientError, NodeError, NodeOutrun, NodeRefused, NoProvider
 from router_client.judge import judge
 
 THRESHOLD: Final = 0.5
@@ -191,7 +191,7 @@ async def ascend(
             ascent.lost_msat += error.out_msat
             if ascent.asked:
                 break  # the answer that was paid stands
-            if tier != tiers[-1] and isinstance(error, NoProvider | BudgetExceeded):
+            if tier != tiers[-1] and _is_of_this_tier(error):
                 continue
             raise
         sure = 1.0 if answer.confidence is None else answer.confidence
@@ -201,6 +201,13 @@ async def ascend(
         if ascent.asked[-1].sure >= threshold:
             break
     return ascent.asked
+
+
+def _is_of_this_tier(error: ClientError) -> bool:
+    """Whether a better model may serve all the same: none could, or one broke off, of which nobody has heard."""
+    return isinstance(error, NoProvider | BudgetExceeded | NodeError) and not isinstance(
+        error, NodeRefused | NodeOutrun
+    )
 
 
 class _Ascent(Generic[A]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from relays.bounds import largest_usage
 from relays.money import Msat
 from router_client.buying.answer import Answer, Plan
 from router_client.buying.cascade import CUT_OFF, THRESHOLD, Costs, Most, Step, ascend, shortened
+from router_client.buying.reading import Reader
 from router_client.buying.serving import Serving
 from router_client.complexity import Tier, asked_text
 from router_client.difficulty.needs import FEATURES
@@ -33,14 +35,15 @@ class Cascades:
         self._serving = serving
         self._judged = judged
 
-    async def answered(self, plan: Plan, wish: Cascade) -> Answer:
-        """The first answer that is trusted, with what those before it cost."""
+    async def answered(self, plan: Plan, wish: Cascade, left: asyncio.Event | None = None) -> Answer:
+        """The first answer that is trusted, with what those before it cost. Once `left` is set nobody waits for it: no more
+        is bought then, and where nothing was, NodeOutrun is raised."""
         least = LADDER.index(plan.wishes.tier or LADDER[0])
         tiers = tuple(tier for tier in TIERS[wish.max_depth] if LADDER.index(tier) >= least)
         costs = {tier: await self._costs(plan.at(tier, None)) for tier in tiers}
         threshold = THRESHOLD if wish.threshold is None else wish.threshold
         prompt = asked_text(plan.request) if wish.consistency else None
-        askers, limit_msat = _Askers(self._serving, plan, costs), self._serving.most_msat(plan)
+        askers, limit_msat = _Askers(self._serving, plan, costs, left), self._serving.most_msat(plan)
         turns = await ascend(tiers, costs, plan.picked.chances, threshold, askers, prompt, limit_msat)
         *others, last = turns
         for turn in turns:
@@ -81,8 +84,12 @@ class Cascades:
 class _Askers:
     """The models of a cascade, asked with requests that are as short as what is left wants."""
 
-    def __init__(self, serving: Serving, plan: Plan, costs: Mapping[Tier, Costs | None]) -> None:
+    def __init__(
+        self, serving: Serving, plan: Plan, costs: Mapping[Tier, Costs | None], left: asyncio.Event | None
+    ) -> None:
         self._serving = serving
+        self._reader = Reader()
+        self._reader.left = left
         self._plan = _wishing(plan, hedge=False)  # what a slower node charges would not be in the sum
         self._costs = costs
         self.lost_msat = 0
@@ -107,7 +114,7 @@ class _Askers:
     async def _answer(self, tier: Tier, plan: Plan, most: Most | None) -> Answer:
         costly = self._costs[tier]
         if most is None or costly is None:
-            return await self._serving.served(plan.at(tier, None), None)
+            return await self._serving.served(plan.at(tier, None), self._reader)
         elsewhere_msat = most.elsewhere_msat
         if most.there_msat > elsewhere_msat:
             try:
@@ -121,7 +128,7 @@ class _Askers:
         if (request := shortened(plan.request, costly.offer, most_msat)) is None:
             raise NoProvider(f"{most_msat} msat are left for another model, which is too little")
         part = msgspec.structs.replace(plan.at(tier, most_msat), request=request)
-        answer = await self._serving.served(part, None)
+        answer = await self._serving.served(part, self._reader)
         is_cut = request is not plan.request and answer.finish_reason == CUT_OFF
         if not is_cut:
             return answer

@@ -55,10 +55,10 @@ class _Choice:
             elif name == "tool_calls" and isinstance(value, list):
                 for call in value:
                     self._take_call(call)
-            elif isinstance(value, list) and isinstance(before := self._rest.get(name, []), list):
-                self._rest[name] = [*before, *value]
+            elif isinstance(value, list) and isinstance(before := self._rest.setdefault(name, []), list):
+                before.extend(value)
             elif value is not None:
-                self._rest[name] = value
+                self._rest[name] = [*value] if isinstance(value, list) else value  # which may grow
 
     def _take_call(self, delta: object) -> None:
         if not isinstance(delta, Mapping):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from router_client.buying.answer import Answer
 from router_client.buying.reading import Head, Piece, Reader
-from router_client.errors import ClientError
+from router_client.errors import ClientError, NodeOutrun
+from router_client.routing.candidates import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +22,18 @@ log = logging.getLogger(__name__)
 class Runner(Reader):
     """One node's part in a race: what it says is passed on to the reader if it serves."""
 
-    def __init__(self, race: Race, held_msat: int = 0) -> None:
+    def __init__(self, race: Race, candidate: Candidate, held_msat: int = 0) -> None:
         self._race = race
+        self.candidate = candidate
         self.held_msat = held_msat
         """What it may be paid with."""
         self.left: asyncio.Event = asyncio.Event()
-        """It is to be left, since another serves."""
+        """It is to be left, since another serves, or nobody wants the answer any more."""
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether another serves."""
+        return self._race.winner not in (None, self)
 
     async def begin(self, head: Head) -> None:
         if self._race.won_by(self):
@@ -42,25 +49,33 @@ class Race:
 
     def __init__(self, reader: Reader, leaving: set[asyncio.Task[Answer]]) -> None:
         self.reader = reader
+        self.winner: Runner | None = None
+        """Who serves, if anybody does yet."""
         self._leaving = leaving
         self._running: dict[asyncio.Task[Answer], Runner] = {}
-        self._winner: Runner | None = None
         self._begun = asyncio.Event()
+        self._watching = None if reader.left is None else asyncio.create_task(self._leave_with(reader.left))
+
+    async def _leave_with(self, left: asyncio.Event) -> None:
+        """Whoever asked has left: so does the race."""
+        await left.wait()
+        for runner in self._running.values():
+            runner.left.set()
 
     def won_by(self, runner: Runner) -> bool:
         """Whether it serves: it does from its first word on, if nobody does yet."""
-        if self._winner is None:
-            self._winner = runner
+        if self.winner is None:
+            self.winner = runner
             self._begun.set()
             for other in self._running.values():
                 if other is not runner:
                     other.left.set()
-        return self._winner is runner
+        return self.winner is runner
 
     @property
-    def is_won(self) -> bool:
-        """Whether one serves."""
-        return self._winner is not None
+    def is_decided(self) -> bool:
+        """Whether one serves, or nobody waits for it any more: no other is to be asked."""
+        return self.winner is not None or (self.reader.left is not None and self.reader.left.is_set())
 
     def enter(self, runner: Runner, answering: Coroutine[Any, Any, Answer]) -> None:
         self._running[asyncio.create_task(answering)] = runner
@@ -81,25 +96,25 @@ class Race:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 runner = self._running[task]
-                if self._winner is runner or (task.exception() is None and self.won_by(runner)):
-                    answer = task.result()
-                    return answer.after(lost_msat) if (lost_msat := self._lost_msat()) else answer
-        first = next(iter(self._running))
-        if isinstance(error := first.exception(), ClientError):
-            error.out_msat = self._lost_msat()
-        return first.result()
+                if self.winner is runner or (task.exception() is None and self.won_by(runner)):
+                    return task.result()
+        return next(iter(self._running)).result()
 
-    def _lost_msat(self) -> int:
-        """What was kept by those that have failed."""
-        errors = [task.exception() for task in self._running if task.done()]
-        return sum(error.out_msat for error in errors if isinstance(error, ClientError))
+    def failures(self) -> Iterator[tuple[Candidate, ClientError]]:
+        """Those that have failed so far, beside whoever was left."""
+        for task, runner in self._running.items():
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if isinstance(error, ClientError) and not isinstance(error, NodeOutrun):
+                yield runner.candidate, error
 
     def end(self) -> None:
         """Those who lost take back their money in their own time. Where the caller has left, all are called off."""
+        if self._watching is not None:
+            self._watching.cancel()
         for task, runner in self._running.items():
             if task.done():
                 continue
-            if self._winner is None or self._winner is runner:
+            if self.winner is None or self.winner is runner:
                 task.cancel()
             runner.left.set()
             self._leaving.add(task)

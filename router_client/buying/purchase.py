@@ -24,7 +24,6 @@ from router_client.buying.reading import Head, Reader, ReaderFailed
 from router_client.buying.stream import AnswerStream
 from router_client.errors import (
     ChangeRejected,
-    NodeBusy,
     NodeError,
     NodeOutrun,
     NodeUnavailable,
@@ -34,7 +33,7 @@ from router_client.errors import (
 from router_client.net.fetch import check_plain, first_bytes, plain
 from router_client.net.nodeapi import error_of, said, with_money
 from router_client.net.outside import NoWay
-from router_client.paying.change import Paid, Settled, kept_msat, short_change
+from router_client.paying.change import Paid, Settled, kept_msat, rounded_msat, short_change
 from router_client.paying.payments import Payments
 from router_client.routing.candidates import Candidate
 
@@ -45,11 +44,8 @@ SILENCE_S: Final = 300.0
 FIRST_WORD_S: Final = 600.0
 """Comments break the silence, and serve nobody."""
 STREAM_DEADLINE_S: Final = 3600.0
-MOST_RETRY_AFTER_S: Final = 3600.0
-MAX_DIGITS: Final = 10
 LEFT_PAUSES_S: Final = (0.0, 0.5, 4.0)
 """A node that is left may have a moment's work with it before it gives its change."""
-TOO_MANY, UNAVAILABLE = 429, 503
 
 
 class Bought(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +64,7 @@ class Bought(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool
     """False when the change is still at the node; `RouterClient.recover` fetches it."""
     out_msat: int = 0
-    """What of the token neither paid for the answer nor came back yet."""
+    """What of the token neither paid for the answer nor came back, or not yet."""
     withheld: bool = False
     """The node gives no change; else it is the mint that does not take it in."""
     wait_s: float
@@ -128,8 +124,8 @@ class Buyer:
             back = await self._take_back(paid, stream)
             error.out_msat = paid.credit_msat if back is None else kept_msat(paid, back, 0)
             raise
-        whole_s = time.monotonic() - began
-        receipt, problem = _verify(stream, candidate, largest_usage(request, candidate.offer.limits))
+        whole_s, most = time.monotonic() - began, largest_usage(request, candidate.offer.limits)
+        receipt, problem = _verify(stream, candidate, most)
         settled, fraud, withheld = await self._settle(paid, stream)
         problem = problem or fraud
         change_msat = settled.change_msat if settled is not None else 0
@@ -142,13 +138,13 @@ class Buyer:
             choices=stream.completion.choices(),
             finish_reason=stream.finish_reason,
             request_id=stream.request_id,
-            usage=receipt.usage if receipt is not None else stream.usage or Usage(0, 0),
+            usage=receipt.usage if receipt is not None else _possible(stream.usage or Usage(0, 0), most),
             cost_msat=Msat(cost_msat),
             problem=problem,
             receipt=receipt,
             receipt_event=stream.receipt,
             settled=settled is not None,
-            out_msat=0 if settled is not None else max(0, paid.credit_msat - cost_msat),
+            out_msat=_out_msat(paid, settled, cost_msat),
             withheld=withheld,
             wait_s=(stream.first_at or time.monotonic()) - began,
             whole_s=whole_s,
@@ -175,7 +171,7 @@ class Buyer:
                 stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
                 stream.give_change(reply.headers.get(CASHU_HEADER, ""))
                 if not reply.is_success:
-                    raise _told(reply, error_of(reply.status_code, await first_bytes(reply)))
+                    raise error_of(reply.status_code, await first_bytes(reply), reply.headers)
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
                     deadline.reschedule(ends_at if stream.pieces else begin_by)
@@ -231,20 +227,22 @@ async def _unless(left: asyncio.Event | None, running: Coroutine[Any, Any, None]
         await asyncio.wait({run, leave}, return_when=asyncio.FIRST_COMPLETED)
         if run.done():
             return run.result()
-        raise NodeOutrun("another node was quicker", time.monotonic() - began)
+        raise NodeOutrun("it was left before it had answered", time.monotonic() - began)
     finally:
         leave.cancel()
         run.cancel()
         await asyncio.wait({run, leave})
 
 
-def _told(reply: httpx.Response, error: NodeError) -> NodeError:
-    """The same, as NodeBusy where the node says that it takes no more at the moment."""
-    after = reply.headers.get("Retry-After", "")
-    known = after.isascii() and after.isdecimal() and len(after) < MAX_DIGITS
-    if reply.status_code != TOO_MANY and not (reply.status_code == UNAVAILABLE and known):
-        return error
-    return NodeBusy(str(error), min(float(after), MOST_RETRY_AFTER_S) if known else None)
+def _out_msat(paid: Paid, settled: Settled | None, cost_msat: int) -> int:
+    return max(0, paid.credit_msat - cost_msat) if settled is None else rounded_msat(paid, settled, cost_msat)
+
+
+def _possible(usage: Usage, most: Usage) -> Usage:
+    """What of it can be: nobody has signed it, and it says how quick the node is, and what it saved."""
+    if usage.within(most):
+        return usage
+    return Usage(min(usage.prompt_tokens, most.prompt_tokens), min(usage.completion_tokens, most.completion_tokens))
 
 
 def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:

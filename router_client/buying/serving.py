@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from relays.money import Msat
+from relays.money import Msat, ceil_div
 from router_client.buying.answer import Answer, Plan
 from router_client.buying.cascade import confidence
 from router_client.buying.hedging import Race, Runner
@@ -135,9 +135,22 @@ class Serving:
 
     async def served(self, plan: Plan, reader: Reader | None) -> Answer:
         """The answer of the best node that serves. Raises as `RouterClient.chat`."""
-        reader = reader or Reader()
-        until = time.monotonic() + PATIENCE_S
         tries = Tries() if plan.wishes.allow_fallbacks else Tries(1, 1)
+        try:
+            answer = await self._tried(plan, reader or Reader(), tries)
+        except ClientError as error:
+            own_msat = 0 if error is tries.refusal else error.out_msat  # that of a refusal was noted
+            error.out_msat = own_msat + tries.lost_msat
+            raise
+        await self._blame(tries.doubted)  # what is served by one is no fault of the request
+        if tries.lost_msat:
+            answer = answer.after(tries.lost_msat)
+            await self.allowance.save(answer.entry, answer.saved_msat)
+        return answer
+
+    async def _tried(self, plan: Plan, reader: Reader, tries: Tries) -> Answer:
+        """The same, with what became of each try noted; `out_msat` of what it raises is the last one's alone."""
+        until = time.monotonic() + PATIENCE_S
         left = plan
         while True:
             choice = await self.chosen(left, tries.failed)
@@ -148,28 +161,16 @@ class Serving:
                 await asyncio.sleep(candidate.pause_s)
                 continue
             try:
-                answer = await self._hedged(left, candidate, choice.explored, reader, tries.failed)
-                await self._blame(tries.doubted)  # what is served by one is no fault of the request
-                if tries.lost_msat:
-                    answer = answer.after(tries.lost_msat)
-                    await self.allowance.save(answer.entry, answer.saved_msat)
-                return answer
+                return await self._hedged(left, candidate, choice.explored, reader, tries)
             except (NodeUnavailable, NodeRefused, WalletError, BudgetExceeded) as error:  # a budget used up meanwhile
                 tries.note(candidate, error)
                 left = self._less(plan, tries.lost_msat)
-            except NodeError as error:
-                error.out_msat += tries.lost_msat
-                raise
-        try:
-            if tries.refusal is not None:
-                raise tries.refusal
-            await self._check_budget(left)
-            reasons = list(tries.reasons)
-            why = why_none(choice.rejected, reasons, self._directory.failures)
-            raise NoProvider(why, "now" if reasons else choice.cause)
-        except ClientError as error:
-            error.out_msat = tries.lost_msat
-            raise
+        if (final := tries.refusal or tries.over) is not None:
+            raise final
+        await self._check_budget(left)
+        reasons = list(tries.reasons)
+        why = why_none(choice.rejected, reasons, self._directory.failures)
+        raise NoProvider(why, "now" if reasons else choice.cause)
 
     def most_msat(self, plan: Plan) -> int | None:
         """What the request may cost, by its caller and by the budget of one request; None: without a limit. Raises
@@ -184,25 +185,32 @@ class Serving:
             return plan
         return msgspec.structs.replace(plan, max_cost_msat=max(0, most_msat - spent_msat))
 
-    async def _hedged(
-        self, plan: Plan, first: Candidate, explored: bool, reader: Reader, failed: Collection[str]
-    ) -> Answer:
+    async def _hedged(self, plan: Plan, first: Candidate, explored: bool, reader: Reader, tries: Tries) -> Answer:
         """The answer of a node, or, if that is wished, of the next best where the first is late with its first word. Raises
-        as `_answered`."""
+        as `_answered`, and notes of both who failed, but for whose error it raises."""
         if not plan.wishes.hedge:
             return await self._answered(plan, first, reader, explored=explored)
-        race = Race(reader, self._leaving)
-        node, lead = first.provider.announcement.pubkey, Runner(race, most_paid_msat(most_quoted_msat(first.hold_msat)))
+        race, raised = Race(reader, self._leaving), None
+        node, lead = (
+            first.provider.announcement.pubkey,
+            Runner(race, first, most_paid_msat(most_quoted_msat(first.hold_msat))),
+        )
         race.enter(lead, self._answered(plan, first, lead, explored=explored))
         try:
-            if await race.is_late(self._given.healths.late_s(node)):
+            if not tries.is_last and await race.is_late(self._given.healths.late_s(node)):
                 rest = self._less(plan, lead.held_msat)
-                other = next(iter((await self.chosen(rest, {*failed, node})).candidates), None)
-                if other is not None and not other.pause_s and not race.is_won:
-                    second = Runner(race)
+                other = next(iter((await self.chosen(rest, {*tries.failed, node})).candidates), None)
+                if other is not None and not other.pause_s and not race.is_decided:
+                    second = Runner(race, other)
                     race.enter(second, self._answered(rest, other, second))
             return await race.answer()
+        except ClientError as error:
+            raised = error
+            raise
         finally:
+            for candidate, failure in race.failures():
+                if failure is not raised:
+                    tries.note(candidate, failure)
             race.end()
 
     async def _answered(
@@ -218,18 +226,20 @@ class Serving:
         name, agreed, bought = await self._bought(plan, candidate, reader)
         cheated = bought.problem is not None and not candidate.provider.is_plain
         served = not cheated and not bought.withheld
-        await self._note(candidate, served=served, cheated=cheated, latency_ms=round(bought.whole_s * 1000))
         if served:
             self._remember(session, node)
         else:
             self._directory.forget(node)
             self._sessions.pop(session, None)
         answer = self._answer(agreed, bought, explored)
+        if isinstance(reader, Runner) and reader.is_outrun:  # two that end at once: nobody reads this one
+            answer = msgspec.structs.replace(answer, saved_msat=Msat(0))
         if answer.tier != LADDER[-1]:
             answer = msgspec.structs.replace(answer, confidence=confidence(plan.request, answer))
         counted_msat = answer.cost_msat + bought.out_msat
         outcome = Outcome(counted_msat, answer.saved_msat, answer.verified, answer.confidence, answer.request_id)
         left_msat = await self.allowance.settle(name, session, outcome)
+        await self._note(candidate, served=served, cheated=cheated, latency_ms=round(bought.whole_s * 1000))
         return msgspec.structs.replace(answer, budget_left_msat=left_msat, entry=name)
 
     async def _bought(self, plan: Plan, candidate: Candidate, reader: Reader) -> tuple[str, Candidate, Bought]:
@@ -265,7 +275,9 @@ class Serving:
     def _fault(self, candidate: Candidate, error: NodeError, reader: Reader) -> Callable[[], object]:
         """What the error says of the node's health; where it is no fault, that the request has left."""
         node, healths = candidate.provider.announcement.pubkey, self._given.healths
-        if isinstance(error, NodeOutrun) and isinstance(reader, Runner):  # else its reader has left
+        if (
+            isinstance(error, NodeOutrun) and isinstance(reader, Runner) and reader.is_outrun
+        ):  # else its reader has left
             if error.out_msat >= candidate.hold_msat > 0:  # before its first word it cannot have earned that
                 return partial(healths.failed, node)
             return partial(healths.outrun, node, error.waited_s)
@@ -290,7 +302,8 @@ class Serving:
         began = time.monotonic()
         agreed = await quoted(self._http, candidate, request, ceiling_of(plan.wishes, self._given, most_msat))
         tier = self._market.tier_of(model)
-        least_msat = max(agreed.hold_msat, MSAT_PER_UNIT[agreed.purse.unit])  # who holds nothing is sent a coin
+        coin_msat = MSAT_PER_UNIT[agreed.purse.unit]
+        least_msat = max(1, ceil_div(agreed.hold_msat, coin_msat)) * coin_msat  # who holds nothing is sent a coin
         name, most_msat = await self.allowance.reserve(
             session, model, tier, agreed.provider.npub, least_msat, plan.max_cost_msat
         )

@@ -18,7 +18,7 @@ from relays.usage import report_in, usage_of
 from router_client.buying.completion import Completion
 from router_client.buying.reading import ChunkChoice, Head, Piece, Reader, ReaderFailed
 from router_client.ecash.token import looks_like_token
-from router_client.errors import NodeError
+from router_client.errors import NodeError, NodeUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +49,25 @@ class AnswerStream:
         self.error: str | None = None
         self._untold: list[Piece] = []
         self._told = False
-        self._tail = b""
+        self._tail = bytearray()
         self._received = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the complete lines so far. Raises NodeError for a line without end."""
+        """Take the complete lines so far. Raises NodeError for what has no end, NodeUnavailable before the first word."""
         self._received += len(chunk)
         if self._received > MAX_STREAM_BYTES:
-            raise NodeError("the stream has no end")
-        *lines, self._tail = (self._tail + chunk).split(b"\n")
-        if len(self._tail) > MAX_LINE_BYTES:
-            raise NodeError("the stream has a line without end")
+            raise self._broken("the stream has no end")
+        *lines, rest = chunk.split(b"\n")
         for line in lines:
-            self.take(line.decode(errors="replace").rstrip("\r"))
+            self._tail += line
+            self.take(self._tail.decode(errors="replace").rstrip("\r"))
+            self._tail.clear()
+        self._tail += rest
+        if len(self._tail) > MAX_LINE_BYTES:
+            raise self._broken("the stream has a line without end")
+
+    def _broken(self, why: str) -> NodeError:
+        return NodeError(why) if self.pieces else NodeUnavailable(why)
 
     def take(self, line: str) -> None:
         if line.startswith(receipts.SSE_PREFIX):

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from router_client.errors import ClientError, NodeBusy, NodeRefused, NodeTooDear, NodeUnavailable
+from router_client.errors import (
+    BudgetExceeded,
+    ClientError,
+    NodeBusy,
+    NodeError,
+    NodeRefused,
+    NodeTooDear,
+    NodeUnavailable,
+)
 from router_client.routing.candidates import Candidate
 
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
 MOST_UNPAID: Final = 16
-"""So many more may refuse it, or ask too much for it, before anything is paid: else a few that do would stop everything."""
+"""So many more may refuse it, ask too much, or fail before anything is paid: else a few that do would stop everything."""
 MAX_REASONS: Final = 30
 NOT_ABOUT_THE_REQUEST: Final = (401, 402, 403, 404, 405, 409)
 """Answers of a node that say nothing against the request itself."""
@@ -29,6 +37,8 @@ class Tries:
         """What each node said that is not to be asked again, by its public key."""
         self.refusal: NodeRefused | None = None
         """One node's word against the request is not enough: the cheapest could stop everything with it."""
+        self.over: BudgetExceeded | None = None
+        """Where it is the budget alone that all failed by."""
         self.doubted: list[Candidate] = []
         """Those that failed and gave the money back: that can be the request's fault as well."""
         self.lost_msat = 0
@@ -36,7 +46,16 @@ class Tries:
 
     @property
     def are_over(self) -> bool:
-        return self._unpaid >= self._most_unpaid or len(self.failed) - self._unpaid + len(self._full) >= self._most
+        return self._unpaid >= self._most_unpaid or self._paid >= self._most
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no more than one may be paid now."""
+        return self._paid + 1 >= self._most
+
+    @property
+    def _paid(self) -> int:
+        return len(self.failed) - self._unpaid + len(self._full)
 
     @property
     def reasons(self) -> Iterator[str]:
@@ -46,8 +65,10 @@ class Tries:
     def note(self, candidate: Candidate, error: ClientError) -> None:
         """It did not serve. Who is full, and kept nothing, may be asked again."""
         said = f"{candidate.label}: {error}"
-        self._unpaid += isinstance(error, NodeRefused | NodeTooDear) and not error.is_paid
+        self._unpaid += isinstance(error, NodeError) and not error.is_paid and not isinstance(error, NodeBusy)
         self.lost_msat += error.out_msat
+        is_first = not self.failed and not self._full
+        self.over = error if isinstance(error, BudgetExceeded) and (is_first or self.over) else None
         if isinstance(error, NodeBusy) and not error.out_msat:
             self._full.append(said)
             return

@@ -83,3 +83,11 @@ def kept_msat(paid: Paid, settled: Settled, cost_msat: int) -> int:
     fee_msat = paid.most_fee_msat if settled.node_fee_msat is None else min(settled.node_fee_msat, paid.most_fee_msat)
     missing_msat = paid.credit_msat - cost_msat - settled.fee_msat - settled.change_msat - fee_msat
     return missing_msat if missing_msat >= paid.smallest_coin_msat else 0
+
+
+def rounded_msat(paid: Paid, settled: Settled, cost_msat: int) -> int:
+    """What of coins that are larger than a msat neither paid for the answer nor came back: what is left of the last one, and
+    what the mint took, in whole coins as well."""
+    if paid.smallest_coin_msat == 1:
+        return 0
+    return max(0, paid.credit_msat - cost_msat - settled.fee_msat - settled.change_msat)

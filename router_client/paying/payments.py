@@ -38,8 +38,10 @@ from router_client.errors import (
     WrongUnit,
 )
 from router_client.net.nodeapi import call, with_money
+from router_client.paying import spares
 from router_client.paying.change import OnEnd, Out, Paid, Settled, most_paid_msat, new_payment, unheard
 from router_client.paying.refund import Refund, asked_back, refund_of
+from router_client.paying.spares import Spares
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +49,18 @@ MOST_LOCKED_COINS = 3
 """A node checks each coin of a locked token: fewer are faster, and the rest comes back as change."""
 PAYING_S = 600
 """No `pay` lasts longer between its row and its token."""
-SPARES = "SELECT id FROM spares JOIN payments USING (id) WHERE node_url = ? AND state = 'open' ORDER BY created_at"
 
-SCHEMA = (
-    """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS payments (
     id TEXT PRIMARY KEY, node_url TEXT NOT NULL, created_at INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'settled'))
 )
-""",
-    # Locked tokens that did not reach their node: good for the next request to it.
-    "CREATE TABLE IF NOT EXISTS spares (id TEXT PRIMARY KEY)",
-)
+"""
+_OPEN = """
+SELECT id, node_url, created_at, COALESCE(name, id) FROM payments LEFT JOIN names USING (id)
+WHERE state = 'open' ORDER BY created_at
+"""
+_KNOWN = "SELECT id FROM payments WHERE id = ? UNION SELECT id FROM names WHERE name = ?"
 
 
 class Payments:
@@ -69,6 +71,7 @@ class Payments:
         self._wallet = wallet
         self._http = http
         self._clock = clock
+        self._spares = Spares(db, clock)
         self._under_way: WeakValueDictionary[str, Paid] = WeakValueDictionary()
         """Payments that somebody here still holds to settle; a call that was cancelled holds its payment no more."""
 
@@ -78,7 +81,7 @@ class Payments:
     ) -> Payments:
         """The journal in the file at `path`."""
         db = Database(path)
-        for statement in SCHEMA:
+        for statement in (SCHEMA, *spares.SCHEMA):
             await db.run(lambda conn, sql=statement: conn.execute(sql).close())  # type: ignore[misc]
         return cls(db, wallet, http, clock)
 
@@ -108,14 +111,17 @@ class Payments:
         without asking the mint; the way back is then the node's refund alone. Such a token is of a few coins, if the wallet
         can pay for one of that form, or one that was made for this node before and did not reach it.
 
-        `payment_id` is a new one's name, if it is to have a certain one (see `new_payment`).
+        `payment_id` is what the payment is called, if it is to have a certain name (see `new_payment`): a new one's id, and
+        what `recover` calls one that was made before.
         """
         most_msat = most_paid_msat(amount_msat) if most_msat is None else most_msat
         most_msat = max(most_msat, ceil_div(amount_msat, MSAT_PER_UNIT[unit]) * MSAT_PER_UNIT[unit])
         if lock is not None and not await self._wallet.knows_locks(mint):
             lock = None
         paid = (
-            None if lock is None else await self._spare(node_url, mint, unit, range(amount_msat, most_msat + 1), lock)
+            None
+            if lock is None
+            else await self._spare(payment_id, node_url, mint, unit, range(amount_msat, most_msat + 1), lock)
         )
         if paid is None:
             payment_id = payment_id or new_payment()
@@ -130,7 +136,7 @@ class Payments:
         """
         with self._letting_go(paid):
             if paid.locked:
-                await self._add_spare(paid.id)
+                await self._spares.put(paid.id)
             else:
                 await self._reclaim(paid.id)
 
@@ -180,23 +186,27 @@ class Payments:
         await self._wallet.recover(older_than_s)
         total = 0
         latest = int(self._clock() - older_than_s)
-        for payment_id, node_url, created_at in self._db.read(_open_payments):
+        for payment_id, node_url, created_at, name in self._db.read(_open_payments):
             operation = self._wallet.outcome(payment_id)
             if created_at > latest:
                 continue
             if operation is None:
                 if created_at < self._clock() - PAYING_S:  # before that, its token may be about to be made
                     await self._close(payment_id)
-                    await ended(payment_id, 0)
+                    await ended(name, 0)
             elif operation.state == "failed":
                 await self._close(payment_id)
-                await ended(payment_id, 0)
+                await ended(name, 0)
             elif operation.state == "done":
                 back = await self._recovered(payment_id, node_url, operation.result)
                 if back is not None:
                     total += back.change_msat
-                    await ended(payment_id, to_msat(operation.journal.amount, operation.unit) - back.change_msat)
+                    await ended(name, to_msat(operation.journal.amount, operation.unit) - back.change_msat)
         return Msat(total)
+
+    def knows(self, name: str) -> bool:
+        """Whether a payment of that name was begun."""
+        return self._db.read(lambda conn: conn.execute(_KNOWN, (name, name)).fetchone()) is not None
 
     def open_count(self) -> int:
         """Payments that are not settled."""
@@ -205,7 +215,7 @@ class Payments:
     def out(self) -> list[Out]:
         """Payments that are not settled and whose token was made, oldest first: their money is out, not lost."""
         found = []
-        for payment_id, node_url, created_at in self._db.read(_open_payments):
+        for payment_id, node_url, created_at, _ in self._db.read(_open_payments):
             sent = self._wallet.outcome(payment_id)
             if sent is not None and sent.state == "done":
                 amount_msat = to_msat(sent.journal.amount, sent.unit)
@@ -223,8 +233,7 @@ class Payments:
     async def _recovered(self, payment_id: str, node_url: str, token: str) -> Settled | None:
         """What an open payment brings back; nothing of one that is under way, or that must stay open."""
         # No call may take a spare whose money is asked back here.
-        drop = "DELETE FROM spares WHERE id = ?"
-        was_spare = await self._db.run(lambda conn: conn.execute(drop, (payment_id,)).rowcount)
+        was_spare = await self._spares.drop(payment_id)
         if payment_id in self._under_way:
             return None
         try:
@@ -232,11 +241,8 @@ class Payments:
         except Exception as error:  # noqa: BLE001 - what one node answers must not keep the others' money out
             log.warning("payment %s stays open: %s", payment_id, error)
             if was_spare:
-                await self._add_spare(payment_id)
+                await self._spares.put(payment_id)
             return None
-
-    async def _add_spare(self, payment_id: str) -> None:
-        await self._db.run(lambda conn: conn.execute("INSERT OR IGNORE INTO spares VALUES (?)", (payment_id,)).close())
 
     async def _made(
         self, payment_id: str, node_url: str, mint: str, unit: str, amount_msat: int, lock: str | None, most_msat: int
@@ -251,18 +257,17 @@ class Payments:
         await self._wallet.send(amount, mint, unit, payment_id, lock=lock, most_coins=most_coins)
         return await self._paid(payment_id, node_url)
 
-    async def _spare(self, node_url: str, mint: str, unit: str, wanted_msat: range, lock: str) -> Paid | None:
+    async def _spare(
+        self, name: str, node_url: str, mint: str, unit: str, wanted_msat: range, lock: str
+    ) -> Paid | None:
         """A token for that node, locked to that key, which did not reach it and is worth what is wanted; it is the caller's
-        alone."""
-        take = "DELETE FROM spares WHERE id IN (SELECT id FROM payments WHERE id = ? AND state = 'open')"
-        for (payment_id,) in self._db.read(lambda conn: conn.execute(SPARES, (node_url,)).fetchall()):
+        alone, for a request of that name."""
+        for payment_id in self._spares.at(node_url):
             made = self._wallet.outcome(payment_id)
             if made is None or (made.mint, made.unit, made.journal.lock) != (mint, unit, lock):
                 continue
             paid = await self._paid(payment_id, node_url)
-            if paid.credit_msat in wanted_msat and await self._db.run(
-                lambda conn, id_=payment_id: conn.execute(take, (id_,)).rowcount  # type: ignore[misc]
-            ):
+            if paid.credit_msat in wanted_msat and await self._spares.take(payment_id, name):
                 return paid
         return None
 
@@ -384,12 +389,11 @@ class Payments:
     async def _close(self, payment_id: str) -> None:
         def close(conn: sqlite3.Connection) -> None:
             conn.execute("UPDATE payments SET state = 'settled' WHERE id = ?", (payment_id,)).close()
-            conn.execute("DELETE FROM spares WHERE id = ?", (payment_id,)).close()
+            conn.execute(spares.DROP, (payment_id,)).close()
 
         await self._db.run(close)
 
 
-def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str, int]]:
-    return conn.execute(
-        "SELECT id, node_url, created_at FROM payments WHERE state = 'open' ORDER BY created_at"
-    ).fetchall()
+def _open_payments(conn: sqlite3.Connection) -> list[tuple[str, str, int, str]]:
+    """Id, node, when, and what the payment is called."""
+    return conn.execute(_OPEN).fetchall()

@@ -53,7 +53,7 @@ class Cascade(msgspec.Struct, frozen=True):
     """Ask a cheap model first, and a better one when its answer is doubted."""
 
     threshold: float | None = None
-    """The least confidence that an answer is right; None: what the price of the better model makes worth its while."""
+    """The least confidence that an answer is right; None: half."""
     max_depth: int = 1
     """How often a better model is asked."""
     consistency: bool = False

@@ -42,7 +42,8 @@ UPDATE spending SET quality = ? WHERE id = (SELECT id FROM spending WHERE reques
 _SINCE: Final = "SELECT COALESCE(SUM(msat), 0) FROM spending WHERE at > ?"
 _OF_SESSION: Final = "SELECT COALESCE(SUM(msat), 0) FROM spending WHERE session = ? AND at > ?"
 _GROUPED: Final = """
-SELECT model, tier, node, COUNT(*), SUM(msat), SUM(saved_msat), SUM(verified), AVG(quality), SUM(state = 'reserved')
+SELECT model, tier, node, COUNT(*), SUM(msat), SUM(saved_msat), SUM(verified), AVG(quality), SUM(state = 'reserved'),
+    COUNT(quality)
 FROM spending WHERE at > ? GROUP BY model, tier, node ORDER BY SUM(msat) DESC, model, node
 """
 
@@ -87,6 +88,8 @@ class Line(msgspec.Struct, frozen=True):
     """From 0 to 1, the mean of its answers that were judged: the user's own word counts, else what the judge thought."""
     open: int
     """Of the requests, those that were cut off or still run: they count with their hold."""
+    judged: int
+    """Of the requests, those that `quality` is of."""
 
 
 class Spending:
@@ -168,6 +171,11 @@ class Spending:
 
         await self._db.run(work)
 
+    def reserved(self, older_than_s: float) -> list[str]:
+        """The requests of which, after so long, nobody has said what became of them."""
+        sql, until = "SELECT id FROM spending WHERE state = 'reserved' AND at < ?", self._clock() - older_than_s
+        return [name for (name,) in self._db.read(lambda conn: conn.execute(sql, (until,)).fetchall())]
+
     def lines(self, seconds: float) -> list[Line]:
         """What was spent in the last so many seconds, by model and node, most first."""
         since = self._clock() - seconds
@@ -232,9 +240,8 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def quality(self) -> float | None:
         """The mean confidence in answers; None where none was judged."""
-        judged = [(line.quality, line.requests) for line in self.lines if line.quality is not None]
-        many = sum(requests for _, requests in judged)
-        return sum(quality * requests for quality, requests in judged) / many if many else None
+        many = sum(line.judged for line in self.lines)
+        return sum((line.quality or 0.0) * line.judged for line in self.lines) / many if many else None
 
     def _as_pura(self, msat_per_usd: float) -> dict[str, Any]:
         usd = self.spent_msat / msat_per_usd

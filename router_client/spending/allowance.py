@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from relays.money import Msat
 from router_client.errors import PriceUnknown
 from router_client.paying.change import most_paid_msat, new_payment
@@ -70,6 +72,12 @@ class Allowance:
         """Money that was out is back but for so much."""
         if self.spending is not None:
             await self.spending.end(name, kept_msat)
+
+    async def end_unpaid(self, older_than_s: float, is_paid: Callable[[str], bool]) -> None:
+        """What was reserved at least that long ago and was cut off before its payment was begun is free again."""
+        for name in self.spending.reserved(older_than_s) if self.spending is not None else ():
+            if not is_paid(name):
+                await self.release(name)
 
     async def release(self, name: str) -> None:
         """Nothing was served."""

@@ -17,7 +17,8 @@ from router_client.discovery.directory import Provider
 from router_client.discovery.opinions import Opinions
 from router_client.discovery.people import People
 from router_client.discovery.trust import Deeds
-from router_client.errors import NoProvider
+from router_client.errors import NoProvider, StorageError
+from router_client.spending.account import Spending
 from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, receipt, serving
 
 DEARER = ModelPrice(PRICE.prompt_msat_per_mtok * 11 // 10, PRICE.completion_msat_per_mtok * 11 // 10)
@@ -82,3 +83,18 @@ async def test_who_cannot_be_reached_is_not_asked_again_at_once(buyer: RouterCli
     with pytest.raises(NoProvider):
         await buyer.chat(BODY)
     assert [each.url for each in buyer.directory.known()] == [None, other.url]
+
+
+async def test_what_was_paid_is_booked_before_its_node_is_praised(
+    buyer: RouterClient, cheat: Cheat, opinions: Opinions, spending: Spending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the one cannot be written, the other does not stay open."""
+
+    async def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(opinions, "note", full)
+    cheat.chat = [TEXT, receipt(), DONE]
+    with pytest.raises(StorageError):
+        await buyer.chat(BODY)
+    assert [line.open for line in spending.lines(60)] == [0]

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from router_client.client import RouterClient
 from router_client.errors import BadRequest, BudgetExceeded, MintUnavailable, NoProvider, StorageError
+from router_client.paying.payments import PAYING_S
 from router_client.spending.account import Entry, Outcome, Report, Spending
 from router_client.spending.allowance import Allowance
 from router_client.spending.budget import Budget, read_budget, write_budget
@@ -180,6 +181,15 @@ async def test_what_the_judge_thought_of_an_answer_is_in_the_report_and_the_user
         await buyer.tell(answer.request_id, 7.0)
 
 
+async def test_the_quality_of_a_report_is_that_of_the_answers_that_were_judged(spending: Spending) -> None:
+    """A node with many answers counts with those of which something was said."""
+    for number, (node, quality) in enumerate([("good", 1.0), *[("good", None)] * 9, ("bad", 0.0)]):
+        await spending.reserve(Entry(str(number), "s", "m", node, "cheap", 1), Budget())
+        await spending.settle(str(number), Outcome(1, quality=quality))
+    report = Report(24, tuple(spending.lines(DAY_S)))
+    assert (report.requests, report.quality) == (11, 0.5)
+
+
 async def test_an_account_of_before_goes_on(folder: Path, clock: Clock) -> None:
     """Its rows have no request's id."""
     spending = await Spending.open(folder / "spending.db", clock)
@@ -256,3 +266,41 @@ async def test_a_caller_who_leaves_has_the_budget_back_with_the_money(
             await asyncio.sleep(0.01)
             await buyer.recover()
     assert spending.spent("")["day"] <= MINT_FEES_MSAT
+
+
+async def test_what_was_cut_off_before_it_was_paid_is_free_again(
+    buyer: RouterClient, spending: Spending, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mint that is asked for the first time may take its time, and the caller may not have that."""
+    buyer._serving.allowance = Allowance(spending, Budget())
+    reserved = asyncio.Event()
+
+    async def thinks(*_: object, **__: object) -> None:
+        reserved.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(buyer.payments, "pay", thinks)
+    calling = asyncio.create_task(buyer.chat(BODY))
+    await reserved.wait()
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    await buyer.recover()
+    assert [line.open for line in spending.lines(DAY_S)] == [1], "another process may be about to pay"
+    clock.now += PAYING_S + 1
+    await buyer.recover()
+    assert spending.lines(DAY_S) == []
+
+
+async def test_what_was_paid_is_not_free_before_its_money_is_back(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, spending: Spending, clock: Clock
+) -> None:
+    key = cheat.wallet.lock_key
+    paid = await buyer.payments.pay(cheat.url, mint_url, "msat", 700, lock=key, payment_id="one")
+    await buyer.payments.keep(paid)
+    await buyer.payments.pay(cheat.url, mint_url, "msat", 700, lock=key, payment_id="two")
+    buyer._serving.allowance = Allowance(spending, Budget())
+    for name in ("one", "two", "three"):
+        await spending.reserve(entry(name, 700), Budget())
+    clock.now += PAYING_S + 1
+    await buyer.recover()
+    assert spending.spent("s")["day"] == 2 * 700

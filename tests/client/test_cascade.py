@@ -14,7 +14,7 @@ from relays.pricing import ModelPrice, Usage, cost
 from router_client.buying.cascade import Costs, Most, ascend, confidence, pays, shortened
 from router_client.complexity import Tier
 from router_client.difficulty.agreement import agree
-from router_client.errors import NodeError, NoProvider
+from router_client.errors import NodeError, NodeOutrun, NodeRefused, NoProvider
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 ALL: tuple[Tier, ...] = ("cheap", "mid", "premium")
@@ -164,6 +164,35 @@ async def test_a_better_model_that_fails_does_not_lose_the_answer_that_was_paid(
 
     asked = await ascend(("cheap", "premium"), COSTS, CHANCES, 0.3, Failing(cheap=Said(REFUSAL)))
     assert [turn.answer.text for turn in asked] == [REFUSAL]
+
+
+async def test_a_cheap_answer_that_breaks_off_goes_up_with_what_it_cost_taken_off() -> None:
+    """Nobody has heard of it."""
+
+    class Failing(Models):
+        async def first(self, tier: Tier, most: Most | None) -> Said:
+            if tier == "cheap":
+                raise broken
+            return await super().first(tier, most)
+
+    broken = NodeError("it broke off")
+    broken.out_msat = 30
+    models = Failing(premium=Said(GOOD))
+    assert [turn.tier for turn in await ascend(("cheap", "premium"), COSTS, CHANCES, 0.3, models)] == ["premium"]
+    assert models.asked == [("premium", 500 - 30)]
+
+
+@pytest.mark.parametrize("error", [NodeRefused(400, "bad", "no such role"), NodeOutrun("its caller has left", 1.0)])
+async def test_a_request_that_is_refused_or_not_wanted_any_more_does_not_go_up(error: NodeError) -> None:
+    class Failing(Models):
+        async def first(self, tier: Tier, most: Most | None) -> Said:
+            self.asked.append((tier, None))
+            raise error
+
+    models = Failing()
+    with pytest.raises(type(error)):
+        await ascend(("cheap", "premium"), COSTS, CHANCES, 0.3, models)
+    assert models.asked == [("cheap", None)]
 
 
 def test_what_ends_at_the_callers_own_limit_is_not_held_against_a_model() -> None:

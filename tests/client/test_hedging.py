@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -17,8 +17,11 @@ from relays.event import Signer
 from relays.pricing import ModelPrice
 from router_client.buying.hedging import Race, Runner
 from router_client.buying.reading import Reader
+from router_client.buying.tries import Tries
 from router_client.client import RouterClient
 from router_client.discovery.directory import Provider
+from router_client.errors import NodeError, NoProvider
+from router_client.routing.candidates import Candidate
 from router_client.routing.health import Healths
 from router_client.spending.account import Spending
 from router_client.spending.allowance import Allowance
@@ -186,6 +189,64 @@ async def test_no_second_is_asked_once_the_first_serves(
     assert cheat.asked == []
 
 
+@pytest.fixture
+def stolen(cheat: Cheat, slow: Slow, spending: Spending) -> list[int]:
+    """What `cheat` takes, serves nothing for and says nothing of, in msat; `slow` goes on when that is booked."""
+    cheat.refund = lambda _: web.json_response({}, status=500)
+    taken: list[int] = []
+
+    async def takes(token: str) -> None:
+        taken.append((await cheat.wallet.receive(token, f"theft {len(taken)}")).amount_msat)
+
+    async def waits(_: str) -> None:
+        async with asyncio.timeout(10):
+            while all(line.open for line in spending.lines(MINUTE_S)):
+                await asyncio.sleep(0.01)
+
+    cheat.on_payment, cheat.chat_status, slow.on_payment = takes, 502, waits
+    return taken
+
+
+async def test_where_both_fail_neither_is_asked_again(
+    buyer: RouterClient, slow: Slow, spending: Spending, stolen: list[int]
+) -> None:
+    slow.chat_status = 502
+    with pytest.raises(NoProvider) as raised:
+        await buyer.chat(HEDGED)
+    assert len(stolen) == 1
+    assert slow.asked.count("/v1/chat/completions") == 1
+    assert raised.value.out_msat == sum(line.spent_msat for line in spending.lines(MINUTE_S)) >= stolen[0]
+
+
+async def test_what_one_keeps_that_fails_is_part_of_the_others_cost(
+    buyer: RouterClient, slow: Slow, spending: Spending, stolen: list[int]
+) -> None:
+    answer = await buyer.chat(HEDGED)
+    lines = spending.lines(MINUTE_S)
+    assert answer.node_name == "slow"
+    assert answer.lost_msat >= stolen[0]
+    assert sum(line.spent_msat for line in lines) == answer.cost_msat
+    assert sum(line.saved_msat for line in lines) == answer.saved_msat
+
+
+async def test_what_one_kept_is_told_where_the_other_breaks_off(
+    buyer: RouterClient, slow: Slow, spending: Spending, stolen: list[int]
+) -> None:
+    slow.chat = [TEXT, b'data: {"error": {"message": "out of memory"}}\n\n']
+    with pytest.raises(NodeError, match="out of memory") as raised:
+        await buyer.chat(HEDGED)
+    assert raised.value.out_msat == sum(line.spent_msat for line in spending.lines(MINUTE_S)) >= stolen[0]
+
+
+async def test_there_is_no_second_where_one_try_is_left(
+    buyer: RouterClient, cheat: Cheat, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router_client.buying.serving.Tries", lambda *_: Tries(1, 1))
+    asyncio.get_running_loop().call_later(0.1, slow.may.set)
+    assert (await buyer.chat(HEDGED)).node_name == "slow"
+    assert cheat.asked == []
+
+
 async def test_a_caller_who_leaves_leaves_both(buyer: RouterClient, cheat: Cheat, slow: Slow) -> None:
     cheat.on_payment = slow.waits
     before_msat = buyer.wallet.balance_msat()
@@ -214,14 +275,14 @@ async def test_the_second_serves_where_the_first_fails_and_the_first_is_to_blame
         return "an answer"
 
     asyncio.get_running_loop().call_soon(may.set)
-    race = Race(Reader(), set())
-    race.enter(Runner(race), fails(one))
-    race.enter(Runner(race), serves())
+    race, nobody = Race(Reader(), set()), cast("Candidate", None)
+    race.enter(Runner(race, nobody), fails(one))
+    race.enter(Runner(race, nobody), serves())
     answer: Any = await race.answer()
     assert answer == "an answer"
     race = Race(Reader(), set())
-    race.enter(Runner(race), fails(one))
-    race.enter(Runner(race), fails(two))
+    race.enter(Runner(race, nobody), fails(one))
+    race.enter(Runner(race, nobody), fails(two))
     with pytest.raises(RuntimeError, match="one"):
         await race.answer()
 

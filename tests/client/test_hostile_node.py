@@ -230,6 +230,15 @@ async def test_a_false_receipt_is_said_not_raised(buyer: RouterClient, cheat: Ch
     assert answer.problem
 
 
+async def test_usage_that_cannot_be_is_worth_nothing_without_a_receipt(buyer: RouterClient, cheat: Cheat) -> None:
+    """It would have saved a fortune, at a speed that no other node has."""
+    lie = b'data: {"choices":[],"usage":{"prompt_tokens":100000000,"completion_tokens":100000000}}\n\n'
+    cheat.chat = [TEXT, lie, DONE]
+    answer = await buyer.chat(BODY)
+    assert answer.usage.completion_tokens == BODY["max_tokens"]
+    assert answer.usage.prompt_tokens < 1000
+
+
 async def test_hostile_announcements_do_not_disable_the_directory(relay_url: str, http: httpx.AsyncClient) -> None:
     """Whatever one of them holds, the others are found, and in bounded time."""
 

@@ -19,11 +19,12 @@ from router_client.discovery.directory import Provider
 from router_client.ecash.token import decode
 from router_client.errors import NodeRefused, NoProvider
 from router_client.preferences import Preferences
+from router_client.routing.health import USUAL_ERRORS
 from router_client.spending.account import Spending
 from router_client.spending.allowance import Allowance
 from router_client.spending.budget import Budget
 from router_client.spending.rate import Rate
-from tests.client.cheat import BODY, DONE, PRICE, TEXT, Cheat, announce, receipt, serving
+from tests.client.cheat import BODY, DONE, NOTHING_LEFT, PRICE, TEXT, Cheat, announce, receipt, serving
 
 LIMITS = ModelLimits(2048, 1024)
 USED = Usage(31, 5)
@@ -190,6 +191,19 @@ async def test_a_node_that_gives_no_quotes_is_taken_by_its_announcement(
     cheat.chat = [TEXT, receipt(), DONE]
     await buyer.chat(BODY)
     assert paid[0] >= hold_at(PRICE)
+
+
+async def test_who_is_full_at_the_quote_is_waited_for_and_has_not_failed(
+    buyer: RouterClient, cheat: Cheat, mint_url: str
+) -> None:
+    announce(buyer, cheat, mint_url)
+    answers = [web.Response(status=404), web.Response(status=429, headers={"Retry-After": "1"})]
+    cheat.quote = lambda _: answers.pop()
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    cheat.chat = [TEXT, receipt(), DONE]
+    assert (await buyer.chat(BODY)).text == "hello"
+    (health,) = buyer._serving._given.healths._nodes.values()
+    assert (health.room is None, (health.errors or 0) < USUAL_ERRORS) == (False, True)
 
 
 async def test_a_request_that_is_refused_at_the_quote_costs_nothing(

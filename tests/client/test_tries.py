@@ -94,17 +94,41 @@ class Refuses(Cheat):
         self.quote = lambda _: web.json_response({"error": {"code": "odd", "message": "no"}}, status=400)
 
 
-@pytest.mark.parametrize("kind", [Dear, Refuses])
+class Broken(Cheat):
+    """Gives no quote: it fails."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.quote = lambda _: web.Response(status=500)
+
+
+@pytest.mark.parametrize("kind", [Dear, Refuses, Broken])
 async def test_nodes_that_cost_nothing_stop_nothing(
     buyer: RouterClient, cheat: Cheat, cheaper: Any, kind: type[Cheat]
 ) -> None:
-    await cheaper(kind, MAX_TRIES)
+    await cheaper(kind, MAX_TRIES + 1)
     with pytest.raises(ClientError):
         await buyer.chat(BODY | {"provider": {"allow_fallbacks": False}})
     assert cheat.asked == []
     assert (await buyer.chat(BODY)).node_name == "cheat"
     cools = [buyer._serving._given.healths.of(node.announcement.pubkey).cool_until for node in buyer.directory.known()]
-    assert sum(until > 0 for until in cools) == (MAX_TRIES if kind is Dear else 0)
+    assert sum(until > 0 for until in cools) == (0 if kind is Refuses else MAX_TRIES + 1)
+
+
+class Endless(Cheat):
+    """Sends a line without end instead of its first word."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.chat = [b"data: " + b"x" * 9_000_000]
+
+
+async def test_who_babbles_before_its_first_word_is_left_for_the_next(
+    buyer: RouterClient, cheat: Cheat, cheaper: Any
+) -> None:
+    (babbler,) = await cheaper(Endless, 1)
+    assert (await buyer.chat(BODY)).node_name == "cheat"
+    assert babbler.asked
 
 
 async def test_not_even_they_are_asked_without_end(buyer: RouterClient, cheat: Cheat, cheaper: Any) -> None:
