@@ -169,15 +169,17 @@ class RouterClient:
         on_text: OnText | None = None,
         reader: Reader | None = None,
         max_cost_msat: int | None = None,
+        explain: bool = False,
     ) -> Answer:
         """Send a chat completion request to the best node, streaming; `on_text` gets the text as it comes, a `reader` in its
-        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing, but it may leave.
+        stead all of it. Of a cascade, `on_text` gets the whole text at the end, and a reader nothing, but it may leave. With
+        `explain` the answer says why its node was chosen.
 
         A node that fails before its first byte is paid nothing, and the next best is tried; where all are full, they are
         waited for a while. Raises BadRequest for wishes that cannot be kept, BudgetExceeded, NoProvider when none is left,
         NodeRefused when the request itself is refused, NodeError when a stream breaks off.
         """
-        plan = await self._planned(body, max_cost_msat)
+        plan = msgspec.structs.replace(await self._planned(body, max_cost_msat), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
             answer = await self._cascades.answered(
                 plan, plan.wishes.cascade, reader.left if reader is not None else None

@@ -11,13 +11,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
+import msgspec
+
 from relays.announcement import ModelOffer
+from relays.money import Msat
 from router_client.complexity import Task, Tier
 from router_client.discovery.directory import Provider
 from router_client.routing.candidates import Candidate, Circumstances, Purse
 from router_client.routing.market import Market
 from router_client.routing.reasons import Cause, cause_of
-from router_client.routing.scoring import PROFILES
+from router_client.routing.scoring import PROFILES, Factors
 from router_client.routing.screen import Screen
 from router_client.routing.wishes import AUTO, Wishes
 
@@ -35,6 +38,29 @@ FIRST_LOOK: Final = 64
 TIERS: Final[tuple[Tier, ...]] = ("cheap", "mid", "premium")
 
 
+class Considered(msgspec.Struct, frozen=True):
+    """One candidate as its choice saw it: `score` is the expected cost, in the power of its profile, times `factors`."""
+
+    node: str
+    """Its npub."""
+    name: str
+    model: str
+    expected_msat: Msat
+    hold_msat: Msat
+    score: float
+    factors: Factors | None
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a node was chosen: what the task was taken to be, the candidates, best first, and why each other was left out."""
+
+    task: Task
+    candidates: tuple[Considered, ...]
+    explored: bool
+    """The first was taken to get to know it."""
+    rejected: dict[str, str]
+
+
 class Choice:
     """Candidates, best first, and whether the first was taken to get to know it."""
 
@@ -49,6 +75,22 @@ class Choice:
     def rejected(self) -> Mapping[str, str]:
         """Why each other offer was left out. Looked for when it is asked for: there may be thousands."""
         return {label: str(reason) for label, reason in self._found.items()}
+
+    def explained(self, task: Task) -> Explanation:
+        """Factor by factor."""
+        considered = (
+            Considered(
+                node=each.provider.npub,
+                name=each.provider.announcement.name,
+                model=each.offer.id,
+                expected_msat=each.expected_msat,
+                hold_msat=each.hold_msat,
+                score=each.score,
+                factors=each.factors,
+            )
+            for each in self.candidates
+        )
+        return Explanation(task, tuple(considered), self.explored, dict(self.rejected))
 
     @property
     def cause(self) -> Cause:

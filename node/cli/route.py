@@ -16,7 +16,6 @@ from relays.money import in_sats
 from router_client.client import RouterClient
 from router_client.complexity import Task
 from router_client.preferences import Profile
-from router_client.routing.candidates import Candidate
 from router_client.routing.scoring import Factors
 from router_client.selection import Choice
 
@@ -70,24 +69,11 @@ def route(
 
 
 def _json(task: Task, choice: Choice, *, explain: bool) -> dict[str, Any]:
-    found = {
-        "task": msgspec.to_builtins(task),
-        "explored": choice.explored,
-        "candidates": [_candidate(each, explain=explain) for each in choice.candidates],
-    }
-    return found | ({"rejected": dict(choice.rejected)} if explain else {})
-
-
-def _candidate(candidate: Candidate, *, explain: bool) -> dict[str, Any]:
-    told = {
-        "node": candidate.provider.npub,
-        "name": candidate.provider.announcement.name,
-        "model": candidate.offer.id,
-        "expected_msat": candidate.expected_msat,
-        "hold_msat": candidate.hold_msat,
-    }
-    if explain:
-        told |= {"score": round(candidate.score, 3), "factors": msgspec.to_builtins(candidate.factors)}
+    told: dict[str, Any] = msgspec.to_builtins(choice.explained(task))
+    if not explain:
+        del told["rejected"]
+        for each in told["candidates"]:
+            del each["score"], each["factors"]
     return told
 
 

@@ -14,6 +14,7 @@ from router_client.buying.cascade import Step
 from router_client.complexity import Task, Tier
 from router_client.routing.feedback import Picked
 from router_client.routing.wishes import Wishes
+from router_client.selection import Explanation
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     receipt_event: Event | None
     settled: bool
     """False when the change is still at the node; `RouterClient.recover` fetches it."""
+    explanation: Explanation | None = None
+    """Why its node was chosen, where the request wanted to know."""
     entry: str = ""
     """Its row's name in the account of what was spent."""
 
@@ -76,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True):
     task: Task
     picked: Picked
     max_cost_msat: int | None
+    explain: bool = False
 
     def at(self, tier: Tier, max_cost_msat: int | None) -> Plan:
         """The same for a model of that tier."""

@@ -161,7 +161,9 @@ class Serving:
                 await asyncio.sleep(candidate.pause_s)
                 continue
             try:
-                return await self._hedged(left, candidate, choice.explored, reader, tries)
+                answer = await self._hedged(left, candidate, choice.explored, reader, tries)
+                explanation = choice.explained(left.task) if plan.explain else None
+                return msgspec.structs.replace(answer, explanation=explanation)
             except (NodeUnavailable, NodeRefused, WalletError, BudgetExceeded) as error:  # a budget used up meanwhile
                 tries.note(candidate, error)
                 left = self._less(plan, tries.lost_msat)

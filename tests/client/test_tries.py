@@ -162,3 +162,18 @@ async def test_an_answer_costs_what_failed_tries_kept_too(
     assert answer.cost_msat == 102 + answer.lost_msat
     assert answer.lost_msat >= hold_at(times(90))
     assert sum(line.spent_msat for line in spending.lines(MINUTE_S)) == answer.cost_msat
+
+
+async def test_an_answer_says_why_its_node_was_chosen(buyer: RouterClient, cheaper: Any) -> None:
+    (thief,) = await cheaper(Thief, 1)
+    answer = await buyer.chat(BODY, explain=True)
+    why = answer.explanation
+    assert thief.paid
+    assert why is not None
+    assert [each.name for each in why.candidates] == [answer.node_name], "the choice that it came from"
+    (chosen,) = why.candidates
+    assert (chosen.node, chosen.model, chosen.hold_msat) == (answer.node, answer.model, HOLD_MSAT)
+    assert chosen.factors is not None
+    assert chosen.score == pytest.approx((chosen.expected_msat + 1) * chosen.factors.product, rel=0.3)
+    assert "failed just now" in " ".join(why.rejected.values())
+    assert (await buyer.chat(BODY)).explanation is None
