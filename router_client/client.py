@@ -177,7 +177,8 @@ class RouterClient:
 
         A node that fails before its first byte is paid nothing, and the next best is tried; where all are full, they are
         waited for a while. Raises BadRequest for wishes that cannot be kept, BudgetExceeded, NoProvider when none is left,
-        NodeRefused when the request itself is refused, NodeError when a stream breaks off.
+        NodeRefused when the request itself is refused, NodeError when a stream breaks off that was heard, or that nobody
+        else gives anew.
         """
         plan = msgspec.structs.replace(await self._planned(body, max_cost_msat), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):

@@ -172,6 +172,10 @@ class NodeRaised(NodeTooDear):
     """The node asks for far more than it announced, or for what fits no price."""
 
 
+class NodeBrokeOff(NodeError):
+    """A stream ended in its midst: what came of it is no answer."""
+
+
 class NodeOutrun(NodeError):
     """Another node serves the request, or its reader has left: this one was left before its end."""
 

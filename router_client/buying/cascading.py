@@ -12,7 +12,7 @@ from relays.bounds import largest_usage
 from relays.money import Msat
 from router_client.buying.answer import Answer, Plan
 from router_client.buying.cascade import CUT_OFF, THRESHOLD, Costs, Most, Step, ascend, shortened
-from router_client.buying.reading import Reader
+from router_client.buying.reading import Nobody
 from router_client.buying.serving import Serving
 from router_client.complexity import Tier, asked_text
 from router_client.difficulty.needs import FEATURES
@@ -88,7 +88,7 @@ class _Askers:
         self, serving: Serving, plan: Plan, costs: Mapping[Tier, Costs | None], left: asyncio.Event | None
     ) -> None:
         self._serving = serving
-        self._reader = Reader()
+        self._reader = Nobody()
         self._reader.left = left
         self._plan = _wishing(plan, hedge=False)  # what a slower node charges would not be in the sum
         self._costs = costs

@@ -24,6 +24,7 @@ class Runner(Reader):
 
     def __init__(self, race: Race, candidate: Candidate, held_msat: int = 0) -> None:
         self._race = race
+        self.hears = race.reader.hears
         self.candidate = candidate
         self.held_msat = held_msat
         """What it may be paid with."""

@@ -24,6 +24,7 @@ from router_client.buying.reading import Head, Reader, ReaderFailed
 from router_client.buying.stream import AnswerStream
 from router_client.errors import (
     ChangeRejected,
+    NodeBrokeOff,
     NodeError,
     NodeOutrun,
     NodeUnavailable,
@@ -89,8 +90,8 @@ class Buyer:
         began: float | None = None,
         payment_id: str = "",
     ) -> Bought:
-        """Pay what it holds, with a token of at most `most_msat`. Raises NodeUnavailable and NodeRefused, NodeError for a
-        stream that breaks off, NodeOutrun once the reader has left, WalletError, and ReaderFailed. What did not come back
+        """Pay what it holds, with a token of at most `most_msat`. Raises NodeUnavailable and NodeRefused, NodeBrokeOff for a
+        stream that does, NodeOutrun once the reader has left, WalletError, and ReaderFailed. What did not come back
         then is in `out_msat`. Times are from `began` on, else from now, by the monotonic clock."""
         lock, purse = candidate.provider.announcement.lock, candidate.purse
         began = time.monotonic() if began is None else began
@@ -153,7 +154,7 @@ class Buyer:
     async def _run(
         self, url: str, request: dict[str, Any], token: str, stream: AnswerStream, tell: Callable[[], Awaitable[None]]
     ) -> None:
-        """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeError for a broken stream."""
+        """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeBrokeOff."""
         now = asyncio.get_running_loop().time()
         begin_by, ends_at = now + FIRST_WORD_S, now + STREAM_DEADLINE_S
         try:
@@ -184,10 +185,10 @@ class Buyer:
             raise NodeUnreached(f"{url} does not answer") from error
         except Exception as error:  # a stranger's URL breaks httpx, idna and anyio in many ways, groups included
             if stream.pieces:
-                raise NodeError(f"{url} broke off after {stream.pieces} pieces of its answer") from error
+                raise NodeBrokeOff(f"{url} broke off after {stream.pieces} pieces of its answer") from error
             raise NodeUnavailable(f"{url} did not answer") from error
         if stream.error is not None:
-            raise (NodeError if stream.pieces else NodeUnavailable)(f"{url}: {said(stream.error)}")
+            raise (NodeBrokeOff if stream.pieces else NodeUnavailable)(f"{url}: {said(stream.error)}")
         if not stream.pieces and stream.receipt is None:
             raise NodeUnavailable(f"{url} answered nothing")
 

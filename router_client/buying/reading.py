@@ -68,11 +68,20 @@ class Reader:
     left: asyncio.Event | None = None
     """Set when nobody wants the answer any more: the purchase ends with NodeOutrun at once, as it does by an error."""
 
+    hears: bool = True
+    """Whether it does anything with what it is told: then no other node can begin anew when one breaks off."""
+
     async def begin(self, head: Head) -> None:
-        """A node has said its first word, and no other will be asked."""
+        """A node has said its first word."""
 
     async def read(self, piece: Piece) -> None:
         """What the node says, piece by piece. The next is not read from its connection before this returns."""
+
+
+class Nobody(Reader):
+    """The whole answer is wanted, at its end."""
+
+    hears = False
 
 
 class TextReader(Reader):

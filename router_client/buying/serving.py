@@ -19,7 +19,7 @@ from router_client.buying.cascade import confidence
 from router_client.buying.hedging import Race, Runner
 from router_client.buying.purchase import Bought, Buyer
 from router_client.buying.quoting import most_quoted_msat, quoted
-from router_client.buying.reading import Head, Reader, ReaderFailed
+from router_client.buying.reading import Head, Nobody, Reader, ReaderFailed
 from router_client.buying.tries import Tries, why_none
 from router_client.complexity import Tier
 from router_client.discovery.directory import Directory, Provider
@@ -28,6 +28,7 @@ from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.errors import (
     BudgetExceeded,
     ClientError,
+    NodeBrokeOff,
     NodeBusy,
     NodeError,
     NodeOutrun,
@@ -137,9 +138,9 @@ class Serving:
         """The answer of the best node that serves. Raises as `RouterClient.chat`."""
         tries = Tries() if plan.wishes.allow_fallbacks else Tries(1, 1)
         try:
-            answer = await self._tried(plan, reader or Reader(), tries)
+            answer = await self._tried(plan, reader or Nobody(), tries)
         except ClientError as error:
-            own_msat = 0 if error is tries.refusal else error.out_msat  # that of a refusal was noted
+            own_msat = 0 if error is tries.final else error.out_msat  # which was noted
             error.out_msat = own_msat + tries.lost_msat
             raise
         await self._blame(tries.doubted)  # what is served by one is no fault of the request
@@ -166,9 +167,13 @@ class Serving:
                 return msgspec.structs.replace(answer, explanation=explanation)
             except (NodeUnavailable, NodeRefused, WalletError, BudgetExceeded) as error:  # a budget used up meanwhile
                 tries.note(candidate, error)
-                left = self._less(plan, tries.lost_msat)
-        if (final := tries.refusal or tries.over) is not None:
-            raise final
+            except NodeBrokeOff as error:
+                if reader.hears or plan.wishes.hedge:  # of a pair, it may be the second's
+                    raise
+                tries.note(candidate, error)
+            left = self._less(plan, tries.lost_msat)
+        if tries.final is not None:
+            raise tries.final
         await self._check_budget(left)
         reasons = list(tries.reasons)
         why = why_none(choice.rejected, reasons, self._directory.failures)

@@ -18,7 +18,7 @@ from relays.usage import report_in, usage_of
 from router_client.buying.completion import Completion
 from router_client.buying.reading import ChunkChoice, Head, Piece, Reader, ReaderFailed
 from router_client.ecash.token import looks_like_token
-from router_client.errors import NodeError, NodeUnavailable
+from router_client.errors import NodeBrokeOff, NodeError, NodeUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class AnswerStream:
         self._received = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the complete lines so far. Raises NodeError for what has no end, NodeUnavailable before the first word."""
+        """Take the complete lines so far. Raises NodeBrokeOff for what has no end, NodeUnavailable before the first word."""
         self._received += len(chunk)
         if self._received > MAX_STREAM_BYTES:
             raise self._broken("the stream has no end")
@@ -67,7 +67,7 @@ class AnswerStream:
             raise self._broken("the stream has a line without end")
 
     def _broken(self, why: str) -> NodeError:
-        return NodeError(why) if self.pieces else NodeUnavailable(why)
+        return NodeBrokeOff(why) if self.pieces else NodeUnavailable(why)
 
     def take(self, line: str) -> None:
         if line.startswith(receipts.SSE_PREFIX):

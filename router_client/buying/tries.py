@@ -8,6 +8,7 @@ from typing import Final
 from router_client.errors import (
     BudgetExceeded,
     ClientError,
+    NodeBrokeOff,
     NodeBusy,
     NodeError,
     NodeRefused,
@@ -39,6 +40,7 @@ class Tries:
         """One node's word against the request is not enough: the cheapest could stop everything with it."""
         self.over: BudgetExceeded | None = None
         """Where it is the budget alone that all failed by."""
+        self._broken: NodeBrokeOff | None = None
         self.doubted: list[Candidate] = []
         """Those that failed and gave the money back: that can be the request's fault as well."""
         self.lost_msat = 0
@@ -47,6 +49,11 @@ class Tries:
     @property
     def are_over(self) -> bool:
         return self._unpaid >= self._most_unpaid or self._paid >= self._most
+
+    @property
+    def final(self) -> ClientError | None:
+        """What the caller is to hear where nobody serves, if that is more than that nobody does."""
+        return self.refusal or self.over or self._broken
 
     @property
     def is_last(self) -> bool:
@@ -69,6 +76,8 @@ class Tries:
         self.lost_msat += error.out_msat
         is_first = not self.failed and not self._full
         self.over = error if isinstance(error, BudgetExceeded) and (is_first or self.over) else None
+        if isinstance(error, NodeBrokeOff):
+            self._broken = error
         if isinstance(error, NodeBusy) and not error.out_msat:
             self._full.append(said)
             return

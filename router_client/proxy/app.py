@@ -24,7 +24,7 @@ import msgspec
 
 from relays import payment
 from router_client.buying.answer import Answer
-from router_client.buying.reading import Head, Piece, Reader
+from router_client.buying.reading import Head, Nobody, Piece, Reader
 from router_client.client import RouterClient
 from router_client.errors import ClientError
 from router_client.proxy import telling
@@ -48,7 +48,7 @@ MOST_HOURS: Final = 24 * 90
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
 
 
-class _Watching(Reader):
+class _Watching(Nobody):
     """Of an answer that is given whole: ends the purchase when its caller has left."""
 
     def __init__(self, exchange: Exchange) -> None:

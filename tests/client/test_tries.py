@@ -17,7 +17,7 @@ from router_client.client import RouterClient
 from router_client.discovery.directory import Provider
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, NodeRefused, NoProvider
+from router_client.errors import ClientError, NodeBrokeOff, NodeRefused, NoProvider
 from router_client.spending.account import Spending
 from router_client.spending.allowance import Allowance
 from router_client.spending.budget import Budget
@@ -102,6 +102,16 @@ class Broken(Cheat):
         self.quote = lambda _: web.Response(status=500)
 
 
+class BreaksOff(Thief):
+    """Stops in the midst of its answer, and keeps what it was given."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        super().__init__(wallet)
+        self.chat_status = 200
+        self.chat = [TEXT, b'data: {"error":{"message":"out of memory"}}\n\n']
+        self.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+
+
 @pytest.mark.parametrize("kind", [Dear, Refuses, Broken])
 async def test_nodes_that_cost_nothing_stop_nothing(
     buyer: RouterClient, cheat: Cheat, cheaper: Any, kind: type[Cheat]
@@ -177,3 +187,37 @@ async def test_an_answer_says_why_its_node_was_chosen(buyer: RouterClient, cheap
     assert chosen.score == pytest.approx((chosen.expected_msat + 1) * chosen.factors.product, rel=0.3)
     assert "failed just now" in " ".join(why.rejected.values())
     assert (await buyer.chat(BODY)).explanation is None
+
+
+async def test_an_answer_that_breaks_off_unheard_is_asked_of_the_next(
+    buyer: RouterClient, cheat: Cheat, spending: Spending, cheaper: Any
+) -> None:
+    (broken,) = await cheaper(BreaksOff, 1)
+    answer = await buyer.chat(BODY)
+    assert broken.asked
+    assert answer.node_name == "cheat"
+    assert answer.text == "hello", "and nothing of the first"
+    assert answer.lost_msat > 0
+    assert sum(line.spent_msat for line in spending.lines(MINUTE_S)) == answer.cost_msat
+    assert buyer._serving._given.healths.of(buyer.directory.known()[1].announcement.pubkey).failed_in_a_row == 1
+
+
+async def test_one_that_was_heard_is_not(buyer: RouterClient, cheat: Cheat, cheaper: Any) -> None:
+    heard: list[str] = []
+    await cheaper(BreaksOff, 1)
+    with pytest.raises(NodeBrokeOff, match="out of memory") as raised:
+        await buyer.chat(BODY, on_text=heard.append)
+    assert raised.value.out_msat > 0
+    assert heard
+    assert cheat.asked == []
+
+
+async def test_where_all_break_off_their_error_says_what_they_kept(
+    buyer: RouterClient, cheat: Cheat, spending: Spending, cheaper: Any
+) -> None:
+    cheat.chat = [TEXT, b'data: {"error":{"message":"out of memory"}}\n\n']
+    await cheaper(BreaksOff, 2)
+    with pytest.raises(NodeBrokeOff, match="out of memory") as raised:
+        await buyer.chat(BODY)
+    assert cheat.asked
+    assert raised.value.out_msat == sum(line.spent_msat for line in spending.lines(MINUTE_S)) > HOLD_MSAT
