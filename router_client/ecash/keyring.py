@@ -126,8 +126,11 @@ class Keyring:
                 return offline
 
     async def reach(self, url: str) -> None:
-        """Ask the mint now; nothing is kept. Raises MintUnavailable or MintMisbehaved."""
-        await MintClient(normal_mint_url(url), self._http).keysets()
+        """Ask the mint now; nothing is kept. Raises MintUnavailable, also for one that signs no coins of our units, or
+        MintMisbehaved."""
+        listed = await MintClient(normal_mint_url(url), self._http).keysets()
+        if not any(keyset.active and keyset.unit in MSAT_PER_UNIT for keyset in listed):
+            raise MintUnavailable(f"{url} has no active keyset in {' or '.join(MSAT_PER_UNIT)}")
 
     async def pinned(self, url: str) -> MintKeys:
         """The mint as last known, however long ago: without a call, unless it was never seen.

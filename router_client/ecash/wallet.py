@@ -192,7 +192,7 @@ class Wallet:
         return await self._keyring.locks(mint_url)
 
     async def reach(self, mint_url: str) -> None:
-        """Ask the mint whether it is there. Raises MintUnavailable."""
+        """Ask the mint whether it is there and makes coins. Raises MintUnavailable or MintMisbehaved."""
         await self._keyring.reach(mint_url)
 
     async def pin(self, mint_url: str) -> bool:

@@ -63,6 +63,28 @@ async def test_a_node_with_all_its_parts_is_ready(
             assert list(await ready(http, node.url)) == ["node"]
 
 
+async def test_a_mint_that_signs_nothing_sells_nothing(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    keysets: list[dict[str, object]] = (await http.get(f"{mint_url}/v1/keysets")).json()["keysets"]
+
+    async def pass_on(request: web.Request) -> web.Response:
+        if request.path == "/v1/keysets":
+            return web.json_response({"keysets": keysets})
+        answer = await http.request(request.method, f"{mint_url}{request.path_qs}", content=await request.read())
+        return web.json_response(answer.json(), status=answer.status_code)
+
+    async with (
+        handled_by(pass_on) as mint,
+        handled_by(lists) as up,
+        running_node(folder, cashu_mints=mint, upstream_base_url=f"{up}/v1") as node,
+    ):
+        assert await ready(http, node.url) == {}
+        for each in keysets:
+            each["active"] = False
+        assert list(await ready(http, node.url)) == ["mint"]
+        keysets.clear()
+        assert list(await ready(http, node.url)) == ["mint"]
+
+
 async def test_a_mint_behind_an_onion_may_take_longer(
     folder: Path, http: httpx.AsyncClient, mint_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
