@@ -132,7 +132,6 @@ async def _run(program: str, url: str, *words: str) -> None:
             await process.wait()
     if process.returncode != 0:
         lines = said.decode(errors="replace").strip().splitlines() or ["failed"]
-        reason = next(
-            (line for line in lines if " error: " in line), lines[-1]
-        )  # the last ones are hints, and its command
+        # Its last lines are hints, and the command.
+        reason = next((line for line in lines if " error: " in line), lines[-1])
         raise BadBackup(f"{program}: {reason.removeprefix(f'{program}: error: ')}")

@@ -205,9 +205,8 @@ async def ascend(
 
 def _is_of_this_tier(error: ClientError) -> bool:
     """Whether a better model may serve all the same: none could, or one broke off, of which nobody has heard."""
-    return isinstance(error, NoProvider | BudgetExceeded | NodeError) and not isinstance(
-        error, NodeRefused | NodeOutrun
-    )
+    is_no_answer = isinstance(error, NoProvider | BudgetExceeded | NodeError)
+    return is_no_answer and not isinstance(error, NodeRefused | NodeOutrun)
 
 
 class _Ascent(Generic[A]):

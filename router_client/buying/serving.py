@@ -197,11 +197,8 @@ class Serving:
         as `_answered`, and notes of both who failed, but for whose error it raises."""
         if not plan.wishes.hedge:
             return await self._answered(plan, first, reader, explored=explored)
-        race, raised = Race(reader, self._leaving), None
-        node, lead = (
-            first.provider.announcement.pubkey,
-            Runner(race, first, most_paid_msat(most_quoted_msat(first.hold_msat))),
-        )
+        race, raised, node = Race(reader, self._leaving), None, first.provider.announcement.pubkey
+        lead = Runner(race, first, most_paid_msat(most_quoted_msat(first.hold_msat)))
         race.enter(lead, self._answered(plan, first, lead, explored=explored))
         try:
             if not tries.is_last and await race.is_late(self._given.healths.late_s(node)):
@@ -282,9 +279,8 @@ class Serving:
     def _fault(self, candidate: Candidate, error: NodeError, reader: Reader) -> Callable[[], object]:
         """What the error says of the node's health; where it is no fault, that the request has left."""
         node, healths = candidate.provider.announcement.pubkey, self._given.healths
-        if (
-            isinstance(error, NodeOutrun) and isinstance(reader, Runner) and reader.is_outrun
-        ):  # else its reader has left
+        is_outrun = isinstance(reader, Runner) and reader.is_outrun  # else its reader has left
+        if isinstance(error, NodeOutrun) and is_outrun:
             if error.out_msat >= candidate.hold_msat > 0:  # before its first word it cannot have earned that
                 return partial(healths.failed, node)
             return partial(healths.outrun, node, error.waited_s)
