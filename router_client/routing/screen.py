@@ -10,6 +10,7 @@ from relays.announcement import ModelOffer
 from relays.bounds import most_usage
 from relays.errors import MoneyError
 from relays.money import msat
+from relays.payment import CASHU_HEADER
 from relays.pricing import Usage, cost
 from relays.prompt import Prompt, read_prompt
 from relays.routes import host_of, is_onion
@@ -109,6 +110,8 @@ class Screen:
         return None if reason is None else OfRequest(reason)
 
     def _purse(self, provider: Provider, hold_msat: int) -> Purse | str:
+        if not _takes_tokens(provider):
+            return OfRequest("takes no token with a request (X-Cashu)")
         accepted = {normal_mint_url(mint) for mint in provider.announcement.mints}
         fitting = [purse for purse in self._purses if purse.mint in accepted]
         if not fitting:
@@ -147,7 +150,8 @@ class Screen:
         mints = frozenset(purse.mint for purse in self._purses)
 
         def weigh(provider: Provider) -> float:
-            if mints.isdisjoint(normal_mint_url(mint) for mint in provider.announcement.mints):
+            theirs = (normal_mint_url(mint) for mint in provider.announcement.mints)
+            if not _takes_tokens(provider) or mints.isdisjoint(theirs):
                 return float("inf")  # there is nothing to pay it with
             outlook = self._outlook(provider)
             if wishes.sort == "throughput":
@@ -168,6 +172,12 @@ class Screen:
 
     def _places(self, names: Sequence[str]) -> set[int]:
         return {place for places in self._market.named(names) for place in places}
+
+
+def _takes_tokens(provider: Provider) -> bool:
+    """As we pay. A node that does not say how it is paid may."""
+    payments = provider.announcement.payments
+    return payments is None or CASHU_HEADER in payments
 
 
 @lru_cache(maxsize=16_384)

@@ -280,6 +280,15 @@ def test_nodes_that_take_no_coins_of_ours_are_not_looked_at_one_by_one() -> None
     assert choice.rejected["o1: m"] == "takes ecash of none of our mints"
 
 
+def test_who_takes_no_token_with_a_request_is_not_paid() -> None:
+    keys = provider("keys", ("m", PRICE), payments=("key", "lightning"))
+    silent = provider("silent", ("m", times(PRICE, 2)), payments=None)
+    usual = provider("usual", ("m", times(PRICE, 3)), payments=("key", "x-cashu"))
+    choice = chosen(HELLO, keys, silent, usual)
+    assert order(choice) == ["silent", "usual"]
+    assert "X-Cashu" in choice.rejected["keys: m"]
+
+
 def test_where_a_region_is_wanted_who_does_not_say_that_it_stands_there_is_out() -> None:
     nodes = (
         provider("ch", ("m", PRICE), region="CH"),
