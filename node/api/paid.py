@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -71,16 +72,21 @@ def _paid(node: Node, endpoint: Endpoint) -> ASGIApp:
         except NotHere:
             raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the caller gets an answer and the log a line
-            refusal = as_refusal(error)
-            if reply.started:
-                await reply.end()
-                return
-            extra = dict(refusal.headers)
-            if refusal.status == 402 and quote is not None:
-                extra.setdefault(payment.CASHU_HEADER, node.cash.challenge(quote))
-            await reply.whole(refusal.status, error_body(refusal, reply.request_id, endpoint), extra)
+            with suppress(TimeoutError):  # nobody reads any more
+                await _refuse(node, endpoint, reply, quote, as_refusal(error))
 
     return paid
+
+
+async def _refuse(node: Node, endpoint: Endpoint, reply: Reply, quote: Quote | None, refusal: Refusal) -> None:
+    """Say so, where nothing else was said yet. Raises TimeoutError."""
+    if reply.started:
+        await reply.end()
+        return
+    extra = dict(refusal.headers)
+    if refusal.status == 402 and quote is not None:
+        extra.setdefault(payment.CASHU_HEADER, node.cash.challenge(quote))
+    await reply.whole(refusal.status, error_body(refusal, reply.request_id, endpoint), extra)
 
 
 def _quote(node: Node, endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]) -> Quote:
