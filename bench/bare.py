@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import aiohttp
 import uvicorn
 from litestar import Litestar, asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPRequestEvent, HTTPScope, Receive, Scope, Send
 
 
 def route(path: str, upstream: str, sessions: list[aiohttp.ClientSession]) -> ASGIRouteHandler:
@@ -22,10 +23,10 @@ def route(path: str, upstream: str, sessions: list[aiohttp.ClientSession]) -> AS
     async def forward(scope: Scope, receive: Receive, send: Send) -> None:
         body, more = b"", True
         while more:
-            message = await receive()
-            body += message.get("body", b"")  # type: ignore[operator]
+            message = cast(HTTPRequestEvent, await receive())
+            body += message.get("body", b"")
             more = bool(message.get("more_body"))
-        method = scope["method"]  # type: ignore[typeddict-item]
+        method = cast(HTTPScope, scope)["method"]
         headers = {"content-type": "application/json"}
         async with sessions[0].request(method, upstream + path, data=body, headers=headers) as reply:
             kind = reply.headers.get("content-type", "").encode()

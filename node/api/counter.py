@@ -7,6 +7,7 @@ from typing import Final, cast
 from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send
 
 from node.api.paid import paid_endpoints
+from node.api.reply import method_of
 from node.errors import NotHere
 from node.node import Node
 from relays import payment
@@ -38,7 +39,7 @@ def create_counter(node: Node, till: ASGIApp) -> ASGIApp:
 
     async def counter(scope: Scope, receive: Receive, send: Send) -> None:
         paid = served.get(scope["path"])
-        headers, method = dict(scope["headers"]), scope["method"]  # type: ignore[typeddict-item] # HTTP alone comes here
+        headers, method = dict(scope["headers"]), method_of(scope)
         if paid is None or method != "POST" or CASH in headers or not any(c in headers for c in CREDENTIALS):
             await till(scope, receive, send)
             return

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from node import betas
 from node.api.errors import as_refusal, error_body, new_request_id
-from node.api.reply import CallerGone, Reply, read_body, while_connected
+from node.api.reply import CallerGone, Reply, method_of, read_body, while_connected
 from node.asks import LONG_BYTES, read_ask
 from node.completions import Answer, Keep, Used
 from node.credentials import authorization_in, bearer
@@ -58,7 +58,7 @@ def _paid(node: Node, endpoint: Endpoint) -> ASGIApp:
         reply = Reply(send, new_request_id())
         quote: Quote | None = None
         try:
-            if scope["method"] != "POST":  # type: ignore[typeddict-item] # HTTP alone comes here
+            if method_of(scope) != "POST":
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
             body = await read_body(headers, receive, node.settings.max_body_bytes)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
-from litestar.types import Receive, Scope, Send
+from litestar.types import Receive, ReceiveMessage, Scope, Send
 from multidict import CIMultiDict
 from yarl import URL
 
 from node.api.errors import error_body, new_request_id
-from node.api.reply import ID_HEADERS, LAST_WRITE_S, CallerGone, while_connected
+from node.api.reply import ID_HEADERS, LAST_WRITE_S, CallerGone, method_of, while_connected
 from node.errors import Refusal
 from relays import payment
 
@@ -62,7 +62,7 @@ class Passing:
                     return
             raise CallerGone
 
-        async def gone() -> object:
+        async def gone() -> ReceiveMessage:
             await sent.wait()
             return await receive()
 
@@ -71,7 +71,7 @@ class Passing:
         if not has_body:
             sent.set()
         try:
-            await while_connected(gone, self._passed(scope, body() if has_body else None, send))  # type: ignore[arg-type]
+            await while_connected(gone, self._passed(scope, body() if has_body else None, send))
         except (CallerGone, TimeoutError):
             return
 
@@ -79,7 +79,7 @@ class Passing:
         begun = False
         try:
             async with self._session.request(
-                scope["method"],  # type: ignore[typeddict-item] # HTTP scopes alone come here
+                method_of(scope),
                 _url(scope),
                 headers=_asked(scope),
                 data=body,

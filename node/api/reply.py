@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
-from litestar.types import Receive, Send
+from litestar.types import HTTPScope, Receive, Scope, Send
 
 from node.errors import Refusal
 from node.replay import MAX_KEPT_BYTES, Kept
@@ -94,6 +94,11 @@ class Reply:
         ids = [(name.encode(), self.request_id.encode()) for name in ID_HEADERS]
         told = [*headers, *_encoded(self._told.items()), *ids]
         await self._send({"type": "http.response.start", "status": status, "headers": told})
+
+
+def method_of(scope: Scope) -> str:
+    """Of a request: nothing but HTTP comes to our endpoints."""
+    return cast(HTTPScope, scope)["method"]
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:

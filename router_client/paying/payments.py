@@ -81,8 +81,12 @@ class Payments:
     ) -> Payments:
         """The journal in the file at `path`."""
         db = Database(path)
-        for statement in (SCHEMA, *spares.SCHEMA):
-            await db.run(lambda conn, sql=statement: conn.execute(sql).close())  # type: ignore[misc]
+
+        def lay(conn: sqlite3.Connection) -> None:
+            for statement in (SCHEMA, *spares.SCHEMA):
+                conn.execute(statement).close()
+
+        await db.run(lay)
         return cls(db, wallet, http, clock)
 
     def close(self) -> None:

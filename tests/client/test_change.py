@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -59,15 +60,27 @@ async def test_one_exchange_pays_serves_and_gives_change(
     assert buyer.payments.out() == []
 
 
+def _whatever(stream: list[bytes], _: str) -> list[bytes]:
+    """Said whatever the change is."""
+    return stream
+
+
+def _change_of(till: Till, token: str) -> web.Response:
+    return web.json_response({"token": till.change, "fee_msats": 3} if token == till.tokens[-1] else {})
+
+
+def _refund_of(till: Till, _: str) -> web.Response:
+    return web.json_response({"token": till.change})
+
+
 async def test_change_that_is_not_in_the_stream_is_fetched_by_the_requests_id(
     buyer: RouterClient, cheat: Cheat, mint_url: str, lock: str | None
 ) -> None:
     for unreadable in ("", "creqAnotatoken", "garbage"):
-        till = Till(cheat, mint_url, lambda _, text=unreadable: [TEXT, receipt(), comment(text), DONE])  # type: ignore[misc]
+        stream = [TEXT, receipt(), comment(unreadable), DONE]
+        till = Till(cheat, mint_url, partial(_whatever, stream))
         cheat.asked = []
-        cheat.change = lambda token, till=till: web.json_response(  # type: ignore[misc]
-            {"token": till.change, "fee_msats": 3} if token == till.tokens[-1] else {}
-        )
+        cheat.change = partial(_change_of, till)
         answer = await buyer.chat(BODY)
         assert answer.verified, answer.problem
         assert cheat.asked == ["/v1/chat/completions", "/v1/change/r"]
@@ -114,13 +127,13 @@ async def test_change_of_another_mint_or_unit_is_no_money_and_the_right_one_is_t
     await stocked(cheat, mint_url, "sat")
     sats = decode((await cheat.wallet.send(500, mint_url, "sat", "foreign unit")).token)
     for worthless in (encode(sats), encode(Token(DEAD_MINT, "msat", sats.proofs))):
-        till = Till(cheat, mint_url, lambda _, token=worthless: honestly(token))  # type: ignore[misc]
+        till = Till(cheat, mint_url, partial(_whatever, honestly(worthless)))
         announce(buyer, cheat, mint_url, lock)  # who cheats is left alone until looked at again
         answer = await buyer.chat(BODY)
         assert not answer.settled
         assert "not paid with" in str(answer.problem)
         assert [one.node_url for one in buyer.payments.out()] == [cheat.url]
-        cheat.refund = lambda _, till=till: web.json_response({"token": till.change})  # type: ignore[misc]
+        cheat.refund = partial(_refund_of, till)
         assert await buyer.recover() > 0
         assert buyer.payments.open_count() == 0
     assert {unit for _, unit in buyer.wallet.balances()} == {"msat"}
