@@ -236,7 +236,7 @@ async def _unless(left: asyncio.Event | None, running: Coroutine[Any, Any, None]
 
 
 def _out_msat(paid: Paid, settled: Settled | None, cost_msat: int) -> int:
-    return max(0, paid.credit_msat - cost_msat) if settled is None else rounded_msat(paid, settled, cost_msat)
+    return paid.credit_msat - cost_msat if settled is None else rounded_msat(paid, settled, cost_msat)
 
 
 def _possible(usage: Usage, most: Usage) -> Usage:
