@@ -194,4 +194,6 @@ def test_fine_figures_gain_nothing() -> None:
 def test_figures_beside_a_price_that_cannot_be_are_no_fault() -> None:
     node = provider("huge", ("m", ModelPrice(MAX_MSAT, 0)))
     body = {**HELLO, "messages": [{"role": "user", "content": ""}]}
-    choose(body, assess(body), [doing(node, model="m", price_msats=1)], [PURSE])
+    choice = choose(body, assess(body), [doing(node, model="m", price_msats=1)], [PURSE])
+    assert order(choice) == []
+    assert "the wallet holds" in choice.rejected["huge: m"]
