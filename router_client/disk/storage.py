@@ -131,6 +131,15 @@ class Database:
         result: T = await self._queued(_Job(None, work))
         return result
 
+    async def lay(self, *statements: str) -> None:
+        """Make tables that are not there yet, all or none."""
+
+        def work(conn: sqlite3.Connection) -> None:
+            for statement in statements:
+                conn.execute(statement).close()
+
+        await self.run(work)
+
     def run_together(self, together: Together[T], item: object) -> asyncio.Future[T]:
         """The result for one item of a function that takes all items of the same batch. Otherwise as `run`."""
         return self._queued(_Job(together, item))

@@ -81,12 +81,7 @@ class Payments:
     ) -> Payments:
         """The journal in the file at `path`."""
         db = Database(path)
-
-        def lay(conn: sqlite3.Connection) -> None:
-            for statement in (SCHEMA, *spares.SCHEMA):
-                conn.execute(statement).close()
-
-        await db.run(lay)
+        await db.lay(SCHEMA, *spares.SCHEMA)
         return cls(db, wallet, http, clock)
 
     def close(self) -> None:
