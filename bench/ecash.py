@@ -70,9 +70,9 @@ async def coins(client: MintClient, keyset: Keyset, count: int, lock: str | None
             for _ in range(size)
         ]
         outputs = [BlindedMessage(amount, keyset.id, blind(pair)) for pair in pairs]
-        for pair, signature in zip(pairs, await client.mint(quote.quote, outputs), strict=True):
+        for pair, output, signature in zip(pairs, outputs, await client.mint(quote.quote, outputs), strict=True):
             assert signature.dleq is not None
-            point = unblind(pair, signature.C_, keyset.keys[amount], signature.dleq)
+            point = unblind(pair.r, output.B_, signature.C_, keyset.keys[amount], signature.dleq)
             dleq = Dleq(signature.dleq.e, signature.dleq.s, pair.r)
             made.append(Proof(keyset.id, amount, pair.secret, point, dleq))
     return made

@@ -1,4 +1,4 @@
-"""The blind signatures of Cashu (NUT-00, NUT-12) and deterministic secrets (NUT-13), over cashu.core.
+"""The blind signatures of Cashu (NUT-00, NUT-12) and deterministic secrets (NUT-13), by libsecp256k1 and cashu's hashes.
 
 Points travel as hex strings; nothing outside this module sees a curve object.
 """
@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Final
 
 import msgspec
 from bip32 import BIP32
-from cashu.core.crypto.b_dhke import alice_verify_dleq, hash_to_curve, step1_alice, step3_alice
+from cashu.core.crypto.b_dhke import hash_e, hash_to_curve
 from cashu.core.crypto.keys import derive_keyset_id, derive_keyset_id_v2
-from cashu.core.crypto.secp import PrivateKey, PublicKey
+from coincurve import PublicKey
 
 from router_client.errors import MintMisbehaved
+
+ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+"""Of secp256k1's group."""
+SCALAR_BYTES: Final = 32
+HARDENED: Final = 2**31
 
 
 class Dleq(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,37 +44,72 @@ def y_of(secret: str) -> str:
 
 
 def blind(blind_secret: BlindSecret) -> str:
-    """B_, the blinded message to be signed."""
-    blinded, _ = step1_alice(blind_secret.secret, PrivateKey(bytes.fromhex(blind_secret.r)))
-    return str(blinded.format().hex())
+    """B_, the blinded message to be signed: Y + r·G."""
+    hidden = PublicKey.from_secret(bytes.fromhex(blind_secret.r))
+    return str(_sum(hash_to_curve(blind_secret.secret.encode()), hidden).format().hex())
 
 
-def unblind(blind_secret: BlindSecret, blinded_signature: str, mint_key: str, dleq: Dleq | None) -> str:
-    """C, the mint's signature on the secret. Raises MintMisbehaved for a malformed point or a DLEQ that does not fit."""
+def unblind(r: str, blinded: str, blinded_signature: str, mint_key: str, dleq: Dleq | None) -> str:
+    """C, the mint's signature on the secret behind `blinded`: C_ - r·A.
+
+    Raises MintMisbehaved for a malformed point or a DLEQ that does not fit.
+    """
     try:
-        signature, key = PublicKey(bytes.fromhex(blinded_signature)), PublicKey(bytes.fromhex(mint_key))
-        r = PrivateKey(bytes.fromhex(blind_secret.r))
-        if dleq is not None:
-            blinded, _ = step1_alice(blind_secret.secret, r)
-            e, s = PrivateKey(bytes.fromhex(dleq.e)), PrivateKey(bytes.fromhex(dleq.s))
-            if not alice_verify_dleq(blinded, signature, e, s, key):
-                raise MintMisbehaved("a signature was not made with the mint's published key")
-        return str(step3_alice(signature, r, key).format().hex())
+        signature, key = _point(blinded_signature), _point(mint_key)
+        if dleq is not None and not _proves(dleq, _point(blinded), signature, key):
+            raise MintMisbehaved("a signature was not made with the mint's published key")
+        return str(_sum(signature, key.multiply(_negative(_scalar(r)))).format().hex())
     except ValueError as error:
         raise MintMisbehaved("a signature is malformed") from error
 
 
 def is_signed(secret: str, signature: str, mint_key: str, dleq: Dleq) -> bool:
-    """Whether C is the mint's signature on the secret, by the sender's DLEQ proof alone (NUT-12, as Carol does)."""
+    """Whether C is the mint's signature on the secret, by the sender's DLEQ proof alone (NUT-12, as Carol does).
+
+    Only under the present hash to the curve: under an older one a secret has a second name.
+    """
     if dleq.r is None:
         return False
     try:
-        point, key = PublicKey(bytes.fromhex(signature)), PublicKey(bytes.fromhex(mint_key))
-        r, e, s = (PrivateKey(bytes.fromhex(number)) for number in (dleq.r, dleq.e, dleq.s))
-        # cashu's carol_verify_dleq also tries an older hash to the curve, under which a secret has a second name.
-        return bool(alice_verify_dleq(hash_to_curve(secret.encode()) + r.public_key, point + key * r, e, s, key))
+        r, key = _scalar(dleq.r), _point(mint_key)
+        blinded = _sum(hash_to_curve(secret.encode()), PublicKey.from_secret(r))
+        return _proves(dleq, blinded, _sum(_point(signature), key.multiply(r)), key)
     except ValueError:
         return False
+
+
+def _proves(dleq: Dleq, blinded: PublicKey, signature: PublicKey, key: PublicKey) -> bool:
+    """NUT-12: e is the hash of s·G - e·A, s·B_ - e·C_, A and C_. Raises ValueError for what are no scalars.
+
+    Scalars stay bytes: cashu's private keys work out two public keys each, which takes as long as all of this.
+    """
+    e, s = _scalar(dleq.e), _scalar(dleq.s)
+    minus_e = _negative(e)
+    r1 = _sum(PublicKey.from_secret(s), key.multiply(minus_e))
+    r2 = _sum(blinded.multiply(s), signature.multiply(minus_e))
+    return bool(hash_e(r1, r2, key, signature) == e)
+
+
+def _point(text: str) -> PublicKey:
+    return PublicKey(bytes.fromhex(text))
+
+
+def _sum(one: PublicKey, other: PublicKey) -> PublicKey:
+    """Raises ValueError when they cancel each other out."""
+    total: PublicKey = PublicKey.combine_keys([one, other])
+    return total
+
+
+def _scalar(text: str) -> bytes:
+    """A number between 0 and the order of the curve, 32 bytes. Raises ValueError for any other."""
+    number = int.from_bytes(bytes.fromhex(text), "big")
+    if not 0 < number < ORDER:
+        raise ValueError("not a scalar")
+    return number.to_bytes(SCALAR_BYTES, "big")
+
+
+def _negative(scalar: bytes) -> bytes:
+    return (ORDER - int.from_bytes(scalar, "big")).to_bytes(SCALAR_BYTES, "big")
 
 
 def keyset_id_matches(keyset_id: str, keys: dict[int, str], unit: str, input_fee_ppk: int, expiry: int | None) -> bool:
@@ -88,14 +129,48 @@ class SecretChain:
     def __init__(self, seed: bytes) -> None:
         self._seed = seed
         self._bip32 = BIP32.from_seed(seed)
+        self._parents: dict[str, Node] = {}
 
     def at(self, keyset_id: str, counter: int) -> BlindSecret:
         """The pair at a counter; the same seed gives the same pair for ever."""
         if keyset_id.startswith("00"):
-            number = int.from_bytes(bytes.fromhex(keyset_id), "big") % (2**31 - 1)
-            path = f"m/129372'/0'/{number}'/{counter}'"
-            secret, r = (self._bip32.get_privkey_from_path(f"{path}/{i}") for i in (0, 1))
+            node = _hardened_child(self._parent(keyset_id), counter)
+            secret, r = _first_children(node)
         else:
             message = b"Cashu_KDF_HMAC_SHA256" + bytes.fromhex(keyset_id) + counter.to_bytes(8, "big")
             secret, r = (hmac.digest(self._seed, message + bytes([i]), hashlib.sha256) for i in (0, 1))
         return BlindSecret(secret.hex(), r.hex())
+
+    def _parent(self, keyset_id: str) -> Node:
+        """The keyset's own node: three of the five steps to a secret are the same for all of its counters."""
+        if keyset_id not in self._parents:
+            number = int.from_bytes(bytes.fromhex(keyset_id), "big") % (2**31 - 1)
+            chain, key = self._bip32.get_extended_privkey_from_path(f"m/129372'/0'/{number}'")
+            self._parents[keyset_id] = Node(key, chain)
+        return self._parents[keyset_id]
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A private key of BIP-32 and its chain code."""
+
+    key: bytes
+    chain: bytes
+
+
+def _hardened_child(node: Node, index: int) -> Node:
+    """BIP-32's CKDpriv from 2^31 on."""
+    return _child(node, b"\0" + node.key + (HARDENED + index).to_bytes(4, "big"))
+
+
+def _first_children(node: Node) -> tuple[bytes, bytes]:
+    """The keys of the children 0 and 1, which are not hardened."""
+    public = PublicKey.from_secret(node.key).format()
+    return _child(node, public + bytes(4)).key, _child(node, public + (1).to_bytes(4, "big")).key
+
+
+def _child(node: Node, message: bytes) -> Node:
+    digest = hmac.digest(node.chain, message, hashlib.sha512)
+    tweak, key = int.from_bytes(digest[:SCALAR_BYTES], "big"), int.from_bytes(node.key, "big")
+    child = (tweak + key) % ORDER
+    assert tweak < ORDER and child  # one in 2^127, as BIP-32 says
+    return Node(child.to_bytes(SCALAR_BYTES, "big"), digest[SCALAR_BYTES:])

@@ -41,7 +41,7 @@ def unblinded(
     for output, secret, signature in zip(outputs, secrets, signatures, strict=True):
         if signature.amount != output.amount or signature.id != output.id or output.amount not in keys:
             raise MintMisbehaved("the mint signed other amounts than it was given")
-        point = unblind(secret, signature.C_, keys[output.amount], signature.dleq)
+        point = unblind(secret.r, output.B_, signature.C_, keys[output.amount], signature.dleq)
         dleq = None if signature.dleq is None else msgspec.structs.replace(signature.dleq, r=secret.r)
         proofs.append(Proof(output.id, output.amount, secret.secret, point, dleq))
     return proofs
