@@ -195,15 +195,10 @@ class Deposits:
             reason="",
             instance=self._ledger.instance,
         )
-        earlier = await self._ledger.deposit(name)
-        if (
-            earlier is not None
-            and earlier.state == "open"
-            and self._ledger.is_mine(earlier.instance)
-            and not self._was_asked(name)
-        ):
-            await self._ledger.fail_deposit(name, "the mint was never asked")
         deposit = await self._ledger.begin_deposit(intent)
+        if deposit != intent and self._is_fresh(deposit):
+            await self._ledger.fail_deposit(name, "the mint was never asked")
+            deposit = await self._ledger.begin_deposit(intent)
         if deposit.state == "credited":
             raise _redeemed_before(deposit)
         if not self._ledger.is_mine(deposit.instance):
@@ -223,8 +218,10 @@ class Deposits:
             raise refusal_for(error) from error
         return await self._book(name, taken, key)
 
-    def _was_asked(self, name: str) -> bool:
-        return any(self._wallet.outcome(step) is not None for step in _steps(name))
+    def _is_fresh(self, deposit: Deposit) -> bool:
+        """An intent of ours whose mint was never asked: it may be written anew, for another purpose."""
+        asked = any(self._wallet.outcome(step) is not None for step in _steps(deposit.id))
+        return deposit.state == "open" and self._ledger.is_mine(deposit.instance) and not asked
 
     def _may_go_on(self, name: str) -> bool:
         """Whether the wallet has taken the token's coins, or may yet: then the deposit is open, whatever the error was."""

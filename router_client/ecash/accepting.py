@@ -33,24 +33,26 @@ class Accepting:
 
     async def accept(self, token: Token, operation_id: str) -> Received:
         """See `Wallet.accept_locked`."""
-        operation = self._operations.outcome(operation_id)
-        if operation is None:
-            operation = await opened(self._accept(token, operation_id))
+        if len(token.proofs) > MOST_LOCKED_COINS:
+            raise TokenRefused(f"a locked token has at most {MOST_LOCKED_COINS} coins")
+        ys = [coin.y() for coin in token.proofs]
+        if len(set(ys)) != len(ys):
+            raise TokenRefused("a coin is in the token twice")
+        takers = self._operations.db.read(lambda conn: lockedcoins.known(conn, ys))
+        earlier = self._operations.outcome(operation_id) if operation_id in takers.values() else None
+        if earlier is not None:  # with its coins, in one transaction
+            self._check_same(earlier, token)
+            return received(earlier)
+        if takers:  # cheaper than finding out after the signatures
+            raise TokenSpent("a coin of the token was accepted here before")
+        operation = await opened(self._accept(token, operation_id))
         self._check_same(operation, token)
         return received(operation)
 
     async def _accept(self, token: Token, operation_id: str) -> Operation:
-        if len(token.proofs) > MOST_LOCKED_COINS:
-            raise TokenRefused(f"a locked token has at most {MOST_LOCKED_COINS} coins")
-        if len({coin.secret for coin in token.proofs}) != len(token.proofs):
-            raise TokenRefused("a coin is in the token twice")
         mint = await self._pinned(token)
         coins, fees_ppk = mint.resolve(token)
         self._check_locks(coins)
-        ys = [coin.y() for coin in coins]
-        takers = self._operations.db.read(lambda conn: lockedcoins.known(conn, ys))
-        if any(taker != operation_id for taker in takers.values()):  # cheaper than finding out after the signatures
-            raise TokenSpent("a coin of the token was accepted here before")
         check_signatures(mint, coins)
         fee = swap_fee(fees_ppk)
         net = token.amount - fee

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -21,14 +20,6 @@ MOST_HANDED_OUT = 40
 """A token of more coins than this is longer than an HTTP header may be."""
 MOST_SPARED = 10
 """Coins beyond the fewest that an amount can be made of, when that spares a swap: each costs its receiver a fee too."""
-STOCK_SHARES = 64
-MOST_STOCK, MOST_STOCK_BEHIND = 16, 100
-"""So many coins at most are made for a stock in a swap that somebody waits for, and in one that nobody does: mints bound a
-request, and each coin costs them time."""
-LEAST_SURPLUS = 100
-"""Fewer coins than that are not worth a swap of their own."""
-STOCK_WORTH = 4096
-"""A stock has one coin of each size for so much that there is: little money is not made all small."""
 PPK = 1000
 """Input fees are given per thousand coins (NUT-02)."""
 
@@ -52,43 +43,6 @@ class Spend(msgspec.Struct, frozen=True):
 def split(amount: int) -> tuple[int, ...]:
     """The amount as powers of two, ascending."""
     return tuple(1 << bit for bit in range(amount.bit_length()) if amount >> bit & 1)
-
-
-def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST_STOCK) -> tuple[int, ...]:
-    """The amount as powers of two, ascending, so that of each there come to be `aim` coins, the rarest and smallest first.
-
-    `held` counts coins by amount. No size takes more than its share of the amount, so that large coins do not use up what
-    many small ones are made of. Who keeps such a stock can later hand out nearly any amount without the mint.
-    """
-    made: Counter[int] = Counter()
-    share = amount // STOCK_SHARES
-    left = amount
-    for level in range(aim):
-        coin = 1
-        while coin <= min(left, share) and made.total() < most:
-            if held.get(coin, 0) + made[coin] <= level and coin * (made[coin] + 1) <= share:
-                made[coin] += 1
-                left -= coin
-            coin <<= 1
-    return tuple(sorted([*made.elements(), *split(left)]))
-
-
-def lacks_stock(amount: int, held: Mapping[int, int], aim: int) -> bool:
-    """Whether a coin of this amount should be swapped for small ones: of some size that it has a share for, less than half
-    of the aim is held. The mint's fee is taken off first, so a coin of 64 units has no share for one unit."""
-    share = (amount - 1) // STOCK_SHARES
-    aim = aim_of(held, aim)
-    return any(2 * held.get(1 << bit, 0) < aim for bit in range(share.bit_length()))
-
-
-def aim_of(held: Mapping[int, int], aim: int) -> int:
-    """How many coins of each size are aimed at with what is held, `aim` at most."""
-    return min(aim, sum(amount * count for amount, count in held.items()) // STOCK_WORTH)
-
-
-def surplus_of(count: int, aim: int) -> int:
-    """How many of so many coins of one amount should be swapped for larger ones: none, until the stock has twice its aim."""
-    return min(MOST_INPUTS, count - aim) if count >= 2 * aim + LEAST_SURPLUS else 0
 
 
 def round_up(amount: int, most_coins: int) -> int:

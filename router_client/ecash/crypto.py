@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -21,6 +22,9 @@ ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD036414
 """Of secp256k1's group."""
 SCALAR_BYTES: Final = 32
 HARDENED: Final = 2**31
+MAX_SECRETS_KEPT: Final = 4096
+"""A coin's name is asked for several times while it is taken in or handed out."""
+MAX_KEYS_KEPT: Final = 4096
 
 
 class Dleq(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +42,7 @@ class BlindSecret(msgspec.Struct, frozen=True):
     r: str
 
 
+@lru_cache(MAX_SECRETS_KEPT)
 def y_of(secret: str) -> str:
     """The point that names a secret to the mint, compressed hex."""
     return str(hash_to_curve(secret.encode()).format().hex())
@@ -55,7 +60,7 @@ def unblind(r: str, blinded: str, blinded_signature: str, mint_key: str, dleq: D
     Raises MintMisbehaved for a malformed point or a DLEQ that does not fit.
     """
     try:
-        signature, key = _point(blinded_signature), _point(mint_key)
+        signature, key = _point(blinded_signature), _key(mint_key)
         if dleq is not None and not _proves(dleq, _point(blinded), signature, key):
             raise MintMisbehaved("a signature was not made with the mint's published key")
         return str(_sum(signature, key.multiply(_negative(_scalar(r)))).format().hex())
@@ -71,7 +76,7 @@ def is_signed(secret: str, signature: str, mint_key: str, dleq: Dleq) -> bool:
     if dleq.r is None:
         return False
     try:
-        r, key = _scalar(dleq.r), _point(mint_key)
+        r, key = _scalar(dleq.r), _key(mint_key)
         blinded = _sum(hash_to_curve(secret.encode()), PublicKey.from_secret(r))
         return _proves(dleq, blinded, _sum(_point(signature), key.multiply(r)), key)
     except ValueError:
@@ -92,6 +97,12 @@ def _proves(dleq: Dleq, blinded: PublicKey, signature: PublicKey, key: PublicKey
 
 def _point(text: str) -> PublicKey:
     return PublicKey(bytes.fromhex(text))
+
+
+@lru_cache(MAX_KEYS_KEPT)
+def _key(text: str) -> PublicKey:
+    """A mint's key as a point: there are few, and each is asked for with every coin."""
+    return _point(text)
 
 
 def _sum(one: PublicKey, other: PublicKey) -> PublicKey:

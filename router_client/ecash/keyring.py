@@ -103,6 +103,7 @@ class Keyring:
         self._clock = clock
         self._mints: dict[str, tuple[float, MintKeys]] = {}
         self._change: dict[str, bool] = {}
+        self._locks: set[str] = set()
         self._no_locks: dict[str, float] = {}
         self._looking_up: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -151,7 +152,10 @@ class Keyring:
 
         Raises MintUnavailable as long as it is not known.
         """
+        if url in self._locks:
+            return True
         if self._db.read(partial(store.knows_locks, mint=url)):
+            self._locks.add(url)
             return True
         if self._no_locks.get(url, 0) > self._clock() - KEYSETS_TTL_S:
             return False

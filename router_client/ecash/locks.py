@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 
 import msgspec
 from bip32 import BIP32
@@ -24,6 +25,8 @@ KEY_PATH = "m/129372'/10'/0'/0'/0'"
 """Beside NUT-13's secrets, which are below m/129372'/0'."""
 TAGS = [["sigflag", "SIG_INPUTS"]]
 NONCE_CHARS = 32
+MAX_LOCKS_KEPT = 4096
+"""A coin is asked for its lock several times while it is taken in."""
 _NONCE = re.compile(r"[0-9a-f]{16,128}")
 _KEY = re.compile(r"0[23][0-9a-f]{64}")
 
@@ -65,6 +68,7 @@ def lock_secret(key: str, nonce: str) -> str:
     return json.dumps(["P2PK", {"nonce": nonce[:NONCE_CHARS], "data": key, "tags": TAGS}], separators=(",", ":"))
 
 
+@lru_cache(MAX_LOCKS_KEPT)
 def key_of(secret: str) -> str:
     """The key that a secret is locked to. Raises TokenRefused for any other form than ours."""
     try:

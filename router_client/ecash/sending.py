@@ -10,17 +10,18 @@ import msgspec
 
 from router_client.ecash import store
 from router_client.ecash.closing import hand_out
-from router_client.ecash.coins import Fees, Spend, plan_locked, plan_spend, stocked
+from router_client.ecash.coins import Fees, Spend, plan_locked, plan_spend
 from router_client.ecash.locks import check_key
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Sent, sent
 from router_client.ecash.spending import Spending, check_inputs
+from router_client.ecash.stock import stocked
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof
 from router_client.errors import InsufficientFunds, TokenRefused
 
-MOST_EACH, MOST_EACH_TO_FIT = 64, 8
-"""So many coins of each amount are looked at first: a seller holds thousands."""
+MOST_EACH, MOST_EACH_TO_FIT = 64, (1, 8)
+"""So many coins of each amount are looked at first: a seller holds thousands, and one of each makes up any amount."""
 
 
 class Sending:
@@ -76,10 +77,12 @@ class Sending:
         def fit(conn: sqlite3.Connection) -> Operation | None:
             if store.operation(conn, order.id) is not None:
                 return None
-            coins = store.some_unspent(conn, order.mint, order.unit, MOST_EACH_TO_FIT)
-            with suppress(InsufficientFunds):
-                plan = order.plan(coins, fee_ppk, new_fee_ppk)
-                return None if plan.needs_swap else self._hand_out(conn, order, plan)
+            for most_each in MOST_EACH_TO_FIT:
+                coins = store.some_unspent(conn, order.mint, order.unit, most_each, 2 * order.amount)
+                with suppress(InsufficientFunds):
+                    plan = order.plan(coins, fee_ppk, new_fee_ppk)
+                    if not plan.needs_swap:
+                        return self._hand_out(conn, order, plan)
             return None
 
         return await self._operations.db.run(fit)
@@ -97,7 +100,8 @@ class Sending:
             operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, Journal())
             secrets = [coin.secret for coin in plan.inputs]
             store.move_coins(conn, secrets, "unspent", "reserved", order.id)
-            keep = stocked(sum(plan.keep), store.held(conn, order.mint, order.unit), self._operations.stock)
+            held, most = store.held(conn, order.mint, order.unit), self._spending.most_stock(order.mint, order.unit)
+            keep = stocked(sum(plan.keep), held, self._operations.stock, most)
             outputs = plan.send + keep
             journal = Journal(
                 keyset=keyset.id,

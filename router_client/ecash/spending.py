@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
@@ -17,8 +18,9 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from router_client.ecash import store
-from router_client.ecash.coins import MOST_INPUTS, MOST_STOCK_BEHIND, aim_of, lacks_stock, stocked, surplus_of, swap_fee
+from router_client.ecash.coins import MOST_INPUTS, swap_fee
 from router_client.ecash.operations import Operations
+from router_client.ecash.stock import MOST, MOST_BEHIND, lacks, stocked, surplus_of
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, to_msat
 from router_client.errors import MintUnavailable, TokenRefused, WalletError
@@ -50,6 +52,7 @@ class Spending:
         self._rests: dict[tuple[str, str], float] = {}
         """Until when a (mint, unit) that failed is left alone."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._waiting: Counter[str] = Counter()
         operations.register("swap", operations.swap)
 
     @asynccontextmanager
@@ -58,16 +61,24 @@ class Spending:
 
         Raises MintUnavailable when the mint keeps those before us too long.
         """
-        turn = self._turns.setdefault(f"{unit} {mint_url}", asyncio.Lock())
+        group = f"{unit} {mint_url}"
+        turn = self._turns.setdefault(group, asyncio.Lock())
+        self._waiting[group] += 1
         try:
             async with asyncio.timeout(TURN_WAIT_S):
                 await turn.acquire()
         except TimeoutError as error:
             raise MintUnavailable(f"the mint {mint_url} keeps others waiting for their change") from error
+        finally:
+            self._waiting[group] -= 1
         try:
             yield
         finally:
             turn.release()
+
+    def most_stock(self, mint_url: str, unit: str) -> int:
+        """How many coins for the stock a swap should make: the more, the more wait for theirs, who are spared one."""
+        return min(MOST_BEHIND, MOST * (1 + self._waiting[f"{unit} {mint_url}"]))
 
     async def begun(self, begin: Callable[[], Awaitable[Operation]], mint_url: str, unit: str) -> Operation:
         """An operation begun, in our turn; as long as it takes too many coins, the smallest are merged first."""
@@ -117,8 +128,7 @@ class Spending:
         for amount, count in held.items():
             if surplus := surplus_of(count, aim):
                 return store.some_of(conn, mint_url, unit, amount, surplus)
-        largest = max(held, default=0)
-        return store.some_of(conn, mint_url, unit, largest, 1) if lacks_stock(largest, held, aim) else []
+        return store.some_of(conn, mint_url, unit, max(held), 1) if lacks(held, aim) else []
 
     def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
@@ -148,9 +158,9 @@ class Spending:
                 return None
             operation_id = f"swap:{secrets.token_hex(12)}"
             operation = self._operations.open(conn, operation_id, "swap", mint_url, unit, Journal())
-            held = store.held(conn, mint_url, unit)
-            aim = aim_of(held, self._operations.stock) if len(coins) == 1 else 0
-            amounts = stocked(total - fee, held, aim, MOST_STOCK_BEHIND)
+            store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
+            aim = self._operations.stock if len(coins) == 1 else 0  # several are merged
+            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_BEHIND)
             journal = Journal(
                 keyset=keyset.id,
                 counter=store.take_counters(conn, keyset.id, len(amounts)),
@@ -160,7 +170,6 @@ class Spending:
                 fee=fee,
                 credited=total,
             )
-            store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
             store.set_journal(conn, operation_id, journal)
             return msgspec.structs.replace(operation, journal=journal)
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from relays.money import MAX_MSAT
 from router_client.ecash.mint import Keyset
 from router_client.ecash.token import Proof
 from router_client.errors import MintMisbehaved, StorageError
@@ -264,12 +265,16 @@ def unspent(conn: sqlite3.Connection, mint: str, unit: str) -> list[Proof]:
     return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
 
 
-def some_unspent(conn: sqlite3.Connection, mint: str, unit: str, most_each: int) -> list[Proof]:
-    """Coins that can be spent, at most so many of each amount: enough to choose from, however many there are."""
+def some_unspent(
+    conn: sqlite3.Connection, mint: str, unit: str, most_each: int, largest: int = MAX_MSAT
+) -> list[Proof]:
+    """Coins of up to `largest` that can be spent, at most so many of each amount: enough to choose from, however many there
+    are."""
     which = "FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent'"
+    next_size = f"SELECT MIN(amount) {which} AND amount > ? AND amount <= ?"
     coins: list[Proof] = []
     amount = 0
-    while (row := conn.execute(f"SELECT MIN(amount) {which} AND amount > ?", (mint, unit, amount)).fetchone())[0]:
+    while (row := conn.execute(next_size, (mint, unit, amount, largest)).fetchone())[0]:
         amount = row[0]
         found = conn.execute(f"SELECT proof {which} AND amount = ? LIMIT ?", (mint, unit, amount, most_each))
         coins += [msgspec.json.decode(proof, type=Proof) for (proof,) in found]

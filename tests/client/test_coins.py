@@ -5,17 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_client.ecash.coins import (
-    MOST_STOCK,
-    STOCK_SHARES,
-    STOCK_WORTH,
-    aim_of,
     face_for,
-    lacks_stock,
     plan_locked,
     plan_spend,
     round_up,
     split,
-    stocked,
     swap_fee,
 )
 from router_client.ecash.token import Proof
@@ -78,30 +72,6 @@ def test_nothing_is_not_an_amount(amount: int) -> None:
         plan_spend(purse([1]), amount, "inside", {KEYSET: 0}, 0)
 
 
-amounts_held = st.dictionaries(st.integers(0, 20).map(lambda power: 1 << power), st.integers(0, 6))
-
-
-@given(st.integers(0, 2**30), amounts_held, st.integers(0, 8))
-def test_a_stock_sums_and_gives_each_size_its_share_at_most(amount: int, held: dict[int, int], aim: int) -> None:
-    parts = stocked(amount, held, aim)
-    assert sum(parts) == amount
-    assert list(parts) == sorted(parts)
-    assert all(part & (part - 1) == 0 for part in parts)
-    assert len(parts) <= MOST_STOCK + amount.bit_length()
-    if aim == 0:
-        assert parts == split(amount)
-    for coin in set(parts):  # one more of a size may come of the rest
-        assert coin * (parts.count(coin) - 1) <= max(coin, amount // STOCK_SHARES)
-
-
-@given(st.integers(0, 2**30), st.integers(1, 8))
-def test_a_first_stock_has_no_size_before_every_smaller_one(amount: int, aim: int) -> None:
-    parts = stocked(amount, {}, aim)
-    have = {coin: parts.count(coin) for coin in split(2**31 - 1)}
-    for coin in (coin for coin in set(parts) if have[coin] <= aim and coin <= amount // STOCK_SHARES):
-        assert all(have[smaller] >= have[coin] - 1 for smaller in split(coin - 1))
-
-
 @given(st.integers(1, 4096), st.integers(1, 5))
 def test_rounding_up_finds_the_nearest_amount_of_so_few_coins(amount: int, most: int) -> None:
     assert round_up(amount, most) == next(n for n in range(amount, 2 * amount + 1) if n.bit_count() <= most)
@@ -132,11 +102,3 @@ def test_many_small_coins_are_swapped_into_a_token_that_fits_a_header() -> None:
     assert not plan_spend(small, 11, "inside", {"00": 0}, 0).needs_swap, "a few more than need be spare a swap"
     few = [Proof("00", 1, f"s{n}", "c") for n in range(60)]
     assert not plan_spend(few, 60, "inside", {"00": 1000}, 0).needs_swap, "nor is one made that costs all there is"
-
-
-@given(st.dictionaries(st.integers(0, 24).map(lambda bit: 1 << bit), st.integers(1, 300)), st.integers(0, 400))
-def test_little_money_is_not_made_all_small(held: dict[int, int], aim: int) -> None:
-    most = aim_of(held, aim)
-    assert most <= aim
-    assert most * STOCK_WORTH <= sum(amount * count for amount, count in held.items())
-    assert not lacks_stock(max(held, default=0), held, 0)

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from router_client.ecash import store
-from router_client.ecash.coins import MOST_INPUTS, STOCK_SHARES
+from router_client.ecash.coins import MOST_INPUTS
 from router_client.ecash.mint import MintClient
+from router_client.ecash.stock import targets
 from router_client.ecash.token import Proof
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintUnavailable
@@ -46,9 +47,9 @@ async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
     assert await all_restocked(wallet) > 1
     assert not wallet.lacks_stock()
     held = sizes(wallet, mint_url)
-    share = (max(held) - 1) // STOCK_SHARES
-    small = [1 << bit for bit in range(share.bit_length())]
-    assert all(AIM / 2 <= held[amount] <= 2 * AIM for amount in small), held
+    wanted = targets(COIN, AIM)
+    assert wanted[1] == wanted[256] == AIM > wanted[4096] > 1
+    assert all(target / 2 <= held[size] <= 2 * target for size, target in wanted.items()), held
     fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions())
     assert fees_msat == len(wallet.redemptions()), "a coin's fee is one msat, rounded up"
     assert wallet.holdings().all_msat == COIN - fees_msat
@@ -57,7 +58,7 @@ async def test_a_stock_is_made_of_large_coins_and_then_left_alone(
         wallet.close()
         wallet = await Wallet.open(folder / "w.db", nowhere, stock=AIM)
         for number in range(AIM // 4):
-            await wallet.send(2 * share - 1, mint_url, "msat", f"change {number}", fees="inside")  # asks no mint
+            await wallet.send(1023, mint_url, "msat", f"change {number}", fees="inside")  # asks no mint
     wallet.close()
 
 
@@ -101,8 +102,8 @@ async def test_a_mint_without_a_fee_needs_no_budget(folder: Path, http: httpx.As
 
 
 async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
-    (await funded(folder / "w.db", http, mint_url, 2 * COIN)).close()
-    wallet = await Wallet.open(folder / "w.db", http, stock=6 * AIM)
+    (await funded(folder / "w.db", http, mint_url, 4 * COIN)).close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=10 * AIM)
     await all_restocked(wallet)
     wallet.close()
     wallet = await Wallet.open(folder / "w.db", http, stock=1)
@@ -110,7 +111,7 @@ async def test_a_surplus_of_one_size_is_made_larger(folder: Path, http: httpx.As
     assert max(sizes(wallet, mint_url).values()) > 100
     await all_restocked(wallet)
     assert max(sizes(wallet, mint_url).values()) < 110
-    fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions()) - (2 * COIN - before)
+    fees_msat = -sum(swap.saved_msat for swap in wallet.redemptions()) - (4 * COIN - before)
     assert wallet.holdings().all_msat == before - fees_msat
     wallet.close()
 
@@ -119,8 +120,8 @@ async def test_more_coins_than_a_mint_takes_at_once_are_merged_before_they_are_s
     folder: Path, http: httpx.AsyncClient, mint_url: str
 ) -> None:
     """All that a wallet has, in many small coins, as one token."""
-    (await funded(folder / "w.db", http, mint_url, COIN)).close()
-    wallet = await Wallet.open(folder / "w.db", http, stock=3 * AIM)
+    (await funded(folder / "w.db", http, mint_url, 2 * COIN)).close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=5 * AIM)
     await all_restocked(wallet)
     assert sum(sizes(wallet, mint_url).values()) > 2 * MOST_INPUTS
     wallet.close()

@@ -155,13 +155,13 @@ async def test_a_purse_of_many_small_coins_is_spent_to_the_last(
     folder: Path, http: httpx.AsyncClient, mint_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only some coins of each amount are looked at, unless they do not suffice."""
-    bob = await funded(folder / "b.db", http, mint_url, 4000)
+    bob = await funded(folder / "b.db", http, mint_url, 200_000)
     alice = await Wallet.open(folder / "a.db", http, stock=12)
-    await alice.accept_locked((await bob.send(1100, mint_url, "msat", "x", lock=alice.lock_key)).token, "many")
+    await alice.accept_locked((await bob.send(150_000, mint_url, "msat", "x", lock=alice.lock_key)).token, "many")
     await alice.redeem_locked()
     bob.close()
     monkeypatch.setattr(sending, "MOST_EACH", 1)
-    monkeypatch.setattr(sending, "MOST_EACH_TO_FIT", 1)
+    monkeypatch.setattr(sending, "MOST_EACH_TO_FIT", (1,))
     all_msat = alice.balance_msat()
     sent = await alice.send(all_msat, mint_url, "msat", "all", fees="inside")
     assert (sent.amount_msat + sent.fee_msat, alice.balance_msat()) == (all_msat, 0)
