@@ -15,7 +15,7 @@ from router_client.ecash.coins import swap_fee
 from router_client.ecash.crypto import is_signed
 from router_client.ecash.keyring import MintKeys
 from router_client.ecash.locks import key_of
-from router_client.ecash.operations import Operations, check_vacant, opened
+from router_client.ecash.operations import AlreadyOpen, Operations, check_vacant
 from router_client.ecash.outcomes import Received, received
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof, Token
@@ -45,9 +45,11 @@ class Accepting:
             return received(earlier)
         if takers:  # cheaper than finding out after the signatures
             raise TokenSpent("a coin of the token was accepted here before")
-        operation = await opened(self._accept(token, operation_id))
-        self._check_same(operation, token)
-        return received(operation)
+        try:
+            return received(await self._accept(token, operation_id))
+        except AlreadyOpen as other:
+            self._check_same(other.operation, token)
+            return received(other.operation)
 
     async def _accept(self, token: Token, operation_id: str) -> Operation:
         mint = await self._pinned(token)

@@ -77,7 +77,7 @@ def is_signed(secret: str, signature: str, mint_key: str, dleq: Dleq) -> bool:
         return False
     try:
         r, key = _scalar(dleq.r), _key(mint_key)
-        blinded = _sum(hash_to_curve(secret.encode()), PublicKey.from_secret(r))
+        blinded = _sum(_point(y_of(secret)), PublicKey.from_secret(r))
         return _proves(dleq, blinded, _sum(_point(signature), key.multiply(r)), key)
     except ValueError:
         return False

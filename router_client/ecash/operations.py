@@ -174,7 +174,7 @@ class Operations:
             return {}
 
 
-class _AlreadyOpen(Exception):
+class AlreadyOpen(Exception):
     """Another caller opened the operation between our look and our write."""
 
     def __init__(self, operation: Operation) -> None:
@@ -186,12 +186,12 @@ def check_vacant(conn: sqlite3.Connection, operation_id: str) -> None:
     """Leave for `opened` when an operation is to be gone on with, before anything is taken for a second one."""
     existing = store.operation(conn, operation_id)
     if existing is not None and existing.state != "failed":
-        raise _AlreadyOpen(existing)
+        raise AlreadyOpen(existing)
 
 
 async def opened(opening: Awaitable[Operation]) -> Operation:
     """The operation as opened by us or by whoever was faster."""
     try:
         return await opening
-    except _AlreadyOpen as other:
+    except AlreadyOpen as other:
         return other.operation

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,6 +22,7 @@ MAX_TOKEN_CHARS = 100_000
 MAX_PROOFS = 500
 MAX_SECRET_CHARS = 1024
 POINT_CHARS = 66
+_HEX: Final = re.compile(r"[0-9a-fA-F]+")
 
 MSAT_PER_UNIT: Final = {"msat": 1, "sat": MSAT_PER_SAT}
 """The units we take and what one of each is worth."""
@@ -88,7 +91,7 @@ def decode(text: str) -> Token:
     if len(mints) > 1:
         raise TokenUnreadable("the token holds coins of several mints: send one token per mint")
     try:
-        proofs = tuple(_proof(proof) for proof in parsed.proofs)
+        proofs = tuple(_proofs(parsed))
     except (msgspec.ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise TokenUnreadable("a coin in the token is malformed") from error
     _check(proofs)
@@ -132,14 +135,26 @@ def _parse(text: str) -> TokenV3 | TokenV4:
         raise TokenUnreadable("the Cashu token cannot be read: was it copied whole?") from error
 
 
-def _proof(raw: Any) -> Proof:
-    dleq = Dleq(raw.dleq.e, raw.dleq.s, raw.dleq.r) if raw.dleq else None
-    fields = {"id": raw.id, "amount": raw.amount, "secret": raw.secret, "C": raw.C, "witness": raw.witness or None}
+def _proofs(parsed: TokenV3 | TokenV4) -> Iterator[Proof]:
+    """The coins. cashu's own class of them is left out where it can be: it works out each one's Y."""
+    if isinstance(parsed, late.base().TokenV3):
+        for raw in parsed.proofs:
+            dleq = Dleq(raw.dleq.e, raw.dleq.s, raw.dleq.r) if raw.dleq else None
+            yield _proof(raw.id, raw.amount, raw.secret, raw.C, dleq, raw.witness)
+        return
+    for group in parsed.t:
+        for coin in group.p:
+            dleq = Dleq(coin.d.e.hex(), coin.d.s.hex(), coin.d.r.hex()) if coin.d else None
+            yield _proof(group.i.hex(), coin.a, coin.s, coin.c.hex(), dleq, coin.w)
+
+
+def _proof(keyset: Any, amount: Any, secret: Any, signature: Any, dleq: Dleq | None, witness: Any) -> Proof:
+    fields = {"id": keyset, "amount": amount, "secret": secret, "C": signature, "witness": witness or None}
     return msgspec.convert({**fields, "dleq": dleq}, type=Proof)
 
 
 def _is_hex(text: str) -> bool:
-    return bool(text) and len(text) % 2 == 0 and all(char in "0123456789abcdefABCDEF" for char in text)
+    return len(text) % 2 == 0 and _HEX.fullmatch(text) is not None
 
 
 def _check(proofs: tuple[Proof, ...]) -> None:
