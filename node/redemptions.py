@@ -38,6 +38,8 @@ class Redemptions:
         self._since = min(int(clock()), wallet.unfinished_since() or int(clock())) - LOOK_BACK_S
         self._turn = asyncio.Lock()
         self._booked: set[str] = set()
+        self._restocking = False
+        """Once it is begun, until the stock is full."""
 
     async def run(self) -> int:
         """Redeem all that waits; returns how many batches were. A mint that does not answer is tried at the next run."""
@@ -63,14 +65,15 @@ class Redemptions:
         """
         async with self._turn:
             await self._book_all()
-            for swaps in range(MOST_SWAPS):
-                if not self._wallet.lacks_stock():
-                    return swaps
+            self._restocking = self._restocking or self._wallet.lacks_stock()
+            swaps = 0
+            while self._restocking and swaps < MOST_SWAPS:
                 free_msat = await self._ledger.free_msat()
-                if free_msat < 0 or not await self._wallet.restock(free_msat):
-                    return swaps
+                done = 0 if free_msat < 0 else await self._wallet.restock(free_msat)
                 await self._book_all()
-            return MOST_SWAPS
+                self._restocking = done > 0
+                swaps += done
+            return swaps
 
     @asynccontextmanager
     async def booked(self) -> AsyncIterator[None]:

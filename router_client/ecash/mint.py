@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
@@ -24,10 +27,17 @@ MELT_DEADLINE_S = 60.0
 MOST_ASKED = 200
 """Ys or outputs in one question."""
 
+MOST_AT_ONCE = 4
+"""Swaps that one mint is asked for at the same time: it does them one after another, and nutshell refuses those that wait a
+second for its database."""
+
+CODE_UNKNOWN = 0
 CODE_SPENT = 11001
 CODE_PENDING = 11002
 CODE_QUOTE_UNPAID = 20001
 CODE_QUOTE_PENDING = 20005
+_BUSY = re.compile(r"failed to acquire database lock|(\(sqlite3\.OperationalError\) )?database is locked")
+"""How nutshell begins when its database kept it waiting, as if it were about the coins: the next try may find it free."""
 
 
 class BlindedMessage(msgspec.Struct, frozen=True):
@@ -115,6 +125,7 @@ class MintClient:
     def __init__(self, url: str, http: httpx.AsyncClient) -> None:
         self.url = url
         self._http = http
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def supports(self, *nuts: int) -> bool:
         """Whether the mint says that it does all of these (NUT-06)."""
@@ -140,7 +151,8 @@ class MintClient:
     async def swap(self, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]) -> list[BlindSignature]:
         """Old coins for new signatures (NUT-03)."""
         body = {"inputs": [_input(proof) for proof in inputs], "outputs": outputs}
-        return (await self._call("POST", "/v1/swap", _Signatures, body)).signatures
+        async with self._turn():
+            return (await self._call("POST", "/v1/swap", _Signatures, body)).signatures
 
     async def mint_quote(self, amount: int, unit: str) -> MintQuote:
         """An invoice for `amount` of `unit`."""
@@ -153,7 +165,8 @@ class MintClient:
     async def mint(self, quote: str, outputs: Sequence[BlindedMessage]) -> list[BlindSignature]:
         """Signatures for a paid invoice."""
         body = {"quote": quote, "outputs": outputs}
-        return (await self._call("POST", "/v1/mint/bolt11", _Signatures, body)).signatures
+        async with self._turn():
+            return (await self._call("POST", "/v1/mint/bolt11", _Signatures, body)).signatures
 
     async def melt_quote(self, bolt11: str, unit: str) -> MeltQuote:
         """What the mint takes in `unit` for paying the invoice."""
@@ -187,6 +200,19 @@ class MintClient:
                 raise MintMisbehaved(f"{self.url} answers a state check without states")
             found |= {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
         return found
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Raises MintUnavailable when too many are before us."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise MintUnavailable(f"the mint {self.url} keeps too many waiting") from error
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def _call(
         self, method: str, path: str, form: type[T], body: object = None, deadline_s: float = DEADLINE_S
@@ -223,6 +249,8 @@ def _refusal(url: str, reply: Reply) -> Exception:
         return TokenSpent(words)
     if refusal.code in (CODE_PENDING, CODE_QUOTE_UNPAID, CODE_QUOTE_PENDING):
         return MintUnavailable(f"{words}; this is not done yet")
+    if refusal.code in (CODE_UNKNOWN, None) and _BUSY.match(str(refusal.detail)):
+        return MintUnavailable(f"the mint {url} is busy")
     return TokenRefused(words)
 
 

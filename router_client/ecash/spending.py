@@ -20,7 +20,7 @@ import msgspec
 from router_client.ecash import store
 from router_client.ecash.coins import MOST_INPUTS, swap_fee
 from router_client.ecash.operations import Operations
-from router_client.ecash.stock import MOST, MOST_BEHIND, lacks, stocked, surplus_of
+from router_client.ecash.stock import LOW, MOST, MOST_BEHIND, lacks, stocked, surplus_of
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, to_msat
 from router_client.errors import MintUnavailable, TokenRefused, WalletError
@@ -95,7 +95,7 @@ class Spending:
 
         def look(conn: sqlite3.Connection) -> bool:
             return any(
-                self._stock(conn, *group) or store.open_swap(conn, *group)
+                self._stock(conn, *group, LOW) or store.open_swap(conn, *group)
                 for group in store.balances(conn)
                 if self._operations.clock() >= self._rests.get(group, 0)
             )
@@ -121,14 +121,14 @@ class Spending:
                 self._rests[group] = self._operations.clock() + REST_S
         return swaps
 
-    def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
-        """The surplus of one size, or the largest coin if enough of it would go into the stock; nothing when all is well."""
+    def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str, part: int = 1) -> list[Proof]:
+        """The surplus of one size, or the largest coin if less than that part of the stock is there; else nothing."""
         aim = self._operations.stock
         held = store.held(conn, mint_url, unit)
         for amount, count in held.items():
             if surplus := surplus_of(count, aim):
                 return store.some_of(conn, mint_url, unit, amount, surplus)
-        return store.some_of(conn, mint_url, unit, max(held), 1) if lacks(held, aim) else []
+        return store.some_of(conn, mint_url, unit, max(held), 1) if lacks(held, aim, part) else []
 
     def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]

@@ -18,6 +18,8 @@ WORTH = 4096
 MOST, MOST_BEHIND = 16, 100
 """So many coins at most are made for a stock in a swap that one waits for, and in one that nobody does or many: mints bound
 a request, and each coin costs them time."""
+LOW = 2
+"""A stock is filled up when of some size less than the second part is left."""
 LEAST_SURPLUS = 100
 """Fewer coins than that are not worth a swap of their own."""
 
@@ -48,11 +50,12 @@ def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST) ->
     return tuple(sorted([*made.elements(), *split(left)]))
 
 
-def lacks(held: Mapping[int, int], aim: int) -> bool:
-    """Whether the largest coin should be swapped for smaller ones: of some size less than half of what should be is held."""
+def lacks(held: Mapping[int, int], aim: int, part: int = 1) -> bool:
+    """Whether the largest coin should be swapped for smaller ones: of some size less than that part of what should be is
+    held."""
     largest = max((size for size, count in held.items() if count), default=0)
     wanted = targets(_worth(held), aim)
-    return any(2 * held.get(size, 0) < target for size, target in wanted.items() if size < largest // 2)
+    return any(part * held.get(size, 0) < target for size, target in wanted.items() if size < largest // 2)
 
 
 def surplus_of(count: int, aim: int) -> int:

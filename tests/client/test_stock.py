@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_client.ecash.coins import split
-from router_client.ecash.stock import MOST, MOST_BEHIND, SHARES, WORTH, lacks, stocked, targets
+from router_client.ecash.stock import LOW, MOST, MOST_BEHIND, SHARES, WORTH, lacks, stocked, targets
 
 amounts_held = st.dictionaries(st.integers(0, 24).map(lambda bit: 1 << bit), st.integers(0, 300))
 aims = st.integers(0, 400)
@@ -49,24 +49,24 @@ def test_little_money_is_not_made_all_small(held: dict[int, int], aim: int) -> N
     assert not lacks(held, 0)
 
 
-@given(amounts_held, st.integers(1, 400), st.sampled_from([0, 1]))
-def test_restocking_comes_to_an_end(held: dict[int, int], aim: int, fee: int) -> None:
+@given(amounts_held, st.integers(1, 400), st.sampled_from([0, 1]), st.sampled_from([1, LOW]))
+def test_restocking_comes_to_an_end(held: dict[int, int], aim: int, fee: int, part: int) -> None:
     coins = Counter(held)
     for _ in range(200 + 2 * len(targets(worth(held), aim)) * aim // MOST_BEHIND):
-        if not lacks(coins, aim):
+        if not lacks(coins, aim, part):
             break
         largest = max(size for size, count in coins.items() if count)
         coins[largest] -= 1
         made = stocked(largest - fee, coins, aim, MOST_BEHIND)
         assert max(made) < largest, "what is broken is not made again"
         coins.update(made)
-    assert not lacks(coins, aim)
+    assert not lacks(coins, aim, part)
 
 
 def test_large_ones_of_the_small_are_not_forgotten() -> None:
     """A rich seller whose change takes one of each size: the sizes of thousands run out no sooner than those of ones."""
     coins = Counter({2**20: 32})
-    while lacks(coins, 320):
+    while lacks(coins, 320, LOW):
         coins[max(coins)] -= 1
         coins += Counter()
         coins.update(stocked(max(coins), coins, 320, MOST_BEHIND))

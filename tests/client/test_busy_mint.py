@@ -1,0 +1,55 @@
+"""A mint that does one thing after another: it is not asked for too much at once, and what it puts off is not refused."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import httpx
+import pytest
+
+from router_client.ecash.mint import MOST_AT_ONCE
+from router_client.ecash.wallet import Wallet
+from router_client.errors import MintUnavailable
+from tests.client.mints import running_mint
+from tests.client.purses import funded
+
+
+async def test_a_mint_whose_database_is_busy_has_refused_nothing(folder: Path, http: httpx.AsyncClient) -> None:
+    """nutshell says 400, as of a token that is no good; but the same token is good a moment later."""
+    with running_mint(folder / "mint") as mint_url:
+        alice = await funded(folder / "a.db", http, mint_url, 1000)
+        token = (await alice.send(100, mint_url, "msat", "x")).token
+        bob = await Wallet.open(folder / "b.db", http)
+        await bob.pin(mint_url)
+        database = sqlite3.connect(next((folder / "mint").rglob("mint.sqlite3")), isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
+        with pytest.raises(MintUnavailable, match="busy"):
+            await bob.receive(token, "busy")
+        database.execute("ROLLBACK")
+        database.close()
+        assert (await bob.receive(token, "busy")).amount_msat == 100
+
+
+async def test_no_more_swaps_are_asked_of_a_mint_at_once_than_it_can_bear(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    alice = await funded(folder / "a.db", http, mint_url, 4000)
+    tokens = [(await alice.send(64, mint_url, "msat", f"s{n}")).token for n in range(3 * MOST_AT_ONCE)]
+    running, most = 0, 0
+
+    async def begins(request: httpx.Request) -> None:
+        nonlocal running, most
+        running += request.url.path == "/v1/swap"
+        most = max(most, running)
+
+    async def ends(response: httpx.Response) -> None:
+        nonlocal running
+        running -= response.request.url.path == "/v1/swap"
+
+    async with httpx.AsyncClient(event_hooks={"request": [begins], "response": [ends]}, timeout=60) as counted:
+        bob = await Wallet.open(folder / "b.db", counted)
+        taken = await asyncio.gather(*(bob.receive(token, f"r{n}") for n, token in enumerate(tokens)))
+        assert most == MOST_AT_ONCE
+        assert bob.balance_msat() == sum(received.amount_msat for received in taken) == 64 * len(tokens)
