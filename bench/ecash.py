@@ -1,15 +1,15 @@
 """How many requests a second that bring their own money (`X-Cashu`) a node serves: swapped at the mint, or locked to the
 node and accepted without it.
 
-    uv run python bench/ecash.py [--json] [--online 120] [--locked 900] [--concurrency 16] [--coins 2]
+    uv run python bench/ecash.py [--json] [--online 100] [--locked 300] [--concurrency 16] [--coins 2] [--change-stock 400]
 
 Real parts: a node process, a nutshell mint process, an upstream that answers at once. Tokens are made beforehand, several
 coins each; every request is answered with its change, which is decoded here. At the end the node is stopped, its books are
 audited, and its wallet must hold what they say. On two cores the mint, the node, the upstream and this program share them.
 
 Change of locked tokens comes from small coins that the node holds: it makes them of a prepaid balance that is left with it
-first. As long as there are any, no request waits for the mint; when they are used up, change is swapped, and the figure
-falls to the mint's ceiling.
+first. As long as there are any, no request waits for the mint; when they are used up, change is swapped, several requests'
+in one swap, and the figure falls to what the mint can sign: change of 8 sat takes a dozen coins of it.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--online", type=int, default=100, help="requests with plain tokens")
     parser.add_argument("--locked", type=int, default=300, help="requests with locked tokens, twice")
-    parser.add_argument("--change-stock", type=int, default=320, help="small coins of each amount that the node keeps")
+    parser.add_argument("--change-stock", type=int, default=400, help="small coins of each amount that the node keeps")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--coins", type=int, default=2, help="coins of each token")
     parser.add_argument("--fee-ppk", type=int, default=100, help="the mint's fee for a thousand coins")

@@ -57,6 +57,8 @@ class Routes(msgspec.Struct, frozen=True):
 
     socks: str = ""
     tor_only: bool = False
+    onions_first: bool = False
+    """Of who is at both, the onion is asked first, as with `tor_only`."""
 
     def way(self, host: str, purpose: Purpose) -> Socks | None:
         """The SOCKS port that leads to the host, None for the direct way. Raises NoTor where neither may be taken."""
@@ -78,7 +80,8 @@ class Routes(msgspec.Struct, frozen=True):
 
     def in_order(self, urls: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
         """Those that can be reached, in groups, the better one first: directly, or where nothing goes directly at onions."""
-        groups: dict[bool, list[str]] = {self.tor_only: [], not self.tor_only: []}
+        first = self.tor_only or self.onions_first
+        groups: dict[bool, list[str]] = {first: [], not first: []}
         for url in urls:
             if self.reaches(url):
                 groups[is_onion(host_of(url))].append(url)

@@ -73,7 +73,7 @@ class RouterClient:
         self._opinions = opinions
         self._reviewer = reviewer
         self._shelf = shelf
-        self._profile = preferences.profile
+        self._profile, self._onion = preferences.profile, preferences.onion
         self._rate = rate or Rate(preferences)
         rng = random.Random(preferences.seed)
         beliefs = shelf.facts(BELIEFS, Belief) if shelf else None
@@ -90,6 +90,7 @@ class RouterClient:
     ) -> AsyncIterator[RouterClient]:
         """A client on these relays with its wallet in `folder`. Nodes, mints, relays and the price of bitcoin are reached by
         `routes`; relays that want a key (NIP-42) see one of this run. Raises StorageError and BadSetting."""
+        routes = msgspec.structs.replace(routes, onions_first=routes.onions_first or preferences.onion)
         async with (
             client_for(Purpose.NODES, routes) as http,
             client_for(Purpose.MINTS, routes) as mints,
@@ -153,7 +154,7 @@ class RouterClient:
         return plan.task, await self._serving.chosen(plan)
 
     async def _planned(self, body: dict[str, Any], max_cost_msat: int | None) -> Plan:
-        wishes, request = read_wishes(body, self._profile)
+        wishes, request = read_wishes(body, self._profile, onion=self._onion)
         wishes = msgspec.structs.replace(wishes, session=session_of(wishes, request))
         if wishes.in_usd or self._serving.allowance.in_usd:
             await self._rate.look()

@@ -29,6 +29,8 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     """How requests are routed that say nothing themselves."""
 
     profile: Profile = "balanced"
+    onion: bool = False
+    """Whether nodes at onion addresses alone are asked; of who has both, the onion is looked for first."""
     seed: int | None = None
     """With one, the same requests among the same nodes are routed the same way."""
     learning: bool = True

@@ -45,6 +45,13 @@ def routing_options(command: C) -> C:
     """How requests are routed: `preferences` has it."""
     kept: dict[str, Any] = {"expose_value": False, "callback": _keep}
     options = (
+        click.option(
+            "--onion/--no-onion",
+            default=None,
+            envvar="SATROUTE_ONION",
+            help="Ask only nodes at onion addresses, which do not see where you are; needs Tor.",
+            **kept,
+        ),
         click.option("--seed", type=int, envvar="SATROUTE_SEED", help="Repeat the same choices.", **kept),
         click.option(
             "--learning/--no-learning",

@@ -45,8 +45,7 @@ class Sending:
     ) -> Sent:
         """See `Wallet.send`."""
         order = _Order(operation_id, mint_url, unit, amount, fees, lock, most_coins)
-        operation = self._operations.outcome(operation_id)
-        if operation is None and lock is None:
+        if lock is None:
             operation = await self._fitting(order)  # without a turn: it waits for no mint
             if operation is not None:
                 return sent(operation)

@@ -217,7 +217,7 @@ class Wallet:
         return await self._redeeming.redeem(most)
 
     def lacks_stock(self) -> bool:
-        """Whether it is time to `restock`: half of the coins of a small size are used up, or far too many of any are there."""
+        """Whether it is time to `restock`: half of the coins of a small size are used up, or there are far too many."""
         return self._spending.lacks_stock()
 
     async def restock(self, most_fee_msat: int) -> int:

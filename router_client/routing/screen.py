@@ -99,6 +99,8 @@ class Screen:
             return "left out by request, or it failed just now"
         if self._wishes.regions and (where := provider.announcement.region) not in self._wishes.regions:
             return OfRequest("does not say where it stands" if where is None else f"says that it stands in {where}")
+        if self._wishes.onion and not (provider.url and _is_at_an_onion(provider.url)):
+            return OfRequest("is not at an onion address, or answered at another first")
         if self._task.prompt_tokens >= offer.limits.context_length:
             return OfRequest(f"its context of {offer.limits.context_length} tokens is too short")
         if (reason := lacks(offer, self._task.needs, strict=self._wishes.require_parameters)) is not None:

@@ -76,6 +76,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     ignore: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     """Only nodes that say that they stand in one of these countries (ISO 3166-1); empty: wherever."""
+    onion: bool = False
+    """Only nodes at an onion address: they do not see where the caller is."""
     allow_fallbacks: bool = True
     require_parameters: bool = False
     """Only nodes that say that they serve what the request needs."""
@@ -111,7 +113,7 @@ class _SortBy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Provider(msgspec.Struct, forbid_unknown_fields=True):
-    """OpenRouter's `provider`, and where its nodes stand, which is ours."""
+    """OpenRouter's `provider`, and where its nodes stand and whether behind Tor, which is ours."""
 
     order: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
@@ -125,6 +127,7 @@ class _Provider(msgspec.Struct, forbid_unknown_fields=True):
     preferred_max_latency: float | None = None
     region: str | None = None
     regions: tuple[str, ...] | None = None
+    onion: bool | None = None
 
 
 class _Routing(msgspec.Struct, forbid_unknown_fields=True, rename={
@@ -147,8 +150,11 @@ class _Routing(msgspec.Struct, forbid_unknown_fields=True, rename={
     max_cost_msat: int | None = None
 
 
-def read_wishes(body: Mapping[str, Any], default: Profile = "balanced") -> tuple[Wishes, dict[str, Any]]:
-    """The wishes of a request, and the request without them, as a node takes it. Raises BadRequest."""
+def read_wishes(
+    body: Mapping[str, Any], default: Profile = "balanced", *, onion: bool = False
+) -> tuple[Wishes, dict[str, Any]]:
+    """The wishes of a request, and the request without them, as a node takes it; `default` and `onion` hold where it says
+    nothing. Raises BadRequest."""
     _check_numbers(body)
     provider = _shaped(body.get("provider"), _Provider, "provider")
     routing = _shaped(body.get("routing"), _Routing, "routing")
@@ -163,6 +169,7 @@ def read_wishes(body: Mapping[str, Any], default: Profile = "balanced") -> tuple
         only=_names(provider.only, "provider.only"),
         ignore=_names(provider.ignore, "provider.ignore") + _names(routing.exclude_providers, "excludeProviders"),
         regions=_regions(provider),
+        onion=onion if provider.onion is None else provider.onion,
         allow_fallbacks=provider.allow_fallbacks is not False,
         require_parameters=bool(provider.require_parameters),
         max_price=provider.max_price,

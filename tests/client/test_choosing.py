@@ -289,6 +289,17 @@ def test_who_takes_no_token_with_a_request_is_not_paid() -> None:
     assert "X-Cashu" in choice.rejected["keys: m"]
 
 
+def test_where_onions_are_wanted_nobody_else_is_asked() -> None:
+    behind = provider("behind", ("m", times(PRICE, 3)), url=f"http://{'a' * 56}.onion")
+    open_ = provider("open", ("m", PRICE))
+    choice = chosen({**HELLO, "provider": {"onion": True}}, behind, open_)
+    assert order(choice) == ["behind"]
+    assert "onion" in choice.rejected["open: m"]
+    assert len(order(chosen(HELLO, behind, open_))) == 2
+    assert read_wishes(HELLO, onion=True)[0].onion
+    assert not read_wishes({**HELLO, "provider": {"onion": False}}, onion=True)[0].onion, "a request can overrule it"
+
+
 def test_where_a_region_is_wanted_who_does_not_say_that_it_stands_there_is_out() -> None:
     nodes = (
         provider("ch", ("m", PRICE), region="CH"),

@@ -24,6 +24,7 @@ from relays.routes import DIRECT, Purpose, Routes
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
 from router_client.net.outside import client_for
+from router_client.preferences import Preferences
 from tests.client.purses import until_claimed
 from tests.doors import Door, doors
 from tests.node.harness import HELLO, MODEL
@@ -161,7 +162,7 @@ async def test_the_openai_sdk_pays_for_a_stream(shop: Shop, wallet: Wallet) -> N
 
 async def test_the_router_client_finds_it_and_pays_for_a_stream(shop: Shop, folder: Path) -> None:
     await until_open(shop)
-    async with RouterClient.open([shop.relay.url], folder, shop.routes) as client:
+    async with RouterClient.open([shop.relay.url], folder, shop.routes, Preferences(onion=True)) as client:
         await client.wallet.invoice(100_000, shop.mint.url, "msat", "fund")
         await until_claimed(client.wallet, "fund")
         texts: list[str] = []
