@@ -177,7 +177,7 @@ class Serving:
         await self._check_budget(left)
         reasons = list(tries.reasons)
         why = why_none(choice.rejected, reasons, self._directory.failures)
-        raise NoProvider(why, "now" if reasons else choice.cause)
+        raise NoProvider(why, tries.cause if reasons else choice.cause)
 
     def most_msat(self, plan: Plan) -> int | None:
         """What the request may cost, by its caller and by the budget of one request; None: without a limit. Raises

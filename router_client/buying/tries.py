@@ -8,6 +8,7 @@ from typing import Final
 from router_client.errors import (
     BudgetExceeded,
     ClientError,
+    InsufficientFunds,
     NodeBrokeOff,
     NodeBusy,
     NodeError,
@@ -16,6 +17,7 @@ from router_client.errors import (
     NodeUnavailable,
 )
 from router_client.routing.candidates import Candidate
+from router_client.routing.reasons import Cause
 
 MAX_TRIES: Final = 4
 """A request is paid for at this many nodes at most."""
@@ -40,6 +42,8 @@ class Tries:
         """One node's word against the request is not enough: the cheapest could stop everything with it."""
         self.over: BudgetExceeded | None = None
         """Where it is the budget alone that all failed by."""
+        self._short = False
+        """Whether it is the wallet alone that all failed by: its mint's fees were more than it had left."""
         self._broken: NodeBrokeOff | None = None
         self.doubted: list[Candidate] = []
         """Those that failed and gave the money back: that can be the request's fault as well."""
@@ -54,6 +58,11 @@ class Tries:
     def final(self) -> ClientError | None:
         """What the caller is to hear where nobody serves, if that is more than that nobody does."""
         return self.refusal or self.over or self._broken
+
+    @property
+    def cause(self) -> Cause:
+        """What kept them all from serving."""
+        return "money" if self._short else "now"
 
     @property
     def is_last(self) -> bool:
@@ -76,6 +85,7 @@ class Tries:
         self.lost_msat += error.out_msat
         is_first = not self.failed and not self._full
         self.over = error if isinstance(error, BudgetExceeded) and (is_first or self.over) else None
+        self._short = isinstance(error, InsufficientFunds) and (is_first or self._short)
         if isinstance(error, NodeBrokeOff):
             self._broken = error
         if isinstance(error, NodeBusy) and not error.out_msat:

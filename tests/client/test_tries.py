@@ -221,3 +221,17 @@ async def test_where_all_break_off_their_error_says_what_they_kept(
         await buyer.chat(BODY)
     assert cheat.asked
     assert raised.value.out_msat == sum(line.spent_msat for line in spending.lines(MINUTE_S)) > HOLD_MSAT
+
+
+async def test_a_wallet_that_cannot_pay_its_mints_fee_is_told_of_the_money(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, spending: Spending
+) -> None:
+    """It holds what the request may cost, and nothing for the fee: asking again does not help, more money does."""
+    announce(buyer, cheat, mint_url)
+    away_msat = buyer.wallet.balance_msat() - HOLD_MSAT
+    await buyer.wallet.send(away_msat, mint_url, "msat", "away", fees="inside")
+    assert buyer.wallet.balance_msat() == HOLD_MSAT
+    with pytest.raises(NoProvider, match="fee") as error:
+        await buyer.chat(BODY)
+    assert error.value.cause == "money"
+    assert buyer.wallet.balance_msat() == HOLD_MSAT
