@@ -196,7 +196,7 @@ class Deposits:
             instance=self._ledger.instance,
         )
         deposit = await self._ledger.begin_deposit(intent)
-        if deposit != intent and self._is_fresh(deposit):
+        if deposit != intent and self._was_never_asked(deposit):  # an earlier intent stands there
             await self._ledger.fail_deposit(name, "the mint was never asked")
             deposit = await self._ledger.begin_deposit(intent)
         if deposit.state == "credited":
@@ -218,7 +218,7 @@ class Deposits:
             raise refusal_for(error) from error
         return await self._book(name, taken, key)
 
-    def _is_fresh(self, deposit: Deposit) -> bool:
+    def _was_never_asked(self, deposit: Deposit) -> bool:
         """An intent of ours whose mint was never asked: it may be written anew, for another purpose."""
         asked = any(self._wallet.outcome(step) is not None for step in _steps(deposit.id))
         return deposit.state == "open" and self._ledger.is_mine(deposit.instance) and not asked

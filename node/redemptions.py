@@ -38,8 +38,6 @@ class Redemptions:
         self._since = min(int(clock()), wallet.unfinished_since() or int(clock())) - LOOK_BACK_S
         self._turn = asyncio.Lock()
         self._booked: set[str] = set()
-        self._restocking = False
-        """Once it is begun, until the stock is full."""
 
     async def run(self) -> int:
         """Redeem all that waits; returns how many batches were. A mint that does not answer is tried at the next run."""
@@ -65,15 +63,14 @@ class Redemptions:
         """
         async with self._turn:
             await self._book_all()
-            self._restocking = self._restocking or self._wallet.lacks_stock()
-            swaps = 0
-            while self._restocking and swaps < MOST_SWAPS:
+            for swaps in range(MOST_SWAPS):
+                if not self._wallet.lacks_stock():
+                    return swaps
                 free_msat = await self._ledger.free_msat()
-                done = 0 if free_msat < 0 else await self._wallet.restock(free_msat)
+                if free_msat < 0 or not await self._wallet.restock(free_msat):
+                    return swaps
                 await self._book_all()
-                self._restocking = done > 0
-                swaps += done
-            return swaps
+            return MOST_SWAPS
 
     @asynccontextmanager
     async def booked(self) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ ClientError
 │   ├── FeeTooHigh           paying would cost more than the caller allows: nothing was begun
 │   ├── PaymentFailed        a Lightning payment was not made: the coins are free again
 │   ├── MintUnavailable      no answer, or not yet: the outcome is open and `recover` finishes it
+│   │   └── MintSilent       no connection, or no answer in time
 │   └── MintMisbehaved       keys, signatures or sums that do not fit: nothing of it was accepted
 ├── NotTaken                 no relay took what was to be published
 ├── BadSetting               a preference that cannot be
@@ -124,6 +125,10 @@ class PaymentFailed(WalletError):
 
 class MintUnavailable(WalletError):
     """The mint did not answer, or is not done: the outcome is open, and `Wallet.recover` finishes it."""
+
+
+class MintSilent(MintUnavailable):
+    """No connection, or no answer in time: nor will the next question have one."""
 
 
 class MintMisbehaved(WalletError):

@@ -40,7 +40,7 @@ class Accepting:
             raise TokenRefused("a coin is in the token twice")
         takers = self._operations.db.read(lambda conn: lockedcoins.known(conn, ys))
         earlier = self._operations.outcome(operation_id) if operation_id in takers.values() else None
-        if earlier is not None:  # with its coins, in one transaction
+        if earlier is not None:  # it is written together with its coins, so it is done
             self._check_same(earlier, token)
             return received(earlier)
         if takers:  # cheaper than finding out after the signatures

@@ -69,7 +69,7 @@ def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[st
         raise InsufficientFunds("an amount to spend is positive")
     ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
     exact = _exact(ordered, amount, fees, fee_ppk)
-    if exact is not None and len(exact) <= min(amount.bit_count() + MOST_SPARED, MOST_HANDED_OUT):
+    if exact is not None and are_few(len(exact), amount):
         return Spend(tuple(exact), (), (), 0)
     face = face_for(amount, new_fee_ppk) if fees == "on_top" else amount
     try:
@@ -78,6 +78,11 @@ def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[st
         if exact is None:
             raise
         return Spend(tuple(exact), (), (), 0)
+
+
+def are_few(count: int, amount: int) -> bool:
+    """Whether so many coins may be handed out for the amount, rather than swapped for fewer."""
+    return count <= min(amount.bit_count() + MOST_SPARED, MOST_HANDED_OUT)
 
 
 def plan_locked(

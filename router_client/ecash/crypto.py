@@ -134,13 +134,20 @@ def keyset_id_matches(keyset_id: str, keys: dict[int, str], unit: str, input_fee
     return bool(derive_keyset_id_v2(points, unit, expiry, input_fee_ppk) == keyset_id)
 
 
+class _ExtendedKey(msgspec.Struct, frozen=True):
+    """A private key of BIP-32 and its chain code."""
+
+    key: bytes
+    chain: bytes
+
+
 class SecretChain:
     """Secrets and blinding factors of one seed, by keyset and counter (NUT-13)."""
 
     def __init__(self, seed: bytes) -> None:
         self._seed = seed
         self._bip32 = BIP32.from_seed(seed)
-        self._parents: dict[str, Node] = {}
+        self._parents: dict[str, _ExtendedKey] = {}
 
     def at(self, keyset_id: str, counter: int) -> BlindSecret:
         """The pair at a counter; the same seed gives the same pair for ever."""
@@ -152,36 +159,29 @@ class SecretChain:
             secret, r = (hmac.digest(self._seed, message + bytes([i]), hashlib.sha256) for i in (0, 1))
         return BlindSecret(secret.hex(), r.hex())
 
-    def _parent(self, keyset_id: str) -> Node:
+    def _parent(self, keyset_id: str) -> _ExtendedKey:
         """The keyset's own node: three of the five steps to a secret are the same for all of its counters."""
         if keyset_id not in self._parents:
             number = int.from_bytes(bytes.fromhex(keyset_id), "big") % (2**31 - 1)
             chain, key = self._bip32.get_extended_privkey_from_path(f"m/129372'/0'/{number}'")
-            self._parents[keyset_id] = Node(key, chain)
+            self._parents[keyset_id] = _ExtendedKey(key, chain)
         return self._parents[keyset_id]
 
 
-class Node(msgspec.Struct, frozen=True):
-    """A private key of BIP-32 and its chain code."""
-
-    key: bytes
-    chain: bytes
-
-
-def _hardened_child(node: Node, index: int) -> Node:
+def _hardened_child(node: _ExtendedKey, index: int) -> _ExtendedKey:
     """BIP-32's CKDpriv from 2^31 on."""
     return _child(node, b"\0" + node.key + (HARDENED + index).to_bytes(4, "big"))
 
 
-def _first_children(node: Node) -> tuple[bytes, bytes]:
+def _first_children(node: _ExtendedKey) -> tuple[bytes, bytes]:
     """The keys of the children 0 and 1, which are not hardened."""
     public = PublicKey.from_secret(node.key).format()
     return _child(node, public + bytes(4)).key, _child(node, public + (1).to_bytes(4, "big")).key
 
 
-def _child(node: Node, message: bytes) -> Node:
+def _child(node: _ExtendedKey, message: bytes) -> _ExtendedKey:
     digest = hmac.digest(node.chain, message, hashlib.sha512)
     tweak, key = int.from_bytes(digest[:SCALAR_BYTES], "big"), int.from_bytes(node.key, "big")
     child = (tweak + key) % ORDER
     assert tweak < ORDER and child  # one in 2^127, as BIP-32 says
-    return Node(child.to_bytes(SCALAR_BYTES, "big"), digest[SCALAR_BYTES:])
+    return _ExtendedKey(child.to_bytes(SCALAR_BYTES, "big"), digest[SCALAR_BYTES:])

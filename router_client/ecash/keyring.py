@@ -103,7 +103,10 @@ class Keyring:
         self._clock = clock
         self._mints: dict[str, tuple[float, MintKeys]] = {}
         self._change: dict[str, bool] = {}
+        self._clients: WeakValueDictionary[str, MintClient] = WeakValueDictionary()
+        """One for each mint, as long as anybody asks it: it bounds what is asked at once."""
         self._locks: set[str] = set()
+        """Mints that honour locks: as in the file, in memory."""
         self._no_locks: dict[str, float] = {}
         self._looking_up: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -129,7 +132,7 @@ class Keyring:
     async def reach(self, url: str) -> None:
         """Ask the mint now; nothing is kept. Raises MintUnavailable, also for one that signs no coins of our units, or
         MintMisbehaved."""
-        listed = await MintClient(normal_mint_url(url), self._http).keysets()
+        listed = await self._client(url).keysets()
         if not any(keyset.active and keyset.unit in MSAT_PER_UNIT for keyset in listed):
             raise MintUnavailable(f"{url} has no active keyset in {' or '.join(MSAT_PER_UNIT)}")
 
@@ -159,8 +162,9 @@ class Keyring:
             return True
         if self._no_locks.get(url, 0) > self._clock() - KEYSETS_TTL_S:
             return False
-        if await MintClient(url, self._http).supports(NUT_LOCKS, NUT_DLEQ):
+        if await self._client(url).supports(NUT_LOCKS, NUT_DLEQ):
             await self._db.run(partial(store.save_locks, mint=url))
+            self._locks.add(url)
             return True
         self._no_locks[url] = self._clock()
         return False
@@ -178,20 +182,27 @@ class Keyring:
     async def gives_change(self, url: str) -> bool:
         """Whether the mint gives back what a payment did not use of its fee reserve (NUT-08). Raises MintUnavailable."""
         if url not in self._change:
-            self._change[url] = await MintClient(url, self._http).supports(NUT_CHANGE)
+            self._change[url] = await self._client(url).supports(NUT_CHANGE)
         return self._change[url]
 
     def _stored(self, url: str) -> MintKeys | None:
         stored = self._db.read(partial(store.keysets, mint=url))
-        return MintKeys(MintClient(url, self._http), stored) if stored else None
+        return MintKeys(self._client(url), stored) if stored else None
+
+    def _client(self, url: str) -> MintClient:
+        mint = normal_mint_url(url)
+        client = self._clients.get(mint) or MintClient(mint, self._http)
+        self._clients[mint] = client
+        return client
 
     def forget(self, url: str) -> None:
         """Look the mint up anew next time."""
         self._mints.pop(url, None)
+        self._locks.discard(url)
 
     async def refresh(self, url: str) -> MintKeys:
         """Look the mint's keysets up now; keys that were checked once are not fetched again."""
-        client = MintClient(normal_mint_url(url), self._http)
+        client = self._client(url)
         listed = [keyset for keyset in await client.keysets() if keyset.unit in MSAT_PER_UNIT]
         if len(listed) > MAX_KEYSETS:
             raise MintMisbehaved(f"the mint {url} lists {len(listed)} keysets")

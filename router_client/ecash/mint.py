@@ -15,7 +15,7 @@ from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from router_client.ecash.crypto import Dleq, keyset_id_matches
 from router_client.ecash.token import Proof
-from router_client.errors import MintMisbehaved, MintUnavailable, TokenRefused, TokenSpent
+from router_client.errors import MintMisbehaved, MintSilent, MintUnavailable, TokenRefused, TokenSpent
 from router_client.net.fetch import FetchFailed, Reply, fetch
 
 T = TypeVar("T")
@@ -28,8 +28,10 @@ MOST_ASKED = 200
 """Ys or outputs in one question."""
 
 MOST_AT_ONCE = 4
-"""Swaps that one mint is asked for at the same time: it does them one after another, and nutshell refuses those that wait a
-second for its database."""
+"""Swaps, and invoices turned into coins, that one mint is asked for at the same time: it does them one after another, and
+nutshell refuses those that wait a second for its database."""
+TURN_S = 10.0
+"""Less than callers wait for their change."""
 
 CODE_UNKNOWN = 0
 CODE_SPENT = 11001
@@ -205,7 +207,7 @@ class MintClient:
     async def _turn(self) -> AsyncIterator[None]:
         """Raises MintUnavailable when too many are before us."""
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(TURN_S):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise MintUnavailable(f"the mint {self.url} keeps too many waiting") from error
@@ -223,7 +225,7 @@ class MintClient:
         try:
             reply = await fetch(self._http, method, url, content=content, headers=headers, deadline_s=deadline_s)
         except FetchFailed as error:
-            raise MintUnavailable(f"the mint {self.url} cannot be reached: {error}") from error
+            raise MintSilent(f"the mint {self.url} cannot be reached: {error}") from error
         if reply.status >= 500 or reply.status == 429:
             raise MintUnavailable(f"the mint {self.url} is in trouble (HTTP {reply.status})")
         if reply.status >= 400:

@@ -25,7 +25,7 @@ from router_client.ecash.outcomes import failure
 from router_client.ecash.outputs import blinded, unblinded
 from router_client.ecash.store import Journal, Kind, Operation
 from router_client.ecash.token import Proof
-from router_client.errors import MintUnavailable, TokenRefused, TokenSpent, WalletError
+from router_client.errors import MintSilent, MintUnavailable, TokenRefused, TokenSpent, WalletError
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +107,10 @@ class Operations:
                 continue
             try:
                 await self._recoveries[operation.kind](operation)
-            except MintUnavailable as error:
+            except MintSilent as error:
                 away.add(operation.mint)  # one deadline per silent mint, not one per operation
                 log.warning("%s %s waits: %s", operation.kind, operation.id, error)
-            except WalletError as error:
+            except WalletError as error:  # a stranger's pending coins, say: they keep nobody else's waiting
                 log.warning("%s %s: %s", operation.kind, operation.id, error)
             after = self.outcome(operation.id)
             if after is not None and after.state != "open":
@@ -140,7 +140,7 @@ class Operations:
         Raises TokenSpent or TokenRefused when the mint says no and never said yes; MintUnavailable, MintMisbehaved.
         """
         mint = await self.keyring.mint(operation.mint)
-        # Each coin takes a millisecond of arithmetic, in which others are to be served.
+        # Each coin takes a third of a millisecond of arithmetic, in which others are to be served.
         secrets, outputs = await asyncio.to_thread(blinded, self.chain, operation.journal)
         try:
             signatures = await ask(mint.client, outputs)
@@ -183,7 +183,7 @@ class AlreadyOpen(Exception):
 
 
 def check_vacant(conn: sqlite3.Connection, operation_id: str) -> None:
-    """Leave for `opened` when an operation is to be gone on with, before anything is taken for a second one."""
+    """Raise AlreadyOpen when an operation is to be gone on with, before anything is taken for a second one."""
     existing = store.operation(conn, operation_id)
     if existing is not None and existing.state != "failed":
         raise AlreadyOpen(existing)

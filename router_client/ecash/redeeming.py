@@ -23,7 +23,7 @@ from router_client.ecash.coins import swap_fee
 from router_client.ecash.keyring import MintKeys
 from router_client.ecash.operations import Operations
 from router_client.ecash.outcomes import Redeemed, redeemed
-from router_client.ecash.stock import MOST_BEHIND, stocked
+from router_client.ecash.stock import MOST_MADE_BEHIND, stocked
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof
 from router_client.errors import MintMisbehaved, TokenRefused, TokenSpent, WalletError
@@ -94,7 +94,7 @@ class Redeeming:
         fees_ppk = mint.fees_ppk()
         fee = swap_fee([fees_ppk.get(coin.id, 0) for coin in coins])
         net = max(0, sum(coin.amount for coin in coins) - fee)
-        amounts = stocked(net, store.held(conn, mint_url, unit), self._operations.stock, MOST_BEHIND)
+        amounts = stocked(net, store.held(conn, mint_url, unit), self._operations.stock, MOST_MADE_BEHIND)
         keyset = mint.active(unit)
         counter = store.take_counters(conn, keyset.id, len(amounts)) if amounts else 0
         return msgspec.structs.replace(

@@ -10,7 +10,7 @@ import msgspec
 
 from router_client.ecash import store
 from router_client.ecash.closing import hand_out
-from router_client.ecash.coins import Fees, Spend, plan_locked, plan_spend
+from router_client.ecash.coins import Fees, Spend, are_few, plan_locked, plan_spend
 from router_client.ecash.locks import check_key
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Sent, sent
@@ -20,8 +20,10 @@ from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof
 from router_client.errors import InsufficientFunds, TokenRefused
 
-MOST_EACH, MOST_EACH_TO_FIT = 64, (1, 8)
-"""So many coins of each amount are looked at first: a seller holds thousands, and one of each makes up any amount."""
+MOST_EACH = 64
+"""So many coins of each amount are looked at first: a seller holds thousands."""
+MOST_EACH_TO_FIT = (1, 8)
+"""Likewise, in two tries, for coins that fit as they are: one of each makes up any amount."""
 
 
 class Sending:
@@ -45,7 +47,8 @@ class Sending:
     ) -> Sent:
         """See `Wallet.send`."""
         order = _Order(operation_id, mint_url, unit, amount, fees, lock, most_coins)
-        if lock is None:
+        operation = self._operations.outcome(operation_id)
+        if operation is None and lock is None:
             operation = await self._fitting(order)  # without a turn: it waits for no mint
             if operation is not None:
                 return sent(operation)
@@ -80,7 +83,8 @@ class Sending:
                 coins = store.some_unspent(conn, order.mint, order.unit, most_each, 2 * order.amount)
                 with suppress(InsufficientFunds):
                     plan = order.plan(coins, fee_ppk, new_fee_ppk)
-                    if not plan.needs_swap:
+                    # All coins were not looked at: what is needed of many may be had of a larger one.
+                    if not plan.needs_swap and are_few(len(plan.inputs), order.amount):
                         return self._hand_out(conn, order, plan)
             return None
 
@@ -89,6 +93,7 @@ class Sending:
     async def _begin(self, order: _Order) -> Operation:
         mint = await self._operations.keyring.mint(order.mint)
         keyset = mint.active(order.unit)
+        most_made = self._spending.most_made(order.mint, order.unit)
 
         def begin(conn: sqlite3.Connection) -> Operation:
             check_vacant(conn, order.id)
@@ -99,8 +104,8 @@ class Sending:
             operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, Journal())
             secrets = [coin.secret for coin in plan.inputs]
             store.move_coins(conn, secrets, "unspent", "reserved", order.id)
-            held, most = store.held(conn, order.mint, order.unit), self._spending.most_stock(order.mint, order.unit)
-            keep = stocked(sum(plan.keep), held, self._operations.stock, most)
+            held = store.held(conn, order.mint, order.unit)
+            keep = stocked(sum(plan.keep), held, self._operations.stock, most_made)
             outputs = plan.send + keep
             journal = Journal(
                 keyset=keyset.id,

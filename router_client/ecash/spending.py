@@ -13,6 +13,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from router_client.ecash import store
 from router_client.ecash.coins import MOST_INPUTS, swap_fee
 from router_client.ecash.operations import Operations
-from router_client.ecash.stock import LOW, MOST, MOST_BEHIND, lacks, stocked, surplus_of
+from router_client.ecash.stock import MOST_MADE, MOST_MADE_BEHIND, lacks, stocked, surplus_of
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import MSAT_PER_UNIT, Proof, to_msat
 from router_client.errors import MintUnavailable, TokenRefused, WalletError
@@ -53,6 +54,8 @@ class Spending:
         """Until when a (mint, unit) that failed is left alone."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiting: Counter[str] = Counter()
+        self._filling: set[tuple[str, str]] = set()
+        """The (mint, unit) whose stock was low, until it is full."""
         operations.register("swap", operations.swap)
 
     @asynccontextmanager
@@ -76,9 +79,9 @@ class Spending:
         finally:
             turn.release()
 
-    def most_stock(self, mint_url: str, unit: str) -> int:
+    def most_made(self, mint_url: str, unit: str) -> int:
         """How many coins for the stock a swap should make: the more, the more wait for theirs, who are spared one."""
-        return min(MOST_BEHIND, MOST * (1 + self._waiting[f"{unit} {mint_url}"]))
+        return min(MOST_MADE_BEHIND, MOST_MADE * (1 + self._waiting[f"{unit} {mint_url}"]))
 
     async def begun(self, begin: Callable[[], Awaitable[Operation]], mint_url: str, unit: str) -> Operation:
         """An operation begun, in our turn; as long as it takes too many coins, the smallest are merged first."""
@@ -95,7 +98,7 @@ class Spending:
 
         def look(conn: sqlite3.Connection) -> bool:
             return any(
-                self._stock(conn, *group, LOW) or store.open_swap(conn, *group)
+                self._has_work(conn, group)
                 for group in store.balances(conn)
                 if self._operations.clock() >= self._rests.get(group, 0)
             )
@@ -103,7 +106,8 @@ class Spending:
         return self._operations.db.read(look)
 
     async def restock(self, most_fee_msat: int) -> int:
-        """For each mint and unit, coins made smaller where the stock is low, larger where too many of a size lie about.
+        """For each mint and unit, coins made smaller until the stock is full, once it is low; larger where too many of a
+        size lie about.
 
         Returns how many swaps there were. A mint that fails is logged, and left alone for a while.
         """
@@ -112,8 +116,7 @@ class Spending:
             if self._operations.clock() < self._rests.get(group, 0):
                 continue
             try:
-                async with self.turn(*group):
-                    done = await self.swap(*group, self._stock, left_msat // MSAT_PER_UNIT[group[1]])
+                done = await self._restocked(group, left_msat // MSAT_PER_UNIT[group[1]])
                 if done is not None:
                     swaps, left_msat = swaps + 1, left_msat - to_msat(done.journal.fee, group[1])
             except WalletError as error:  # what one mint does must not keep the others' coins from being made
@@ -121,14 +124,33 @@ class Spending:
                 self._rests[group] = self._operations.clock() + REST_S
         return swaps
 
-    def _stock(self, conn: sqlite3.Connection, mint_url: str, unit: str, part: int = 1) -> list[Proof]:
-        """The surplus of one size, or the largest coin if less than that part of the stock is there; else nothing."""
+    async def _restocked(self, group: tuple[str, str], most_fee: int) -> Operation | None:
+        db, begun = self._operations.db, group in self._filling
+        if db.read(lambda conn: lacks(store.held(conn, *group), self._operations.stock, begun=begun)):
+            self._filling.add(group)
+        else:
+            self._filling.discard(group)
+        if not db.read(lambda conn: self._has_work(conn, group)):
+            return None
+        fee_ppk = (await self._operations.keyring.mint(group[0])).most_fee_ppk(group[1])
+        choose = partial(self._stock, fee_ppk=fee_ppk, begun=group in self._filling)
+        async with self.turn(*group):
+            return await self.swap(*group, choose, most_fee)
+
+    def _has_work(self, conn: sqlite3.Connection, group: tuple[str, str]) -> bool:
+        begun = group in self._filling
+        return bool(self._stock(conn, *group, begun=begun)) or store.open_swap(conn, *group) is not None
+
+    def _stock(
+        self, conn: sqlite3.Connection, mint_url: str, unit: str, *, fee_ppk: int = 0, begun: bool
+    ) -> list[Proof]:
+        """The surplus of one size, or the largest coin if the stock is low, or not full where that is `begun`; else none."""
         aim = self._operations.stock
         held = store.held(conn, mint_url, unit)
-        for amount, count in held.items():
-            if surplus := surplus_of(count, aim):
-                return store.some_of(conn, mint_url, unit, amount, surplus)
-        return store.some_of(conn, mint_url, unit, max(held), 1) if lacks(held, aim, part) else []
+        for size, count in held.items():
+            if surplus := surplus_of(size, count, aim, fee_ppk):
+                return store.some_of(conn, mint_url, unit, size, surplus)
+        return store.some_of(conn, mint_url, unit, max(held), 1) if lacks(held, aim, begun=begun) else []
 
     def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
@@ -160,7 +182,7 @@ class Spending:
             operation = self._operations.open(conn, operation_id, "swap", mint_url, unit, Journal())
             store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
             aim = self._operations.stock if len(coins) == 1 else 0  # several are merged
-            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_BEHIND)
+            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_MADE_BEHIND)
             journal = Journal(
                 keyset=keyset.id,
                 counter=store.take_counters(conn, keyset.id, len(amounts)),

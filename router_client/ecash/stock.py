@@ -8,39 +8,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from router_client.ecash.coins import MOST_INPUTS, split
+from router_client.ecash.coins import MOST_INPUTS, PPK, split
 
 SHARES = 32
 """No size takes more than this part of all that there is, and none is kept of which that is a single coin: most of the money
 stays in large coins."""
-WORTH = 4096
+STOCK_WORTH = 4096
 """One coin of each size for so much that there is: little money is not made all small."""
-MOST, MOST_BEHIND = 16, 100
+MOST_MADE, MOST_MADE_BEHIND = 16, 100
 """So many coins at most are made for a stock in a swap that one waits for, and in one that nobody does or many: mints bound
 a request, and each coin costs them time."""
-LOW = 2
-"""A stock is filled up when of some size less than the second part is left."""
 LEAST_SURPLUS = 100
 """Fewer coins than that are not worth a swap of their own."""
+LEAST_FEES = 10
+"""Nor are coins that are worth less than so many times what the mint takes for them."""
 
 
 def targets(worth: int, aim: int) -> dict[int, int]:
     """How many coins of each size there should be, ascending, of all that there is."""
-    level = min(aim, worth // WORTH)
+    level = min(aim, worth // STOCK_WORTH)
     if not level:
         return {}
     sizes = [1 << bit for bit in range((worth // (2 * SHARES)).bit_length())]
     return {size: min(level, worth // (SHARES * size)) for size in sizes}
 
 
-def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST) -> tuple[int, ...]:
+def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST_MADE) -> tuple[int, ...]:
     """The amount as powers of two, ascending: what the stock lacks, the rarest and then the smallest first, as far as that
-    goes and `most` allows; the rest in as few coins as it takes. Who holds 2^n has no use for it whole: half of the amount
-    is the most that a coin for the stock is worth."""
+    goes and `most` allows; the rest in as few coins as it takes. No coin that is made for the stock is worth more than half
+    of the amount: what is broken up is not made again."""
     wanted = targets(_worth(held) + amount, aim)
     made: Counter[int] = Counter()
     left = amount
-    for level in range(max(wanted.values(), default=0)):
+    rarest = min((held.get(size, 0) for size in wanted), default=0)
+    for level in range(rarest, max(wanted.values(), default=0)):
         for size, target in wanted.items():
             if made.total() == most or size > min(left, amount // 2):
                 break
@@ -50,17 +51,21 @@ def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST) ->
     return tuple(sorted([*made.elements(), *split(left)]))
 
 
-def lacks(held: Mapping[int, int], aim: int, part: int = 1) -> bool:
-    """Whether the largest coin should be swapped for smaller ones: of some size less than that part of what should be is
-    held."""
+def lacks(held: Mapping[int, int], aim: int, *, begun: bool = False) -> bool:
+    """Whether the largest coin should be swapped for smaller ones: of some size there are fewer than half of what there
+    should be. Once that is `begun`, fewer than all: not every coin that is handed out shall be worth a swap."""
     largest = max((size for size, count in held.items() if count), default=0)
     wanted = targets(_worth(held), aim)
-    return any(part * held.get(size, 0) < target for size, target in wanted.items() if size < largest // 2)
+    return any(
+        held.get(size, 0) < (target if begun else target // 2) for size, target in wanted.items() if size < largest // 2
+    )
 
 
-def surplus_of(count: int, aim: int) -> int:
-    """How many of so many coins of one amount should be swapped for larger ones: none, until the stock has twice its aim."""
-    return min(MOST_INPUTS, count - aim) if count >= 2 * aim + LEAST_SURPLUS else 0
+def surplus_of(size: int, count: int, aim: int, fee_ppk: int) -> int:
+    """How many of so many coins of one size should be swapped for larger ones: none, until the stock has twice its aim."""
+    if count < 2 * aim + LEAST_SURPLUS or size * PPK < LEAST_FEES * fee_ppk:
+        return 0
+    return min(MOST_INPUTS, count - aim)
 
 
 def _worth(held: Mapping[int, int]) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
 
 from relays.errors import MoneyError
-from relays.money import MSAT_PER_SAT, Msat, msat
+from relays.money import MAX_MSAT, MSAT_PER_SAT, Msat, msat
 from router_client.ecash import late
 from router_client.ecash.crypto import Dleq, y_of
 from router_client.errors import TokenUnreadable, WrongUnit
@@ -87,18 +87,19 @@ def decode(text: str) -> Token:
     if len(text) > MAX_TOKEN_CHARS:
         raise TokenUnreadable(f"the token is longer than {MAX_TOKEN_CHARS} characters")
     parsed = _parse(text)
-    mints = {entry.mint for entry in parsed.token} if isinstance(parsed, late.base().TokenV3) else {parsed.mint}
-    if len(mints) > 1:
+    mints = [entry.mint for entry in parsed.token] if isinstance(parsed, late.base().TokenV3) else [parsed.mint]
+    if not all(_is_text(mint) and mint.startswith(("http://", "https://")) for mint in mints):
+        raise TokenUnreadable("the token does not say which mint it is of")
+    if len(set(mints)) > 1:
         raise TokenUnreadable("the token holds coins of several mints: send one token per mint")
+    if not _is_text(parsed.unit):
+        raise TokenUnreadable("the token does not say in which unit it is")
     try:
         proofs = tuple(_proofs(parsed))
     except (msgspec.ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise TokenUnreadable("a coin in the token is malformed") from error
     _check(proofs)
-    mint = mints.pop()
-    if not isinstance(mint, str) or not mint.startswith(("http://", "https://")):
-        raise TokenUnreadable("the token does not say which mint it is of")
-    token = Token(normal_mint_url(mint), str(parsed.unit), proofs)
+    token = Token(normal_mint_url(mints[0]), parsed.unit, proofs)
     try:
         to_msat(token.amount, token.unit)
     except MoneyError as error:
@@ -149,8 +150,18 @@ def _proofs(parsed: TokenV3 | TokenV4) -> Iterator[Proof]:
 
 
 def _proof(keyset: Any, amount: Any, secret: Any, signature: Any, dleq: Dleq | None, witness: Any) -> Proof:
+    """A coin; one whose DLEQ proof is none is a coin without."""
     fields = {"id": keyset, "amount": amount, "secret": secret, "C": signature, "witness": witness or None}
-    return msgspec.convert({**fields, "dleq": dleq}, type=Proof)
+    proves = dleq is not None and all(_is_text(part) and _is_hex(part) for part in (dleq.e, dleq.s, dleq.r))
+    return msgspec.convert({**fields, "dleq": dleq if proves else None}, type=Proof)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a string that can be written: JSON has some that cannot."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_hex(text: str) -> bool:
@@ -161,8 +172,10 @@ def _check(proofs: tuple[Proof, ...]) -> None:
     if not 0 < len(proofs) <= MAX_PROOFS:
         raise TokenUnreadable(f"a token holds from 1 to {MAX_PROOFS} coins")
     for proof in proofs:
-        if proof.amount <= 0:
-            raise TokenUnreadable("a coin in the token has no value")
+        if not 0 < proof.amount <= MAX_MSAT:
+            raise TokenUnreadable("a coin in the token has no value, or more than all bitcoin")
+        if not _is_text(proof.secret) or not (proof.witness is None or _is_text(proof.witness)):
+            raise TokenUnreadable("a coin in the token has a secret or a witness that cannot be written")
         if not (_is_hex(proof.id) and _is_hex(proof.C) and len(proof.C) == POINT_CHARS):
             raise TokenUnreadable("a coin in the token is malformed")
         if not 0 < len(proof.secret) <= MAX_SECRET_CHARS:

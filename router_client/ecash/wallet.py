@@ -217,11 +217,13 @@ class Wallet:
         return await self._redeeming.redeem(most)
 
     def lacks_stock(self) -> bool:
-        """Whether it is time to `restock`: half of the coins of a small size are used up, or there are far too many."""
+        """Whether `restock` has something to do: half of the coins of a small size are used up, the stock is being filled,
+        or far too many of a size are there."""
         return self._spending.lacks_stock()
 
     async def restock(self, most_fee_msat: int) -> int:
-        """Make coins smaller where the stock is not full, larger where too many of a size lie about, for that fee at most.
+        """Make coins smaller where the stock is low, until it is full, larger where too many of a size lie about, for that
+        fee at most.
 
         One swap per mint and unit; returns how many there were. What they cost is the wallet's own loss: `redemptions`.
         """

@@ -1,4 +1,4 @@
-"""A transport that loses the Nth exchange with a mint: on its way there, or on its way back."""
+"""Transports to a real mint: one loses the Nth exchange, on its way there or back, and one tells of a mint that retires."""
 
 from __future__ import annotations
 
@@ -34,3 +34,18 @@ class LosesNth(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+class Retiring(httpx.AsyncHTTPTransport):
+    """Real HTTP, except that once the mint has `retired` none of its keysets is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retired = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if not self.retired or request.url.path != "/v1/keysets":
+            return response
+        body = (await response.aread()).replace(b'"active":true', b'"active":false')
+        return httpx.Response(response.status_code, stream=httpx.ByteStream(body))

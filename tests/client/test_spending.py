@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from pathlib import Path
@@ -16,10 +17,10 @@ from router_client.ecash.mint import MintClient
 from router_client.ecash.stock import targets
 from router_client.ecash.token import Proof
 from router_client.ecash.wallet import Wallet
-from router_client.errors import MintUnavailable
+from router_client.errors import MintUnavailable, TokenRefused
 from tests.client.faults import LosesNth, Where
 from tests.client.mints import running_mint
-from tests.client.purses import funded
+from tests.client.purses import funded, until_claimed
 
 COIN = 2**18
 AIM = 20
@@ -183,3 +184,64 @@ async def test_no_lost_exchange_loses_or_makes_money(
         if not transport.struck:
             assert n > 1
             return
+
+
+async def test_who_waits_for_change_shares_a_swap(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    (await funded(folder / "w.db", http, mint_url, COIN)).close()
+    swaps = 0
+
+    async def count(request: httpx.Request) -> None:
+        nonlocal swaps
+        swaps += request.url.path == "/v1/swap"
+
+    async with httpx.AsyncClient(event_hooks={"request": [count]}, timeout=60) as counted:
+        wallet = await Wallet.open(folder / "w.db", counted, stock=AIM)
+        sends = (wallet.send(127, mint_url, "msat", f"change {n}", fees="inside") for n in range(AIM))
+        sent = await asyncio.gather(*sends)
+        assert sum(each.amount_msat + each.fee_msat for each in sent) == 127 * AIM
+        assert wallet.balance_msat() == COIN - 127 * AIM
+        assert 1 < swaps <= AIM // 4
+    wallet.close()
+
+
+async def test_a_stock_that_is_not_low_is_left_alone_while_another_is_filled(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    for unit, amount in (("msat", COIN), ("sat", COIN)):
+        wallet = await Wallet.open(folder / "w.db", http)
+        await wallet.invoice(amount, mint_url, unit, unit)
+        await until_claimed(wallet, unit)
+        wallet.close()
+    wallet = await Wallet.open(folder / "w.db", http, stock=AIM)
+    while await wallet.restock(10**6):
+        pass
+    before = len(wallet.redemptions())
+    await wallet.send(1, mint_url, "sat", "one", fees="inside")
+    assert not wallet.lacks_stock(), "one is gone"
+    for number in range(AIM // 2 + 1):
+        await wallet.send(1023, mint_url, "msat", f"small {number}", fees="inside")
+    assert wallet.lacks_stock()
+    while await wallet.restock(10**6):
+        pass
+    swapped = [swap.unit for swap in wallet.redemptions()[before:]]
+    assert swapped == ["msat"] * len(swapped)
+    held = sizes(wallet, mint_url)
+    worth = sum(size * count for size, count in held.items())
+    assert all(held[size] >= target for size, target in targets(worth, AIM).items()), "filled, not half filled"
+    wallet.close()
+
+
+async def test_many_coins_are_not_handed_out_where_a_larger_one_spares_them(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """Who looks for coins that fit does not see the larger ones: the mint is asked, who knows nothing of these."""
+    wallet = await funded(folder / "w.db", http, mint_url, 1)
+    (keyset, *_) = [each for each in await MintClient(mint_url, http).keysets() if each.unit == "msat" and each.active]
+    amounts = [*[1 << bit for bit in range(7)] * 8, COIN]
+    coins = [Proof(keyset.id, amount, secrets.token_hex(32), "02" + "11" * 32) for amount in amounts]
+    (source,) = wallet._db.read(lambda conn: store.finished_operations(conn, ("mint",), 0))
+    await wallet._db.run(lambda conn: store.add_coins(conn, source, coins, "unspent"))
+    with pytest.raises(TokenRefused):
+        await wallet.send(1010, mint_url, "msat", "56 coins with their fees")
+    assert (await wallet.send(127, mint_url, "msat", "few", fees="inside")).amount_msat == 127
+    wallet.close()

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_client.ecash.coins import split
-from router_client.ecash.stock import LOW, MOST, MOST_BEHIND, SHARES, WORTH, lacks, stocked, targets
+from router_client.ecash.stock import (
+    LEAST_FEES,
+    MOST_MADE,
+    MOST_MADE_BEHIND,
+    SHARES,
+    STOCK_WORTH,
+    lacks,
+    stocked,
+    surplus_of,
+    targets,
+)
 
 amounts_held = st.dictionaries(st.integers(0, 24).map(lambda bit: 1 << bit), st.integers(0, 300))
 aims = st.integers(0, 400)
@@ -18,7 +28,7 @@ def worth(held: dict[int, int]) -> int:
     return sum(size * count for size, count in held.items())
 
 
-@given(st.integers(0, 2**30), amounts_held, aims, st.sampled_from([MOST, MOST_BEHIND]))
+@given(st.integers(0, 2**30), amounts_held, aims, st.sampled_from([MOST_MADE, MOST_MADE_BEHIND]))
 def test_a_stock_sums_and_makes_no_more_of_a_size_than_it_should(
     amount: int, held: dict[int, int], aim: int, most: int
 ) -> None:
@@ -44,30 +54,43 @@ def test_a_first_stock_has_no_size_before_every_smaller_one(amount: int, aim: in
 def test_little_money_is_not_made_all_small(held: dict[int, int], aim: int) -> None:
     for size, target in targets(worth(held), aim).items():
         assert target <= aim
-        assert target * WORTH <= worth(held)
+        assert target * STOCK_WORTH <= worth(held)
         assert target * size * SHARES <= worth(held)
     assert not lacks(held, 0)
 
 
-@given(amounts_held, st.integers(1, 400), st.sampled_from([0, 1]), st.sampled_from([1, LOW]))
-def test_restocking_comes_to_an_end(held: dict[int, int], aim: int, fee: int, part: int) -> None:
+@given(amounts_held, st.integers(1, 400), st.sampled_from([0, 1]), st.booleans())
+def test_restocking_comes_to_an_end(held: dict[int, int], aim: int, fee: int, begun: bool) -> None:
     coins = Counter(held)
-    for _ in range(200 + 2 * len(targets(worth(held), aim)) * aim // MOST_BEHIND):
-        if not lacks(coins, aim, part):
+    for _ in range(200 + 2 * len(targets(worth(held), aim)) * aim // MOST_MADE_BEHIND):
+        if not lacks(coins, aim, begun=begun):
             break
         largest = max(size for size, count in coins.items() if count)
         coins[largest] -= 1
-        made = stocked(largest - fee, coins, aim, MOST_BEHIND)
+        made = stocked(largest - fee, coins, aim, MOST_MADE_BEHIND)
         assert max(made) < largest, "what is broken is not made again"
         coins.update(made)
-    assert not lacks(coins, aim, part)
+    assert not lacks(coins, aim, begun=begun)
 
 
 def test_large_ones_of_the_small_are_not_forgotten() -> None:
     """A rich seller whose change takes one of each size: the sizes of thousands run out no sooner than those of ones."""
     coins = Counter({2**20: 32})
-    while lacks(coins, 320, LOW):
+    while lacks(coins, 320):
         coins[max(coins)] -= 1
         coins += Counter()
-        coins.update(stocked(max(coins), coins, 320, MOST_BEHIND))
+        coins.update(stocked(max(coins), coins, 320, MOST_MADE_BEHIND))
     assert min(coins[1 << bit] for bit in range(13)) >= 160
+
+
+def test_with_little_money_not_every_coin_handed_out_is_worth_a_swap() -> None:
+    held = dict.fromkeys(split(8191), 1)
+    assert not lacks({**held, 1: 0, 16: 0}, 100), "one of each size is what there should be"
+    assert lacks({**held, 1: 0}, 100, begun=True)
+
+
+def test_a_surplus_that_costs_more_than_it_is_worth_stays() -> None:
+    assert surplus_of(1, 301, 100, 100) == 201
+    assert surplus_of(1, 301, 100, 1000) == 0
+    assert surplus_of(LEAST_FEES, 301, 100, 1000) == 201
+    assert surplus_of(LEAST_FEES, 299, 100, 1000) == 0

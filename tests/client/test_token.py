@@ -58,6 +58,9 @@ def coins(*coins: dict[str, Any]) -> list[dict[str, Any]]:
 C = bytes.fromhex("02" + "11" * 32)
 
 
+COIN = {"amount": 1, "id": "00", "secret": "s", "C": C.hex()}
+
+
 def v3(body: object) -> str:
     return "cashuA" + base64.urlsafe_b64encode(json.dumps(body).encode()).decode()
 
@@ -81,6 +84,17 @@ def v3(body: object) -> str:
         v4(t=coins({"a": 1, "s": "x", "c": C}, {"a": 1, "s": "x", "c": C})),
         v4(t=coins(*({"a": 1, "s": str(i), "c": C} for i in range(MAX_PROOFS + 1)))),
         v4(m=None),
+        v4(m=["https://a"]),
+        v4(m={"https://a": 1}),
+        v4(u=None),
+        v4(u=10**5000),
+        v4(t=coins({"a": 10**5000, "s": "x", "c": C})),
+        v4(t=coins({"a": True, "s": "", "c": C})),
+        v3({"token": [{"mint": "https://\ud800", "proofs": [COIN]}]}),
+        v3({"token": [{"mint": "https://a", "proofs": [COIN | {"secret": "\ud800"}]}]}),
+        v3({"token": [{"mint": "https://a", "proofs": [COIN | {"witness": "\ud800"}]}]}),
+        v3({"token": [{"mint": "https://a", "proofs": [COIN]}], "unit": "\ud800"}),
+        v3({"token": [{"mint": ["https://a"], "proofs": [COIN]}]}),
         v4(t="no"),
         v4(t=[7]),
         v3([]),
@@ -95,6 +109,16 @@ def test_a_hostile_token_is_one_clear_error_that_does_not_repeat_it(text: str) -
     with pytest.raises(TokenUnreadable) as caught:
         decode(text)
     assert len(text) < 8 or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["\ud800", "", "zz", "0x01"])
+def test_a_coin_whose_proof_is_none_is_a_coin_without(part: str) -> None:
+    def token(**changes: str) -> Token:
+        dleq = {"e": "11" * 32, "s": "22" * 32, "r": "33" * 32} | changes
+        return decode(v3({"token": [{"mint": "https://a", "proofs": [COIN | {"dleq": dleq}]}], "unit": "sat"}))
+
+    assert token().proofs[0].dleq is not None
+    assert token(s=part).proofs[0].dleq is None
 
 
 def test_coins_of_two_mints_are_two_tokens() -> None:

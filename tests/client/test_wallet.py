@@ -22,7 +22,7 @@ from router_client.errors import (
     TokenSpent,
     WrongUnit,
 )
-from tests.client.faults import LosesNth, Where
+from tests.client.faults import LosesNth, Retiring, Where
 from tests.client.purses import funded, retried, until_claimed
 from tests.conftest import DEAD_MINT, MINT_FEE_PPK
 
@@ -225,6 +225,22 @@ async def test_a_dead_mint_leaves_the_operation_open_and_the_money_where_it_is(
         await alice.receive(elsewhere, "dead")
     with pytest.raises(MintUnavailable):
         await alice.invoice(10, DEAD_MINT, "sat", "dead-invoice")
+
+
+async def test_a_send_that_is_done_is_answered_again_whatever_became_of_its_mint(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    now = 1_800_000_000.0
+    (await funded(folder / "a.db", http, mint_url, 1000)).close()
+    mint = Retiring()
+    async with httpx.AsyncClient(transport=mint) as changing:
+        alice = await Wallet.open(folder / "a.db", changing, clock=lambda: now)
+        first = await alice.send(100, mint_url, "msat", "refund", fees="inside")
+        mint.retired, now = True, now + 3600
+        with pytest.raises(WrongUnit):
+            await alice.send(100, mint_url, "msat", "another", fees="inside")
+        assert await alice.send(100, mint_url, "msat", "refund", fees="inside") == first
+        alice.close()
 
 
 async def test_a_known_mint_that_is_away_takes_no_part_in_handing_out_coins_that_fit(

@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
-from router_client.ecash.token import Token, decode, encode
+from router_client.ecash.token import Token, decode, encode, token_hash
 from router_client.ecash.wallet import Wallet
 from tests.conftest import DEAD_MINT
+from tests.node.books import deposit
 from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, hold_of, running_node, token_of
 
 LONG_STREAM = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
@@ -48,6 +50,24 @@ async def test_a_token_becomes_a_key_and_a_key_a_token(
     assert back["balance"] == 0
     received = await wallet.receive(back["token"], "back")
     assert received.amount_msat + received.fee_msat == back["msats"]
+    await adds_up(node)
+
+
+async def test_an_intent_whose_mint_was_never_asked_is_taken_for_another_purpose(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A crash between the ledger's note and the wallet's: who topped a balance up with it opens one now."""
+    token = await token_of(wallet, mint_url, 5_000)
+    made = decode(await token_of(wallet, mint_url, 4_000))
+    ledger = node.node.ledger
+    other = (await node.node.deposits.open_account(encode(made))).account
+    note = msgspec.structs.replace(deposit(token_hash(token), other), instance=ledger.instance)
+    assert (await ledger.begin_deposit(note)).purpose == "topup"
+    before = await ledger.account(other)
+    answer = await http.get(f"{node.url}/v1/balance", headers=bearer(token))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["balance"] >= 5_000
+    assert await ledger.account(other) == before
     await adds_up(node)
 
 
