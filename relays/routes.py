@@ -57,8 +57,8 @@ class Routes(msgspec.Struct, frozen=True):
 
     socks: str = ""
     tor_only: bool = False
-    onions_first: bool = False
-    """Of who is at both, the onion is asked first, as with `tor_only`."""
+    onions_only: bool = False
+    """Of who announces addresses, onions alone are asked: no other sees where we are."""
 
     def way(self, host: str, purpose: Purpose) -> Socks | None:
         """The SOCKS port that leads to the host, None for the direct way. Raises NoTor where neither may be taken."""
@@ -80,11 +80,11 @@ class Routes(msgspec.Struct, frozen=True):
 
     def in_order(self, urls: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
         """Those that can be reached, in groups, the better one first: directly, or where nothing goes directly at onions."""
-        first = self.tor_only or self.onions_first
-        groups: dict[bool, list[str]] = {first: [], not first: []}
+        groups: dict[bool, list[str]] = {self.tor_only: [], not self.tor_only: []}
         for url in urls:
-            if self.reaches(url):
-                groups[is_onion(host_of(url))].append(url)
+            onion = is_onion(host_of(url))
+            if self.reaches(url) and (onion or not self.onions_only):
+                groups[onion].append(url)
         return tuple(tuple(group) for group in groups.values() if group)
 
 

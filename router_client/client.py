@@ -90,7 +90,7 @@ class RouterClient:
     ) -> AsyncIterator[RouterClient]:
         """A client on these relays with its wallet in `folder`. Nodes, mints, relays and the price of bitcoin are reached by
         `routes`; relays that want a key (NIP-42) see one of this run. Raises StorageError and BadSetting."""
-        routes = msgspec.structs.replace(routes, onions_first=routes.onions_first or preferences.onion)
+        routes = msgspec.structs.replace(routes, onions_only=routes.onions_only or preferences.onion)
         async with (
             client_for(Purpose.NODES, routes) as http,
             client_for(Purpose.MINTS, routes) as mints,

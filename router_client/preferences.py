@@ -30,7 +30,7 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: Profile = "balanced"
     onion: bool = False
-    """Whether nodes at onion addresses alone are asked; of who has both, the onion is looked for first."""
+    """Whether nodes at onion addresses alone are asked: others do not even hear of us."""
     seed: int | None = None
     """With one, the same requests among the same nodes are routed the same way."""
     learning: bool = True

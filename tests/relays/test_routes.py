@@ -63,8 +63,8 @@ def test_the_faster_way_is_tried_first() -> None:
     assert TOR.in_order(urls) == ((A, B), (ONION,))
     assert ONLY.in_order(urls) == ((ONION,), (A, B))
     assert DIRECT.in_order((ONION,)) == ()
-    first = Routes("127.0.0.1:9050", onions_first=True)
-    assert first.in_order(urls) == ((ONION,), (A, B))
+    assert Routes("127.0.0.1:9050", onions_only=True).in_order(urls) == ((ONION,),)
+    assert Routes(onions_only=True).in_order(urls) == ()
 
 
 @pytest.mark.parametrize("text", ["", "9050", ":9050", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "a:b", "a:٣"])
