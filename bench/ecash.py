@@ -1,15 +1,16 @@
 """How many requests a second that bring their own money (`X-Cashu`) a node serves: swapped at the mint, or locked to the
 node and accepted without it.
 
-    uv run python bench/ecash.py [--json] [--online 100] [--locked 300] [--concurrency 16] [--coins 2] [--change-stock 400]
+    uv run python bench/ecash.py [--json] [--online 100] [--locked 300] [--concurrency 32] [--coins 2] [--change-stock 640]
 
 Real parts: a node process, a nutshell mint process, an upstream that answers at once. Tokens are made beforehand, several
 coins each; every request is answered with its change, which is decoded here. At the end the node is stopped, its books are
 audited, and its wallet must hold what they say. On two cores the mint, the node, the upstream and this program share them.
 
 Change of locked tokens comes from small coins that the node holds: it makes them of a prepaid balance that is left with it
-first. As long as there are any, no request waits for the mint; when they are used up, change is swapped, several requests'
-in one swap, and the figure falls to what the mint can sign: change of 8 sat takes a dozen coins of it.
+first. As long as there are any, no request waits for the mint; half used, more are made beside; when they are used up,
+change is swapped, several requests' in one swap, and the figure falls to what the mint can sign: change of 8 sat takes a
+dozen coins of it.
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         asyncio.run(fill_stock(url, mint_url, folder / "data" / "wallet.db", lock))
         for way, count, key in (
             ("locked, stock full", options.locked, lock),
+            ("locked, stock half used", options.locked, lock),
             ("locked, stock used up", options.locked, lock),
             ("swapped", options.online, None),
         ):
@@ -209,9 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--online", type=int, default=100, help="requests with plain tokens")
-    parser.add_argument("--locked", type=int, default=300, help="requests with locked tokens, twice")
-    parser.add_argument("--change-stock", type=int, default=400, help="small coins of each amount that the node keeps")
-    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--locked", type=int, default=300, help="requests with locked tokens, three times")
+    parser.add_argument("--change-stock", type=int, default=640, help="small coins of each amount that the node keeps")
+    parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--coins", type=int, default=2, help="coins of each token")
     parser.add_argument("--fee-ppk", type=int, default=100, help="the mint's fee for a thousand coins")
     options = parser.parse_args()
