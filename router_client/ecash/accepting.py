@@ -15,7 +15,7 @@ from router_client.ecash.coins import swap_fee
 from router_client.ecash.crypto import is_signed
 from router_client.ecash.keyring import MintKeys
 from router_client.ecash.locks import key_of
-from router_client.ecash.operations import AlreadyOpen, Operations, check_vacant
+from router_client.ecash.operations import AlreadyOpen, Operations
 from router_client.ecash.outcomes import Received, received
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof, Token
@@ -63,7 +63,6 @@ class Accepting:
         journal = Journal(amount=net, fee=fee)
 
         def begin(conn: sqlite3.Connection) -> Operation:
-            check_vacant(conn, operation_id)
             operation = self._operations.open(conn, operation_id, "accept", token.mint, token.unit, journal)
             lockedcoins.add(conn, operation, coins, fee, "locked")
             store.close_operation(conn, operation_id, "done")

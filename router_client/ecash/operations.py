@@ -69,8 +69,7 @@ class Operations:
         self, conn: sqlite3.Connection, operation_id: str, kind: Kind, mint: str, unit: str, journal: Journal
     ) -> Operation:
         """Write the intent, over that of an operation of this id that failed."""
-        check_vacant(conn, operation_id)
-        existing = store.operation(conn, operation_id)
+        existing = check_vacant(conn, operation_id)
         if existing is None:
             operation = Operation(
                 id=operation_id,
@@ -182,11 +181,13 @@ class AlreadyOpen(Exception):
         self.operation = operation
 
 
-def check_vacant(conn: sqlite3.Connection, operation_id: str) -> None:
-    """Raise AlreadyOpen when an operation is to be gone on with, before anything is taken for a second one."""
+def check_vacant(conn: sqlite3.Connection, operation_id: str) -> Operation | None:
+    """The operation of that name if it failed. Raises AlreadyOpen for one that is to be gone on with, before anything is
+    taken for a second one."""
     existing = store.operation(conn, operation_id)
     if existing is not None and existing.state != "failed":
         raise AlreadyOpen(existing)
+    return existing
 
 
 async def opened(opening: Awaitable[Operation]) -> Operation:

@@ -75,12 +75,13 @@ class Sending:
         """The order done with coins that fit as they are; None when there are none, or it was begun already."""
         mint = await self._operations.keyring.mint(order.mint)
         fee_ppk, new_fee_ppk = mint.fees_ppk(), mint.active(order.unit).input_fee_ppk
+        sizes = [1 << bit for bit in range(order.amount.bit_length() + 1)]  # with a receiver's fee it may be one more
 
         def fit(conn: sqlite3.Connection) -> Operation | None:
             if store.operation(conn, order.id) is not None:
                 return None
             for most_each in MOST_EACH_TO_FIT:
-                coins = store.some_unspent(conn, order.mint, order.unit, most_each, 2 * order.amount)
+                coins = store.some_of_each(conn, order.mint, order.unit, sizes, most_each)
                 with suppress(InsufficientFunds):
                     plan = order.plan(coins, fee_ppk, new_fee_ppk)
                     # All coins were not looked at: what is needed of many may be had of a larger one.

@@ -11,7 +11,6 @@ from typing import Literal
 
 import msgspec
 
-from relays.money import MAX_MSAT
 from router_client.ecash.mint import Keyset
 from router_client.ecash.token import Proof
 from router_client.errors import MintMisbehaved, StorageError
@@ -265,20 +264,21 @@ def unspent(conn: sqlite3.Connection, mint: str, unit: str) -> list[Proof]:
     return [msgspec.json.decode(proof, type=Proof) for (proof,) in rows]
 
 
-def some_unspent(
-    conn: sqlite3.Connection, mint: str, unit: str, most_each: int, largest: int = MAX_MSAT
-) -> list[Proof]:
-    """Coins of up to `largest` that can be spent, at most so many of each amount: enough to choose from, however many there
-    are."""
-    which = "FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent'"
-    next_size = f"SELECT MIN(amount) {which} AND amount > ? AND amount <= ?"
-    coins: list[Proof] = []
-    amount = 0
-    while (row := conn.execute(next_size, (mint, unit, amount, largest)).fetchone())[0]:
-        amount = row[0]
-        found = conn.execute(f"SELECT proof {which} AND amount = ? LIMIT ?", (mint, unit, amount, most_each))
-        coins += [msgspec.json.decode(proof, type=Proof) for (proof,) in found]
-    return coins
+def some_unspent(conn: sqlite3.Connection, mint: str, unit: str, most_each: int) -> list[Proof]:
+    """Coins that can be spent, at most so many of each amount: enough to choose from, however many there are."""
+    sizes: list[int] = []
+    query = "SELECT MIN(amount) FROM coins WHERE mint = ? AND unit = ? AND state = 'unspent' AND amount > ?"
+    while (row := conn.execute(query, (mint, unit, sizes[-1] if sizes else 0)).fetchone())[0]:
+        sizes.append(row[0])
+    return some_of_each(conn, mint, unit, sizes, most_each)
+
+
+def some_of_each(conn: sqlite3.Connection, mint: str, unit: str, sizes: Sequence[int], most_each: int) -> list[Proof]:
+    """Coins that can be spent, at most so many of each of these amounts, in one query."""
+    where = "mint = ? AND unit = ? AND state = 'unspent' AND amount = ?"
+    query = " UNION ALL ".join([f"SELECT * FROM (SELECT proof FROM coins WHERE {where} LIMIT ?)"] * len(sizes))
+    values = [value for size in sizes for value in (mint, unit, size, most_each)]
+    return [msgspec.json.decode(proof, type=Proof) for (proof,) in (conn.execute(query, values) if sizes else ())]
 
 
 def some_of(conn: sqlite3.Connection, mint: str, unit: str, amount: int, most: int) -> list[Proof]:
@@ -301,12 +301,12 @@ def move_coins(
     conn: sqlite3.Connection, secrets: Sequence[str], before: CoinState, after: CoinState, used_by: str | None
 ) -> None:
     """Change the state of exactly these coins. Raises StorageError when one was not in the state before."""
-    for secret in secrets:
-        changed = conn.execute(
-            "UPDATE coins SET state = ?, used_by = ? WHERE secret = ? AND state = ?", (after, used_by, secret, before)
-        )
-        if changed.rowcount != 1:
-            raise StorageError(f"a coin that should be {before} is not")
+    changed = conn.execute(
+        "UPDATE coins SET state = ?, used_by = ? WHERE secret IN (SELECT value FROM json_each(?)) AND state = ?",
+        (after, used_by, msgspec.json.encode(secrets).decode(), before),
+    )
+    if changed.rowcount != len(secrets):
+        raise StorageError(f"a coin that should be {before} is not")
 
 
 def balances(conn: sqlite3.Connection, state: CoinState = "unspent") -> dict[tuple[str, str], int]:
