@@ -182,7 +182,7 @@ class Spending:
             operation = self._operations.open(conn, operation_id, "swap", mint_url, unit, Journal())
             store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
             aim = self._operations.stock if len(coins) == 1 else 0  # several are merged
-            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_MADE_BEHIND)
+            amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_MADE_BEHIND, beside=False)
             journal = Journal(
                 keyset=keyset.id,
                 counter=store.take_counters(conn, keyset.id, len(amounts)),

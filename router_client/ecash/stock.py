@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from router_client.ecash.coins import MOST_INPUTS, PPK, split
 
-SHARES = 32
-"""No size takes more than this part of all that there is, and none is kept of which that is a single coin: most of the money
-stays in large coins."""
-STOCK_WORTH = 4096
-"""One coin of each size for so much that there is: little money is not made all small."""
+LEVEL_WORTH, LEVEL_WORTH_BESIDE = 4096, 64
+"""One coin of each size for so much that there is: little money is not made all small. More of those that are made beside
+other coins, since they cost no swap of their own."""
+SHARES, SHARES_BESIDE = 32, 16
+"""No size takes more than this part of all that there is: most of the money stays in large coins. The largest size is half
+of that part, or the part itself where coins are made beside others."""
 MOST_MADE, MOST_MADE_BEHIND = 16, 100
 """So many coins at most are made for a stock in a swap that one waits for, and in one that nobody does or many: mints bound
 a request, and each coin costs them time."""
@@ -24,20 +25,25 @@ LEAST_FEES = 10
 """Nor are coins that are worth less than so many times what the mint takes for them."""
 
 
-def targets(worth: int, aim: int) -> dict[int, int]:
-    """How many coins of each size there should be, ascending, of all that there is."""
-    level = min(aim, worth // STOCK_WORTH)
+def targets(worth: int, aim: int, *, beside: bool = False) -> dict[int, int]:
+    """How many coins of each size there should be, ascending, of all that there is; `beside`: how many may be made where
+    other coins are made anyway."""
+    level_worth, shares = (LEVEL_WORTH_BESIDE, SHARES_BESIDE) if beside else (LEVEL_WORTH, SHARES)
+    level = min(aim, worth // level_worth)
     if not level:
         return {}
-    sizes = [1 << bit for bit in range((worth // (2 * SHARES)).bit_length())]
-    return {size: min(level, worth // (SHARES * size)) for size in sizes}
+    largest = worth // (shares if beside else 2 * shares)
+    sizes = [1 << bit for bit in range(largest.bit_length())]
+    return {size: min(level, max(1, worth // (shares * size))) for size in sizes}
 
 
-def stocked(amount: int, held: Mapping[int, int], aim: int, most: int = MOST_MADE) -> tuple[int, ...]:
+def stocked(
+    amount: int, held: Mapping[int, int], aim: int, most: int = MOST_MADE, *, beside: bool = True
+) -> tuple[int, ...]:
     """The amount as powers of two, ascending: what the stock lacks, the rarest and then the smallest first, as far as that
     goes and `most` allows; the rest in as few coins as it takes. No coin that is made for the stock is worth more than half
     of the amount: what is broken up is not made again."""
-    wanted = targets(_worth(held) + amount, aim)
+    wanted = targets(_worth(held) + amount, aim, beside=beside)
     made: Counter[int] = Counter()
     left = amount
     rarest = min((held.get(size, 0) for size in wanted), default=0)
