@@ -262,7 +262,8 @@ async def test_a_locked_token_that_could_not_be_delivered_pays_for_the_next_requ
     till = Till(cheat, mint_url, honestly)
     for _ in range(2):
         assert (await buyer.chat(BODY)).verified
-    assert token_hash(till.tokens[0]) == token_hash(buyer.wallet.outcome(out.id).result)  # type: ignore[union-attr]
+    assert (sent := buyer.wallet.outcome(out.id)) is not None
+    assert token_hash(till.tokens[0]) == token_hash(sent.result)
     assert till.tokens[1] != till.tokens[0]
     assert buyer.payments.out() == []
     assert buyer.wallet.balance_msat() >= 10_000 - 2 * COST_MSAT - 2 * FEES_MSAT

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_client.ecash.coins import (
+    Fees,
     face_for,
     plan_locked,
     plan_spend,
@@ -33,10 +34,13 @@ def test_a_split_is_powers_of_two_that_sum(amount: int) -> None:
     assert len(set(parts)) == len(parts)
 
 
-@given(coins, st.integers(1, 50_000), st.sampled_from(["on_top", "inside"]), st.sampled_from([0, 100, 1000, 2500]))
-def test_a_plan_balances(held: list[Proof], amount: int, fees: str, ppk: int) -> None:
+BEARERS: tuple[Fees, ...] = ("on_top", "inside")
+
+
+@given(coins, st.integers(1, 50_000), st.sampled_from(BEARERS), st.sampled_from([0, 100, 1000, 2500]))
+def test_a_plan_balances(held: list[Proof], amount: int, fees: Fees, ppk: int) -> None:
     try:
-        plan = plan_spend(held, amount, fees, {KEYSET: ppk}, ppk)  # type: ignore[arg-type]
+        plan = plan_spend(held, amount, fees, {KEYSET: ppk}, ppk)
     except InsufficientFunds:
         total = sum(coin.amount for coin in held)
         most_needed = face_for(amount, ppk) + swap_fee([ppk] * len(held))

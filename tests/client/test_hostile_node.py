@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import time
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 import pytest
@@ -32,6 +33,11 @@ from tests.strangers import served
 DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 
 
+def refunding(text: str, _: str) -> web.Response:
+    """Of a node that gives this token back, whatever was paid."""
+    return web.json_response({"token": text})
+
+
 async def test_change_of_another_mint_is_no_money(
     buyer: RouterClient, cheat: Cheat, mint_url: str, http: httpx.AsyncClient
 ) -> None:
@@ -40,7 +46,8 @@ async def test_change_of_another_mint_is_no_money(
     await until_claimed(cheat.wallet, "own")
     worthless = decode((await cheat.wallet.send(500, mint_url, "sat", "change")).token)
     for token in (worthless, Token("http://127.0.0.1:9", "msat", worthless.proofs)):
-        cheat.refund = lambda _, token=token: web.json_response({"token": encode_token(token)})  # type: ignore[misc]
+        text = encode_token(token)
+        cheat.refund = partial(refunding, text)
         announce(buyer, cheat, mint_url)  # who cheats is left alone until looked at again
         answer = await buyer.chat(BODY)
         assert not answer.verified

@@ -164,7 +164,12 @@ async def test_a_service_that_stalls_has_a_deadline(
     service: LnurlServer, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lnurl, "DEADLINE_S", 0.2)
-    service.offer = lambda path, query: (time.sleep(1), answer({}))[1]  # type: ignore[func-returns-value]
+
+    def stalls(path: str, query: dict[str, list[str]]) -> Reply:
+        time.sleep(1)
+        return answer({})
+
+    service.offer = stalls
     await refused(service, http, "does not answer")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,14 @@ def numbers(conn: sqlite3.Connection) -> list[int]:
 
 async def test_a_thousand_writers_at_once(db: Database) -> None:
     await prepare(db)
-    written = await asyncio.gather(*(db.run(lambda conn, n=n: insert(n, conn)) for n in range(1000)))  # type: ignore[misc]
+    written = await asyncio.gather(*(db.run(partial(insert, n)) for n in range(1000)))
     assert written == list(range(1000)) == db.read(numbers)
 
 
 async def test_a_failing_write_harms_no_neighbour(db: Database) -> None:
     await prepare(db)
     outcomes = await asyncio.gather(
-        *(db.run(lambda conn, n=n: insert(n, conn)) for n in (1, -1, 2, 2, 3)),  # type: ignore[misc]
+        *(db.run(partial(insert, n)) for n in (1, -1, 2, 2, 3)),
         return_exceptions=True,
     )
     assert [outcome for outcome in outcomes if isinstance(outcome, int)] == [1, 2, 3]

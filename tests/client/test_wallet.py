@@ -165,7 +165,9 @@ async def test_a_purse_of_many_small_coins_is_spent_to_the_last(
     all_msat = alice.balance_msat()
     sent = await alice.send(all_msat, mint_url, "msat", "all", fees="inside")
     assert (sent.amount_msat + sent.fee_msat, alice.balance_msat()) == (all_msat, 0)
-    assert len(alice.outcome("all").journal.inputs) > 20  # type: ignore[union-attr]
+    operation = alice.outcome("all")
+    assert operation is not None
+    assert len(operation.journal.inputs) > 20
 
 
 async def test_an_operation_takes_in_one_token_and_no_other(

@@ -10,8 +10,9 @@ import pytest
 from node.errors import LedgerConflict, LedgerError
 from node.ledger import postgres, sqlite
 from node.ledger.ledger import Ledger
-from node.ledger.model import DuplicateHold, Held, Insufficient, Key
+from node.ledger.model import DuplicateHold, Held, HoldState, Insufficient, Key
 from node.ledger.sql import Steps, run
+from relays.money import Msat
 from tests.conftest import connected
 from tests.node.books import Books, key, state
 from tests.node.drafts import draft
@@ -28,7 +29,7 @@ async def warm(ledger: Ledger, name: str, grant_msat: int = 1000) -> Key:
 async def test_what_another_process_wrote_is_seen(books: Books) -> None:
     account = await warm(books.ledger, "a")
     await books.forge(f"UPDATE accounts SET available_msat = 500 WHERE id = {account.account}")
-    assert await books.ledger.hold(account, "b", 501, 60) == Insufficient(500)  # type: ignore[arg-type]
+    assert await books.ledger.hold(account, "b", 501, 60) == Insufficient(Msat(500))
     await books.forge(f"UPDATE keys SET revoked_at = 1 WHERE id = {account.id}")
     assert not isinstance(await books.ledger.hold(account, "c", 1, 60), Held | Insufficient)
 
@@ -73,9 +74,10 @@ async def test_a_known_name_is_a_duplicate_though_the_money_is_gone(books: Books
     await other.close()
     assert isinstance(await books.ledger.hold(account, "c", 900, 60), Held)
     assert isinstance(await books.ledger.hold(account, "d", 70, 60), Held)
-    for name, state_of_it in (("a", "posted"), ("b", "pending")):
-        assert await books.ledger.hold(account, name, 100, 60) == DuplicateHold(state_of_it)  # type: ignore[arg-type]
-    assert await books.ledger.hold(account, "e", 100, 60) == Insufficient(10)  # type: ignore[arg-type]
+    states: tuple[tuple[str, HoldState], ...] = (("a", "posted"), ("b", "pending"))
+    for name, state_of_it in states:
+        assert await books.ledger.hold(account, name, 100, 60) == DuplicateHold(state_of_it)
+    assert await books.ledger.hold(account, "e", 100, 60) == Insufficient(Msat(10))
 
 
 async def test_a_batch_that_failed_is_forgotten(books: Books) -> None:
@@ -149,7 +151,7 @@ async def test_a_writer_past_our_lock_is_seen_when_it_commits(postgres_books_url
         if when == "among others":
             await third.execute("SELECT pg_current_xact_id()")
         await change.commit()
-        assert await ledger.hold(mine, "e", 501, 60) == Insufficient(500)  # type: ignore[arg-type]
+        assert await ledger.hold(mine, "e", 501, 60) == Insufficient(Msat(500))
     await ledger.close()
 
 
