@@ -16,7 +16,7 @@ from relays import kinds
 from relays.errors import InvalidJson, InvalidReceipt, MoneyError
 from relays.event import Event, Signer, parse_event, to_json
 from relays.jsontext import from_json
-from relays.money import msat
+from relays.money import MAX_MSAT, msat
 from relays.pricing import ModelPrice, Usage, at_most, cost
 
 RECEIPT_VERSION = 1
@@ -42,7 +42,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         for amount_msat in (self.hold_msat, self.cost_msat, self.balance_msat):
-            msat(amount_msat)
+            if type(amount_msat) is not int or not 0 <= amount_msat <= MAX_MSAT:  # one is made for every request
+                msat(amount_msat)
 
 
 def encode(receipt: Receipt, signer: Signer, created_at: int) -> Event:

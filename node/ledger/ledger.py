@@ -178,10 +178,10 @@ class Ledger:
         held: asyncio.Future[HoldOutcome] = outcome
         return held
 
-    async def post(self, draft: Receipt) -> Posted:
+    def post(self, draft: Receipt) -> asyncio.Future[Posted]:
         """Charge a hold and keep its receipt; the balance in the draft is filled in. Again, it answers as at first."""
-        outcome: Any = await self._db.move(Post(draft, self._now()))
-        posted: Posted = outcome
+        outcome: Any = self._db.move(Post(draft.request_id, draft, self._now()))
+        posted: asyncio.Future[Posted] = outcome
         return posted
 
     async def void(self, request_id: str, fingerprint: str | None = None) -> bool:

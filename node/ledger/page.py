@@ -8,6 +8,7 @@ moves it has. As long as nobody else writes, the page stands for the next batch 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import final
 
 import msgspec
 
@@ -34,6 +35,7 @@ MOST_KEPT = 50_000
 """A page with more rows than this is begun anew."""
 
 
+@final
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Move: take the most that a request can cost out of what is available."""
 
@@ -48,17 +50,16 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fingerprint: str
 
 
+@final
 class Post(msgspec.Struct, frozen=True, gc=False):
     """Move: charge a hold by the draft's cost, free the rest, and keep the receipt with the balance after it."""
 
+    id: str
     draft: Receipt
     now: int
 
-    @property
-    def id(self) -> str:
-        return self.draft.request_id
 
-
+@final
 class Release(msgspec.Struct, frozen=True, gc=False):
     """Move: free a hold; with a fingerprint, only one that was made with it."""
 
@@ -143,26 +144,19 @@ class Page:
         """Ids of holds that the moves may touch; those of new holds too, which must not be in the books yet."""
         return [move.id for move in moves if move.id not in self.holds]
 
-    def lacking_accounts(self, moves: Iterable[Move]) -> list[int]:
-        """Ids of accounts that the moves touch, once their holds are known."""
-        ids = {EARNINGS}
+    def lacking_rows(self, moves: Iterable[Move]) -> tuple[list[int], list[int]]:
+        """Ids of accounts and of keys that the moves touch, once their holds are known."""
+        accounts: set[int] = {EARNINGS}
+        keys: set[int | None] = set()
         for move in moves:
-            if isinstance(move, Hold):
-                ids.add(move.account)
+            if type(move) is Hold:
+                accounts.add(move.account)
+                keys.add(move.key)
+                keys.add(move.parent)
             elif (hold := self.holds.get(move.id)) is not None:
-                ids.add(hold.account)
-        return [id_ for id_ in ids if id_ not in self.accounts]
-
-    def lacking_keys(self, moves: Iterable[Move]) -> list[int]:
-        """Ids of keys that the moves touch, once their holds are known."""
-        ids: set[int | None] = set()
-        for move in moves:
-            if isinstance(move, Hold):
-                ids.add(move.key)
-                ids.add(move.parent)
-            elif (hold := self.holds.get(move.id)) is not None:
-                ids.add(hold.key)
-        return [id_ for id_ in ids if id_ is not None and id_ not in self.keys]
+                accounts.add(hold.account)
+                keys.add(hold.key)
+        return list(accounts - self.accounts.keys()), [id_ for id_ in keys - self.keys.keys() if id_ is not None]
 
     @property
     def changed(self) -> bool:
@@ -186,9 +180,9 @@ class Page:
 
     def apply(self, move: Move) -> Outcome:
         """Do one move. Raises LedgerError for a contradiction: then nothing of the page may be written."""
-        if isinstance(move, Hold):
+        if type(move) is Hold:
             return self._hold(move)
-        return self._post(move) if isinstance(move, Post) else self._release(move)
+        return self._post(move) if type(move) is Post else self._release(move)
 
     def _hold(self, move: Hold) -> HoldOutcome:
         earlier = self.holds.get(move.id)
@@ -200,14 +194,15 @@ class Page:
         closed = _closed(key, move.now) or (move.parent is not None and _closed(self.keys[move.parent], move.now))
         if closed:
             return closed
-        if key.counted and (refused := _beyond_limits(key, move.amount_msat, move.now // DAY_S)):
+        counted = key.counted
+        if counted and (refused := _beyond_limits(key, move.amount_msat, move.now // DAY_S)):
             return refused
         if account.available_msat < move.amount_msat:
             return Insufficient(Msat(account.available_msat))
         account.available_msat -= move.amount_msat
         account.held_msat += move.amount_msat
         self.changed_accounts.add(account.id)
-        if key.counted:
+        if counted:
             key.held_msat += move.amount_msat
             key.day_msat += move.amount_msat
             self.changed_keys.add(key.id)

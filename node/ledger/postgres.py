@@ -84,12 +84,8 @@ _FOREIGN = (asyncpg.PostgresError, *_BROKEN)
 
 
 class _Job(Job):
-    __slots__ = ("move", "work")
-
-    def __init__(self, move: Move | None, work: Work[Any] | None) -> None:
-        super().__init__()
-        self.move = move
-        self.work = work
+    move: Move | None = None
+    work: Work[Any] | None = None
 
 
 class PostgresBackend:
@@ -120,11 +116,11 @@ class PostgresBackend:
         return cls(url, pool)
 
     async def run(self, work: Work[T]) -> T:
-        result: T = await self._queued(_Job(None, work))
+        result: T = await self._queued(work=work)
         return result
 
     def move(self, move: Move) -> asyncio.Future[Outcome]:
-        return self._queued(_Job(move, None))
+        return self._queued(move)
 
     async def read(self, work: Work[T]) -> T:
         async with self._connection() as conn:
@@ -147,10 +143,11 @@ class PostgresBackend:
             except TimeoutError:
                 self._pool.terminate()
 
-    def _queued(self, job: _Job) -> asyncio.Future[Any]:
+    def _queued(self, move: Move | None = None, work: Work[Any] | None = None) -> asyncio.Future[Any]:
         check_room(self._closed, self._jobs.qsize())
-        self._jobs.put_nowait(job)
-        return job.future
+        future = asyncio.get_running_loop().create_future()
+        self._jobs.put_nowait(_Job(future=future, move=move, work=work))
+        return future
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
@@ -278,13 +275,13 @@ class _Books:
     def _lacks(self, moves: Sequence[Move]) -> bool:
         """Whether a row must be read; that a new hold's name is new, the tables say."""
         page = self.page
-        if page.lacking_accounts(moves) or page.lacking_keys(moves):
+        if any(page.lacking_rows(moves)):
             return True
         return any(move.id not in page.holds for move in moves if not isinstance(move, Hold))
 
     async def _load(self, conn: Any, moves: Sequence[Move]) -> None:
         page = self.page
-        wanted = (page.lacking_holds(moves), page.lacking_accounts(moves), page.lacking_keys(moves))
+        wanted = (page.lacking_holds(moves), *page.lacking_rows(moves))
         holds, accounts, keys, first, last = await conn.fetchrow(_LOAD, *wanted)
         if self.relied and not first == last == self._next:  # somebody wrote in this moment, past our lock
             self._forget()

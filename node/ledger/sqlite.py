@@ -30,6 +30,11 @@ NEW_FOR_S = 365 * 24 * 3600
 _SAVE_ACCOUNTS = "UPDATE accounts SET available_msat = ?, held_msat = ?, spent_msat = ? WHERE id = ?"
 _SAVE_KEYS = "UPDATE keys SET spent_msat = ?, held_msat = ?, day = ?, day_msat = ? WHERE id = ?"
 _MAKE_HOLDS = f"INSERT INTO holds ({columns(HoldRow)}) VALUES ({', '.join('?' * len(HoldRow.__struct_fields__))})"
+_OPEN_HOLDS = """
+INSERT INTO holds (id, account, key, purpose, amount_msat, posted_msat, state, created_at, expires_at, instance, fingerprint)
+VALUES (?, ?, ?, ?, ?, 0, 'pending', ?, ?, ?, ?)
+"""
+"""The same for those that are pending, as nearly all are: Python's driver takes as long over one None as over ten values."""
 _END_HOLDS = "UPDATE holds SET state = ?, posted_msat = ?, receipt = ?, posted_at = ? WHERE id = ?"
 
 
@@ -120,22 +125,38 @@ def _load(conn: sqlite3.Connection, page: Page, moves: Sequence[Move], holds: Se
     """The rows of the moves that the page lacks; of holds those that can be in the books."""
     if holds:
         page.add(holds=[HoldRow(*row) for row in conn.execute(_HOLDS, (json.dumps(holds),))])
-    if accounts := page.lacking_accounts(moves):
+    accounts, keys = page.lacking_rows(moves)
+    if accounts:
         page.add(accounts=[AccountRow(*row) for row in conn.execute(_ACCOUNTS, (json.dumps(accounts),))])
-    if keys := page.lacking_keys(moves):
+    if keys:
         page.add(keys=[KeyRow(*row) for row in conn.execute(_KEYS, (json.dumps(keys),))])
 
 
 def _save(conn: sqlite3.Connection, page: Page) -> None:
     accounts = [page.accounts[id_] for id_ in page.changed_accounts]
     keys = [page.keys[id_] for id_ in page.changed_keys]
-    ended = page.ended.values()
+    made, ended = page.made.values(), page.ended.values()
     changes: tuple[tuple[str, Sequence[tuple[Any, ...]]], ...] = (
         (_SAVE_ACCOUNTS, [(row.available_msat, row.held_msat, row.spent_msat, row.id) for row in accounts]),
         (_SAVE_KEYS, [(row.spent_msat, row.held_msat, row.day, row.day_msat, row.id) for row in keys]),
-        (_MAKE_HOLDS, [msgspec.structs.astuple(row) for row in page.made.values()]),
+        (_OPEN_HOLDS, [_opened(row) for row in made if row.state == "pending"]),
+        (_MAKE_HOLDS, [msgspec.structs.astuple(row) for row in made if row.state != "pending"]),
         (_END_HOLDS, [(row.state, row.posted_msat, row.receipt, row.posted_at, row.id) for row in ended]),
     )
     for text, rows in changes:
         if rows:
             conn.executemany(text, rows)
+
+
+def _opened(row: HoldRow) -> tuple[Any, ...]:
+    return (
+        row.id,
+        row.account,
+        row.key,
+        row.purpose,
+        row.amount_msat,
+        row.created_at,
+        row.expires_at,
+        row.instance,
+        row.fingerprint,
+    )

@@ -95,13 +95,9 @@ def _try_lock(lock: IO[bytes], kind: int) -> bool:
 class _Job(Job):
     """Work to be written."""
 
-    __slots__ = ("together", "work")
-
-    def __init__(self, together: Together[Any] | None, work: Any) -> None:
-        super().__init__()
-        self.together = together
-        self.work = work
-        """A function of the connection, or, with `together`, that one's item."""
+    together: Together[Any] | None
+    work: Any
+    """A function of the connection, or, with `together`, that one's item."""
 
 
 class Database:
@@ -128,7 +124,7 @@ class Database:
 
         A caller that is cancelled leaves its work to be done: money moves are idempotent for that reason.
         """
-        result: T = await self._queued(_Job(None, work))
+        result: T = await self._queued(None, work)
         return result
 
     async def lay(self, *statements: str) -> None:
@@ -142,12 +138,13 @@ class Database:
 
     def run_together(self, together: Together[T], item: object) -> asyncio.Future[T]:
         """The result for one item of a function that takes all items of the same batch. Otherwise as `run`."""
-        return self._queued(_Job(together, item))
+        return self._queued(together, item)
 
-    def _queued(self, job: _Job) -> asyncio.Future[Any]:
+    def _queued(self, together: Together[Any] | None, work: Any) -> asyncio.Future[Any]:
         check_room(self._closed, self._jobs.qsize())
-        self._jobs.put(job)
-        return job.future
+        future = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(future=future, together=together, work=work))
+        return future
 
     def read(self, work: Work[T]) -> T:
         """The result of `work(connection)` on a read-only connection, at once: for short indexed queries."""
@@ -187,15 +184,10 @@ class Database:
     def _serve(self) -> None:
         stop = False
         while not stop:
-            first = self._jobs.get()
-            batch: list[_Job] = []
-            job = first
-            while job is not None:
-                batch.append(job)
-                if len(batch) >= MAX_BATCH or self._jobs.empty():
-                    break
-                job = self._jobs.get()
-            stop = job is None
+            taken = [self._jobs.get()]
+            taken += [self._jobs.get() for _ in range(min(self._jobs.qsize(), MAX_BATCH - 1))]
+            batch = [job for job in taken if job is not None]
+            stop = len(batch) < len(taken)
             if batch:
                 self._commit(batch)
                 _deliver(batch)
@@ -216,16 +208,16 @@ class Database:
         conn = self._writer
         conn.execute("BEGIN IMMEDIATE")
         try:
-            groups: dict[Together[Any], list[_Job]] = {}
+            groups: dict[Together[Any] | None, list[_Job]] = {}
             for job in batch:
-                if job.together is not None:
-                    groups.setdefault(job.together, []).append(job)
+                groups.setdefault(job.together, []).append(job)
+            alone = groups.pop(None, ())
             for together, jobs in groups.items():
+                assert together is not None
                 for job, result in zip(jobs, together(conn, [job.work for job in jobs]), strict=True):
                     job.result = result
-            for job in batch:
-                if job.together is None:
-                    job.result = job.work(conn)
+            for job in alone:
+                job.result = job.work(conn)
             conn.execute("COMMIT")
         except BaseException:
             self.rollbacks += 1

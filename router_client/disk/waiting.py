@@ -6,20 +6,19 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from router_client.errors import StorageError
 
 MAX_QUEUED = 20_000
 
 
-class Job:
+class Job(msgspec.Struct, kw_only=True):
     """Made in the event loop of whoever waits; a writer sets `result` or `error`."""
 
-    __slots__ = ("error", "future", "result")
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.result: Any = None
-        self.error: BaseException | None = None
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
 
 
 def check_room(closed: bool, queued: int) -> None:

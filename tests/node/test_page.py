@@ -67,7 +67,7 @@ class Holds(RuleBasedStateMachine):
         amount, key = self.held.get(id_, (1000, ROOT))
         cost_msat = int(amount * part)
         try:
-            outcome = self.page.apply(Post(draft(id_, amount, cost_msat), self.now))
+            outcome = self.page.apply(Post(id_, draft(id_, amount, cost_msat), self.now))
         except LedgerError:
             assert id_ not in self.held or cost_msat > amount
             return

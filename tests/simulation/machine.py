@@ -18,7 +18,7 @@ from unittest import mock
 
 import httpx
 
-from router_client.disk.storage import Database, _Job, connect
+from router_client.disk.storage import Database, Together, _Job, connect
 from router_client.disk.waiting import deliver
 from router_client.errors import StorageError
 from tests.simulation.mint_http import reply
@@ -144,12 +144,14 @@ class Disk(Database):
         self._closed = False
         self._waiting: list[_Job] = []
 
-    def _queued(self, job: _Job) -> asyncio.Future[Any]:
+    def _queued(self, together: Together[Any] | None, work: Any) -> asyncio.Future[Any]:
         self._check()
+        loop = asyncio.get_running_loop()
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(job)
-        return job.future
+            loop.call_soon(self._flush)
+        future = loop.create_future()
+        self._waiting.append(_Job(future=future, together=together, work=work))
+        return future
 
     def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
