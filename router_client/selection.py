@@ -155,12 +155,13 @@ class _Choosing:
         exponent = (
             PROFILES[self._wishes.profile].cost if self._wishes.sort is None else float(self._wishes.sort == "price")
         )
+        weights = self._screen.weights()
         scores: list[float] = []
         offers: list[tuple[int, ModelOffer]] = []
         for model in self._wanted(name):
             if (stall := self._market.stalls.get(model)) is None:
                 continue
-            scores += stall.scores(self._task.prompt_tokens, written, self._screen.weights(), exponent)
+            scores += stall.scores(self._task.prompt_tokens, written, weights, exponent)
             offers += zip(stall.sellers, stall.offers, strict=True)
         return list(self._accepted(scores, offers))
 
@@ -235,7 +236,7 @@ class _Choosing:
 def _ascending(scores: Sequence[float]) -> Iterator[int]:
     """The rows by score, and where that is the same in their order; looked through no further than is asked for."""
     limit = sorted(scores)[min(FIRST_LOOK, len(scores)) - 1] if scores else 0.0
-    yield from sorted((row for row, score in enumerate(scores) if score <= limit), key=scores.__getitem__)
+    yield from sorted([row for row, score in enumerate(scores) if score <= limit], key=scores.__getitem__)
     yield from sorted((row for row, score in enumerate(scores) if score > limit), key=scores.__getitem__)
 
 

@@ -22,8 +22,9 @@ class Stall:
         self.offers: list[ModelOffer] = []
         self.read: list[float] = []
         self.written: list[float] = []
-        self.request: list[float] = []
-        """Msat per token and per request, for an estimate: what is held and charged is computed in whole msat."""
+        self.flat: list[float] = []
+        """Msat per token and per request, with one more, so that among the free too the weight counts. For an estimate: what is
+        held and charged is computed in whole msat."""
         self.context: list[int] = []
         self.keys: Counter[str] = Counter()
         """How many of the sellers have each public key."""
@@ -33,7 +34,7 @@ class Stall:
     def copy(self) -> Stall:
         """Another with the same sellers."""
         other = Stall()
-        for column in ("sellers", "offers", "read", "written", "request", "context", "keys", "_rows"):
+        for column in ("sellers", "offers", "read", "written", "flat", "context", "keys", "_rows"):
             setattr(other, column, getattr(self, column).copy())
         return other
 
@@ -47,7 +48,7 @@ class Stall:
         self.offers.append(offer)
         self.read.append(price.prompt_msat_per_mtok / TOKENS_PER_PRICE)
         self.written.append(price.completion_msat_per_mtok / TOKENS_PER_PRICE)
-        self.request.append(float(price.request_msat))
+        self.flat.append(float(price.request_msat + 1))
         self.context.append(offer.limits.context_length)
         self.keys[key] += 1
         self._rate = None
@@ -57,7 +58,7 @@ class Stall:
         row = self._rows.pop(seller, None)
         if row is None:
             return
-        columns: tuple[list[Any], ...] = self.sellers, self.offers, self.read, self.written, self.request, self.context
+        columns: tuple[list[Any], ...] = self.sellers, self.offers, self.read, self.written, self.flat, self.context
         for column in columns:
             last = column.pop()
             if row < len(column):
@@ -84,11 +85,12 @@ class Stall:
 
     def scores(self, read: int, written: int, weights: Sequence[float], exponent: float) -> list[float]:
         """For each seller its expected msat to that power, times its weight; infinite where the prompt is too long."""
-        rows = zip(self.read, self.written, self.request, map(weights.__getitem__, self.sellers), strict=True)
+        rows = zip(self.read, self.written, self.flat, map(weights.__getitem__, self.sellers), strict=True)
+        a, b = float(read), float(written)  # the interpreter multiplies floats with floats at twice the speed
         if exponent == 1:
-            scores = [(read * r + written * w + one + 1) * weight for r, w, one, weight in rows]
+            scores = [(a * r + b * w + flat) * weight for r, w, flat, weight in rows]
         else:
-            scores = [(read * r + written * w + one + 1) ** exponent * weight for r, w, one, weight in rows]
+            scores = [(a * r + b * w + flat) ** exponent * weight for r, w, flat, weight in rows]
         if min(self.context) > read:
             return scores
         return [score if context > read else float("inf") for score, context in zip(scores, self.context, strict=True)]
