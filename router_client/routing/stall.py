@@ -23,8 +23,8 @@ class Stall:
         self.read: list[float] = []
         self.written: list[float] = []
         self.flat: list[float] = []
-        """Msat per token and per request, with one more, so that among the free too the weight counts. For an estimate: what is
-        held and charged is computed in whole msat."""
+        """Msat per token and per request, that with one more, so that among the free too the weight counts. For an estimate:
+        what is held and charged is computed in whole msat."""
         self.context: list[int] = []
         self.keys: Counter[str] = Counter()
         """How many of the sellers have each public key."""
