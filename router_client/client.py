@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from relays.endpoints import CHAT, EMBEDDINGS, Endpoint
 from relays.event import Event, Signer, npub
 from relays.money import Msat
 from relays.pool import RelayPool
@@ -24,7 +25,7 @@ from router_client.buying.cascading import Cascades
 from router_client.buying.quoting import Asked, ask_all
 from router_client.buying.reading import OnText, Reader, TextReader
 from router_client.buying.serving import Serving
-from router_client.complexity import Task, Tier, asked_text, assess
+from router_client.complexity import Task, Tier, asked_text, assess, only_read
 from router_client.discovery.directory import Directory
 from router_client.discovery.opinions import Opinions
 from router_client.discovery.people import People
@@ -35,8 +36,8 @@ from router_client.errors import BadRequest, NoProvider
 from router_client.net.outside import client_for
 from router_client.paying.payments import PAYING_S, Payments
 from router_client.preferences import USUAL, Preferences
-from router_client.routing.feedback import DOUBT_WEIGHT, Belief, Feedback, kind_of
-from router_client.routing.wishes import AUTO, read_wishes, session_of
+from router_client.routing.feedback import DOUBT_WEIGHT, Belief, Feedback, Picked, kind_of
+from router_client.routing.wishes import AUTO, Wishes, read_wishes, session_of
 from router_client.selection import Choice
 from router_client.spending.account import HOUR_S, Report, Spending
 from router_client.spending.allowance import Allowance
@@ -49,7 +50,7 @@ BUDGET_FILE, SHELF_FILE, SPENDING_FILE = "budget.json", "directory.db", "spendin
 
 
 class RouterClient:
-    """Buys chat completions from announced nodes with the ecash in its wallet."""
+    """Buys chat completions and embeddings from announced nodes with the ecash in its wallet."""
 
     def __init__(
         self,
@@ -153,15 +154,24 @@ class RouterClient:
         plan = await self._planned(body, max_cost_msat)
         return plan.task, await self._serving.chosen(plan)
 
-    async def _planned(self, body: dict[str, Any], max_cost_msat: int | None) -> Plan:
+    async def _planned(self, body: dict[str, Any], max_cost_msat: int | None, endpoint: Endpoint = CHAT) -> Plan:
         wishes, request = read_wishes(body, self._profile, onion=self._onion)
+        if wishes.auto and not endpoint.writes:
+            raise BadRequest("name the model: vectors of one model mean nothing to another, so 'auto' takes none here")
         wishes = msgspec.structs.replace(wishes, session=session_of(wishes, request))
         if wishes.in_usd or self._serving.allowance.in_usd:
             await self._rate.look()
+        task, picked = self._judge(request, wishes, endpoint)
+        return Plan(wishes, request, task, picked, self._serving.limit_msat(wishes, max_cost_msat), endpoint)
+
+    def _judge(self, request: dict[str, Any], wishes: Wishes, endpoint: Endpoint) -> tuple[Task, Picked]:
+        """What the request asks for, and the tier for it."""
+        if not endpoint.writes:
+            task = only_read(request, endpoint)
+            return task, Picked(task.tier, "text", task.chances)
         task = assess(request)
         picked = self.feedback.pick(task, kind_of(request, asked_text(request)), wishes.profile)
-        task = msgspec.structs.replace(task, tier=picked.tier)
-        return Plan(wishes, request, task, picked, self._serving.limit_msat(wishes, max_cost_msat))
+        return msgspec.structs.replace(task, tier=picked.tier), picked
 
     async def chat(
         self,
@@ -181,7 +191,27 @@ class RouterClient:
         NodeRefused when the request itself is refused, NodeError when a stream breaks off that was heard, or that nobody
         else gives anew.
         """
-        plan = msgspec.structs.replace(await self._planned(body, max_cost_msat), explain=explain)
+        return await self.ask(CHAT, body, on_text=on_text, reader=reader, max_cost_msat=max_cost_msat, explain=explain)
+
+    async def embeddings(
+        self, body: dict[str, Any], *, max_cost_msat: int | None = None, explain: bool = False
+    ) -> Answer:
+        """Vectors for the texts of a request, as OpenAI's API has it: the answer's `body` is what the node gave, its `data`
+        as it was written. The model must be named. Otherwise as `chat`."""
+        return await self.ask(EMBEDDINGS, body, max_cost_msat=max_cost_msat, explain=explain)
+
+    async def ask(
+        self,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        *,
+        on_text: OnText | None = None,
+        reader: Reader | None = None,
+        max_cost_msat: int | None = None,
+        explain: bool = False,
+    ) -> Answer:
+        """The same at one of the endpoints that are bought here."""
+        plan = msgspec.structs.replace(await self._planned(body, max_cost_msat, endpoint), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
             answer = await self._cascades.answered(
                 plan, plan.wishes.cascade, reader.left if reader is not None else None

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from relays.prompt import read_prompt
+from relays.endpoints import Endpoint
+from relays.prompt import inputs, read_prompt
 from router_client.difficulty.hardness import fails
 from router_client.difficulty.needs import Need, needs_of
 from router_client.difficulty.prompts import read
@@ -39,6 +40,13 @@ class Task(msgspec.Struct, frozen=True):
     """The probability, by tier below premium, that a model of the tier is good enough."""
     needs: frozenset[Need] = frozenset()
     """What a model must have or read."""
+    longest_tokens: int | None = None
+    """Of the longest of several texts that are read in contexts of their own; None: the prompt is one."""
+
+    @property
+    def read_at_once(self) -> int:
+        """The most tokens of the prompt that one context has to hold."""
+        return self.prompt_tokens if self.longest_tokens is None else self.longest_tokens
 
     @property
     def context_tokens(self) -> int:
@@ -63,6 +71,22 @@ def assess(body: Mapping[str, Any]) -> Task:
         completion_tokens=int(asked) * int(body.get("n") or 1),
         chances=chances,
         needs=needs_of(body, prompt),
+    )
+
+
+def only_read(body: Mapping[str, Any], endpoint: Endpoint) -> Task:
+    """A request that has nothing written, such as one for embeddings: nothing of it is hard."""
+    prompt, texts = read_prompt(body, endpoint), body.get("input")
+    longest = None
+    if inputs(body, endpoint) > 1 and isinstance(texts, list):
+        longest = max(read_prompt({"input": text}, endpoint).likely() for text in texts)
+    return Task(
+        difficulty=0.0,
+        tier="cheap",
+        prompt_tokens=prompt.likely(),
+        completion_tokens=0,
+        needs=needs_of(body, prompt),
+        longest_tokens=longest,
     )
 
 

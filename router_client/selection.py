@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from relays.announcement import ModelOffer
+from relays.endpoints import CHAT, Endpoint
 from relays.money import Msat
 from router_client.complexity import Task, Tier
 from router_client.discovery.directory import Provider
@@ -108,6 +109,7 @@ def choose(
     providers: Sequence[Provider] | Market,
     purses: Sequence[Purse],
     *,
+    endpoint: Endpoint = CHAT,
     wishes: Wishes | None = None,
     given: Circumstances | None = None,
     max_cost_msat: int | None = None,
@@ -118,7 +120,7 @@ def choose(
         wishes = Wishes(models=(str(body.get("model") or AUTO),))
     market = providers if isinstance(providers, Market) else Market(providers)
     given = given or Circumstances()
-    screen = Screen(body, task, market, purses, wishes, given, max_cost_msat, ignore)
+    screen = Screen(body, task, market, purses, wishes, given, max_cost_msat, ignore, endpoint)
     choosing = _Choosing(task, market, wishes, given, screen)
     candidates, explored = choosing.best()
     return Choice(candidates, explored, choosing.reasons)
@@ -161,7 +163,8 @@ class _Choosing:
         for model in self._wanted(name):
             if (stall := self._market.stalls.get(model)) is None:
                 continue
-            scores += stall.scores(self._task.prompt_tokens, written, weights, exponent)
+            read = self._task.prompt_tokens
+            scores += stall.scores(read, written, weights, exponent, self._task.read_at_once)
             offers += zip(stall.sellers, stall.offers, strict=True)
         return list(self._accepted(scores, offers))
 

@@ -193,6 +193,17 @@ def model_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def embedder_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same weights, which make vectors in the place of texts: the OpenAI base URL."""
+    child, url = start_model(tmp_path_factory.mktemp("embedder"), port=free_port(), embeds=True)
+    try:
+        wait_model(child, url)
+        yield url
+    finally:
+        child.stop()
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server, which waits for no disk: no test pulls its plug."""
     if (programs := postgres_bin()) is None:

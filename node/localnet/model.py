@@ -1,4 +1,4 @@
-"""A real language model (SmolLM2-135M on llama.cpp's own server): `python -m node.localnet.model PORT`."""
+"""A real language model (SmolLM2-135M on llama.cpp's own server): `python -m node.localnet.model PORT [embeddings]`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SLOTS = 2
 CONTEXT_TOKENS = 2048
 """Per slot."""
+EMBEDDINGS = "embeddings"
+"""The word for a server that makes vectors in the place of texts."""
 
 
-def start_model(folder: Path, *, port: int | None = None) -> tuple[Child, str]:
+def start_model(folder: Path, *, port: int | None = None, embeds: bool = False) -> tuple[Child, str]:
     """Start the model's server; returns it and its OpenAI base URL. Raises PartFailed when its parts are missing."""
     port = free_port(PORT) if port is None else port
-    return Child("model", "node.localnet.model", [str(port)], {}, folder), f"http://127.0.0.1:{port}/v1"
+    words = [str(port), *([EMBEDDINGS] if embeds else [])]
+    return Child("model", "node.localnet.model", words, {}, folder), f"http://127.0.0.1:{port}/v1"
 
 
 def wait_model(child: Child, base_url: str) -> None:
@@ -38,8 +41,8 @@ def weights_path() -> Path:
     return Path(spec.origin).parent / WEIGHTS
 
 
-def _serve(port: int) -> None:
-    from xllamacpp import CommonParams, Server  # noqa: PLC0415 - a part of the local network alone
+def _serve(port: int, *, embeds: bool) -> None:
+    from xllamacpp import CommonParams, Server, llama_pooling_type  # noqa: PLC0415 - a part of the local network alone
 
     params = CommonParams()
     params.model.path = str(weights_path())
@@ -49,10 +52,12 @@ def _serve(port: int) -> None:
     params.port = port
     # One thread is nearly as fast for so small a model, and does not spin against the rest of a busy machine.
     params.cpuparams.n_threads = 1
+    if embeds:
+        params.embedding, params.pooling_type = True, llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = Server(params)
     print(f"listening on {server.listening_address}", flush=True)  # noqa: T201 - its log
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), embeds=EMBEDDINGS in sys.argv[2:])

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from relays.endpoints import CHAT, Endpoint
 from relays.event import Event
 from relays.money import Msat
 from relays.pricing import Usage
@@ -23,6 +24,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     choices: tuple[dict[str, Any], ...] = ()
     """Of OpenAI's chat completion: `index`, `message` with its `tool_calls`, `finish_reason`, `logprobs`."""
+    body: dict[str, Any] | None = None
+    """The answer in its endpoint's own form as its node gave it, top level parsed, where that has no choices."""
     request_id: str
     node: str
     """The node's npub."""
@@ -79,6 +82,7 @@ class Plan(msgspec.Struct, frozen=True):
     task: Task
     picked: Picked
     max_cost_msat: int | None
+    endpoint: Endpoint = CHAT
     explain: bool = False
 
     def at(self, tier: Tier, max_cost_msat: int | None) -> Plan:

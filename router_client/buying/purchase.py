@@ -14,14 +14,15 @@ import msgspec
 
 from relays import receipt as receipts
 from relays.bounds import largest_usage
+from relays.endpoints import CHAT, Endpoint
 from relays.errors import InvalidEvent
 from relays.event import Event
 from relays.money import Msat
-from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
 from relays.pricing import Usage
 from relays.receipt import Receipt
+from router_client.buying.forms import incoming
+from router_client.buying.incoming import Incoming
 from router_client.buying.reading import Head, Reader, ReaderFailed
-from router_client.buying.stream import AnswerStream
 from router_client.errors import (
     ChangeRejected,
     NodeBrokeOff,
@@ -40,7 +41,6 @@ from router_client.routing.candidates import Candidate
 
 log = logging.getLogger(__name__)
 
-MAX_ID_CHARS: Final = 200
 SILENCE_S: Final = 300.0
 FIRST_WORD_S: Final = 600.0
 """Comments break the silence, and serve nobody."""
@@ -54,6 +54,7 @@ class Bought(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     choices: tuple[dict[str, Any], ...]
+    body: dict[str, Any] | None
     finish_reason: str
     request_id: str
     usage: Usage
@@ -89,6 +90,7 @@ class Buyer:
         most_msat: int | None = None,
         began: float | None = None,
         payment_id: str = "",
+        endpoint: Endpoint = CHAT,
     ) -> Bought:
         """Pay what it holds, with a token of at most `most_msat`. Raises NodeUnavailable and NodeRefused, NodeBrokeOff for a
         stream that does, NodeOutrun once the reader has left, WalletError, and ReaderFailed. What did not come back
@@ -101,10 +103,11 @@ class Buyer:
             most_msat=most_msat,
             payment_id=payment_id,
         )
-        stream = AnswerStream()
+        stream = incoming(endpoint, request)
         try:
             tell = partial(stream.tell, reader, head)
-            await _unless(reader.left, self._run(candidate.url, request, paid.token, stream, tell), began)
+            url = f"{candidate.url}/v1{endpoint.path}"
+            await _unless(reader.left, self._run(url, request, paid.token, stream, tell), began)
         except NodeUnreached:
             await self._keep(paid)
             raise
@@ -125,7 +128,12 @@ class Buyer:
             back = await self._take_back(paid, stream)
             error.out_msat = paid.credit_msat if back is None else kept_msat(paid, back, 0)
             raise
-        whole_s, most = time.monotonic() - began, largest_usage(request, candidate.offer.limits)
+        most = largest_usage(request, candidate.offer.limits, endpoint)
+        return await self._concluded(paid, stream, candidate, most, began)
+
+    async def _concluded(self, paid: Paid, stream: Incoming, candidate: Candidate, most: Usage, began: float) -> Bought:
+        """The answer is here: verify it, and take in the change."""
+        whole_s = time.monotonic() - began
         receipt, problem = _verify(stream, candidate, most)
         settled, fraud, withheld = await self._settle(paid, stream)
         problem = problem or fraud
@@ -136,7 +144,8 @@ class Buyer:
             cost_msat = Msat(cost_msat + kept_msat(paid, settled, receipt.cost_msat))
         return Bought(
             text="".join(stream.texts),
-            choices=stream.completion.choices(),
+            choices=stream.choices,
+            body=stream.body,
             finish_reason=stream.finish_reason,
             request_id=stream.request_id,
             usage=receipt.usage if receipt is not None else _possible(stream.usage or Usage(0, 0), most),
@@ -152,9 +161,9 @@ class Buyer:
         )
 
     async def _run(
-        self, url: str, request: dict[str, Any], token: str, stream: AnswerStream, tell: Callable[[], Awaitable[None]]
+        self, url: str, request: dict[str, Any], token: str, stream: Incoming, tell: Callable[[], Awaitable[None]]
     ) -> None:
-        """Send the request and read its stream. Raises NodeUnavailable, NodeRefused, or NodeBrokeOff."""
+        """Send the request and read what comes. Raises NodeUnavailable, NodeRefused, or NodeBrokeOff."""
         now = asyncio.get_running_loop().time()
         begin_by, ends_at = now + FIRST_WORD_S, now + STREAM_DEADLINE_S
         try:
@@ -162,21 +171,22 @@ class Buyer:
                 asyncio.timeout_at(begin_by) as deadline,
                 self._http.stream(
                     "POST",
-                    f"{url}/v1/chat/completions",
+                    url,
                     content=msgspec.json.encode(request),
                     headers=plain(with_money(token)),
                     timeout=SILENCE_S,
                 ) as reply,
             ):
                 check_plain(reply)
-                stream.request_id = reply.headers.get(REQUEST_ID_HEADER, "")[:MAX_ID_CHARS]
-                stream.give_change(reply.headers.get(CASHU_HEADER, ""))
+                stream.begin(reply.headers)
                 if not reply.is_success:
                     raise error_of(reply.status_code, await first_bytes(reply), reply.headers)
                 async for chunk in reply.aiter_raw():
                     stream.feed(chunk)
                     deadline.reschedule(ends_at if stream.pieces else begin_by)
                     await tell()
+                stream.end()
+                await tell()
         except (NodeError, ReaderFailed):
             raise
         except NoWay as error:
@@ -192,7 +202,7 @@ class Buyer:
         if not stream.pieces and stream.receipt is None:
             raise NodeUnavailable(f"{url} answered nothing")
 
-    async def _settle(self, paid: Paid, stream: AnswerStream) -> tuple[Settled | None, str | None, bool]:
+    async def _settle(self, paid: Paid, stream: Incoming) -> tuple[Settled | None, str | None, bool]:
         """Take in the change; none when that must wait for `recover`, with what is wrong with it, and whether it is the node
         that keeps it. The answer stays."""
         try:
@@ -203,7 +213,7 @@ class Buyer:
             log.warning("the change of %s is still out: %s", paid.id, error)
             return None, None, isinstance(error, NodeError)
 
-    async def _take_back(self, paid: Paid, stream: AnswerStream, pauses_s: Sequence[float] = (0.0,)) -> Settled | None:
+    async def _take_back(self, paid: Paid, stream: Incoming, pauses_s: Sequence[float] = (0.0,)) -> Settled | None:
         for pause_s in pauses_s:
             await asyncio.sleep(pause_s)
             try:
@@ -246,7 +256,7 @@ def _possible(usage: Usage, most: Usage) -> Usage:
     return Usage(min(usage.prompt_tokens, most.prompt_tokens), min(usage.completion_tokens, most.completion_tokens))
 
 
-def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
+def _verify(stream: Incoming, candidate: Candidate, most: Usage) -> tuple[Receipt | None, str | None]:
     """The receipt, and what is wrong with it. The usage must also be the one that the stream itself told."""
     if stream.receipt is None:
         plain_node = candidate.provider.is_plain
@@ -264,7 +274,7 @@ def _verify(stream: AnswerStream, candidate: Candidate, most: Usage) -> tuple[Re
     except InvalidEvent as error:
         return None, str(error)
     if not stream.done:
-        return receipt, "the stream ended without [DONE]: the answer may lack its end"
+        return receipt, "the stream ended without saying so: the answer may lack its end"
     if receipt.metered == "upstream" and stream.usage is not None and receipt.usage != stream.usage:
-        return receipt, f"the receipt says {receipt.usage}, the stream said {stream.usage}"
+        return receipt, f"the receipt says {receipt.usage}, the answer said {stream.usage}"
     return receipt, None

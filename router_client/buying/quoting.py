@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from relays.bounds import most_usage
+from relays.endpoints import CHAT, Endpoint
 from relays.errors import InvalidJson, MoneyError
 from relays.jsontext import shaped
 from relays.money import ceil_div
@@ -61,9 +62,12 @@ async def _ask(http: httpx.AsyncClient, provider: Provider, model: str, request:
     return Asked(provider.announcement.name, provider.npub, model, quote, problem)
 
 
-async def _quote(http: httpx.AsyncClient, url: str, request: Mapping[str, Any]) -> QuoteAnswer:
+async def _quote(
+    http: httpx.AsyncClient, url: str, request: Mapping[str, Any], endpoint: Endpoint = CHAT
+) -> QuoteAnswer:
     """Raises NodeUnavailable or NodeRefused."""
-    answer = await call(http, "POST", f"{url}/v1/quote", {"Content-Type": "application/json"}, dict(request))
+    where = f"{url}/v1/quote" if endpoint is CHAT else f"{url}/v1/quote?endpoint={endpoint.name}"
+    answer = await call(http, "POST", where, {"Content-Type": "application/json"}, dict(request))
     try:
         return shaped(answer, QuoteAnswer)
     except InvalidJson as error:
@@ -87,20 +91,24 @@ def _risen(price: ModelPrice) -> ModelPrice:
 
 
 async def quoted(
-    http: httpx.AsyncClient, candidate: Candidate, request: Mapping[str, Any], ceiling: Ceiling
+    http: httpx.AsyncClient,
+    candidate: Candidate,
+    request: Mapping[str, Any],
+    ceiling: Ceiling,
+    endpoint: Endpoint = CHAT,
 ) -> Candidate:
     """The candidate at the price and hold that it quotes. Raises NodeUnavailable, and as NodeTooDear where that is above the
     ceiling, as NodeRaised where it is far above what was announced; NodeRefused when the node will not serve the request."""
     if candidate.provider.is_plain:
         return candidate
     try:
-        quote = await _quote(http, candidate.url, request)
+        quote = await _quote(http, candidate.url, request, endpoint)
     except NodeRefused as error:
         if error.status in NO_QUOTES and error.code != "model_not_found":
             return candidate
         raise
     try:
-        most_msat = cost(most_usage(request, candidate.offer.limits, quote.price), quote.price)
+        most_msat = cost(most_usage(request, candidate.offer.limits, quote.price, endpoint), quote.price)
         is_risen = not at_most(quote.price, _risen(candidate.offer.price))
     except MoneyError as error:
         raise NodeRaised(f"{candidate.url} asks for more than there is") from error

@@ -16,6 +16,7 @@ import msgspec
 from relays.money import Msat, ceil_div
 from router_client.buying.answer import Answer, Plan
 from router_client.buying.cascade import confidence
+from router_client.buying.forms import sent
 from router_client.buying.hedging import Race, Runner
 from router_client.buying.purchase import Bought, Buyer
 from router_client.buying.quoting import most_quoted_msat, quoted
@@ -109,6 +110,7 @@ class Serving:
             plan.task,
             self._market,
             self._purses(),
+            endpoint=plan.endpoint,
             wishes=plan.wishes,
             given=self._given,
             max_cost_msat=most_msat,
@@ -235,10 +237,10 @@ class Serving:
         else:
             self._directory.forget(node)
             self._sessions.pop(session, None)
-        answer = self._answer(agreed, bought, explored)
+        answer = self._answer(plan, agreed, bought, explored)
         if isinstance(reader, Runner) and reader.is_outrun:  # two that end at once: nobody reads this one
             answer = msgspec.structs.replace(answer, saved_msat=Msat(0))
-        if answer.tier != LADDER[-1]:
+        if answer.tier != LADDER[-1] and plan.endpoint.writes:
             answer = msgspec.structs.replace(answer, confidence=confidence(plan.request, answer))
         counted_msat = answer.cost_msat + bought.out_msat
         outcome = Outcome(counted_msat, answer.saved_msat, answer.verified, answer.confidence, answer.request_id)
@@ -249,16 +251,13 @@ class Serving:
     async def _bought(self, plan: Plan, candidate: Candidate, reader: Reader) -> tuple[str, Candidate, Bought]:
         """The entry in the account, the candidate at its quote, and what was bought of it."""
         node, healths = candidate.provider.announcement.pubkey, self._given.healths
-        request = plan.request | {
-            "model": candidate.offer.id,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        request = sent(plan.endpoint, plan.request, candidate.offer.id)
         healths.began(node)
         end: Callable[[], object] = partial(healths.left, node)
         try:
             name, agreed, bought = await self._paid(plan, candidate, request, reader)
-            end = partial(healths.served, node, bought.wait_s, bought.usage.completion_tokens, bought.whole_s)
+            wait_s = bought.wait_s if plan.endpoint.writes else None
+            end = partial(healths.served, node, wait_s, bought.usage.completion_tokens, bought.whole_s)
             if bought.withheld:
                 end = partial(healths.failed, node)
         except NodeError as error:
@@ -303,7 +302,8 @@ class Serving:
         session, model = plan.wishes.session, candidate.offer.id
         most_msat = self.allowance.most_msat(session, plan.max_cost_msat)
         began = time.monotonic()
-        agreed = await quoted(self._http, candidate, request, ceiling_of(plan.wishes, self._given, most_msat))
+        ceiling = ceiling_of(plan.wishes, self._given, most_msat)
+        agreed = await quoted(self._http, candidate, request, ceiling, plan.endpoint)
         tier = self._market.tier_of(model)
         coin_msat = MSAT_PER_UNIT[agreed.purse.unit]
         least_msat = max(1, ceil_div(agreed.hold_msat, coin_msat)) * coin_msat  # who holds nothing is sent a coin
@@ -315,7 +315,9 @@ class Serving:
         try:
             if reader.left is not None and reader.left.is_set():
                 raise NodeOutrun("it was left before it was paid", time.monotonic() - began)
-            bought = await self._buyer.buy(request, agreed, reader, self._head(agreed), most_msat, began, name)
+            bought = await self._buyer.buy(
+                request, agreed, reader, self._head(agreed), most_msat, began, name, plan.endpoint
+            )
             return name, agreed, bought
         except (NodeError, WalletError) as error:
             if isinstance(error, NodeError):
@@ -354,11 +356,12 @@ class Serving:
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
 
-    def _answer(self, candidate: Candidate, bought: Bought, explored: bool) -> Answer:
-        strongest_msat = self._market.strongest_msat(bought.usage)
+    def _answer(self, plan: Plan, candidate: Candidate, bought: Bought, explored: bool) -> Answer:
+        strongest_msat = self._market.strongest_msat(bought.usage) if plan.endpoint.writes else 0
         return Answer(
             text=bought.text,
             choices=bought.choices,
+            body=bought.body,
             finish_reason=bought.finish_reason,
             request_id=bought.request_id,
             node=candidate.provider.npub,

@@ -4,56 +4,37 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from typing import Any, Final
 
 import msgspec
 
 from relays import receipt as receipts
 from relays.errors import InvalidEvent, InvalidJson
-from relays.event import Event, parse_event
+from relays.event import parse_event
 from relays.jsontext import from_json
 from relays.payment import CHANGE_SSE_PREFIX
-from relays.pricing import Usage
 from relays.usage import report_in, usage_of
 from router_client.buying.completion import Completion
-from router_client.buying.reading import ChunkChoice, Head, Piece, Reader, ReaderFailed
-from router_client.ecash.token import looks_like_token
-from router_client.errors import NodeBrokeOff, NodeError, NodeUnavailable
+from router_client.buying.incoming import Incoming
+from router_client.buying.reading import ChunkChoice, Piece
 
 log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 MAX_STREAM_BYTES: Final = 256 * 1024 * 1024
-MAX_CHANGES: Final = 8
-"""A node gives one token; more than so many are not read."""
 
 
-class AnswerStream:
-    """What a node streams: an answer to pass on, its own usage, and the receipt in an SSE comment."""
+class AnswerStream(Incoming):
+    """Lines: events of the answer to pass on, and the receipt and the change in comments."""
 
     def __init__(self) -> None:
-        self.request_id = ""
-        self.texts: list[str] = []
-        self.completion = Completion()
-        self.pieces = 0
-        """How many said something."""
-        self.usage: Usage | None = None
-        self.receipt: Event | None = None
-        self.changes: list[str] = []
-        """Tokens that the node gave back, as it gave them."""
-        self.first_at: float | None = None
-        """When its first word came, by the monotonic clock."""
-        self.finish_reason = ""
-        self.done = False
-        """Whether its end was said."""
-        self.error: str | None = None
-        self._untold: list[Piece] = []
-        self._told = False
+        super().__init__()
         self._tail = bytearray()
         self._received = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the complete lines so far. Raises NodeBrokeOff for what has no end, NodeUnavailable before the first word."""
+        """Take the complete lines so far."""
         self._received += len(chunk)
         if self._received > MAX_STREAM_BYTES:
             raise self._broken("the stream has no end")
@@ -65,9 +46,6 @@ class AnswerStream:
         self._tail += rest
         if len(self._tail) > MAX_LINE_BYTES:
             raise self._broken("the stream has a line without end")
-
-    def _broken(self, why: str) -> NodeError:
-        return NodeBrokeOff(why) if self.pieces else NodeUnavailable(why)
 
     def take(self, line: str) -> None:
         if line.startswith(receipts.SSE_PREFIX):
@@ -81,13 +59,32 @@ class AnswerStream:
             data = line[5:].strip()
             if data == "[DONE]":
                 self.done = True
-            else:
-                self._take_data(data)
+                return
+            if (report := report_in(data.encode()) if '"usage"' in data else None) is not None:
+                self.usage = usage_of(report) or self.usage
+            self._take_data(data)
 
-    def give_change(self, text: str) -> None:
-        """What an `X-Cashu` header or comment says; what is no token, such as a 402's request for one, is passed over."""
-        if looks_like_token(text.strip()):
-            self.changes = [*self.changes, text.strip()][-MAX_CHANGES:]  # the node's own comes last
+    @abstractmethod
+    def _take_data(self, data: str) -> None:
+        """An event of the answer."""
+
+    def _say(self, text: str) -> None:
+        """It is a piece of the answer."""
+        self.first_at = self.first_at or time.monotonic()
+        self.pieces += 1
+        self.texts.append(text)
+
+
+class ChatStream(AnswerStream):
+    """Of OpenAI's chat completions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._completion = Completion()
+
+    @property
+    def choices(self) -> tuple[dict[str, Any], ...]:
+        return self._completion.choices()
 
     def _take_data(self, data: str) -> None:
         try:
@@ -96,34 +93,13 @@ class AnswerStream:
             return
         if chunk.error is not None:
             self.error = str(chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error)
-        if (report := report_in(data.encode()) if '"usage"' in data else None) is not None:
-            self.usage = usage_of(report) or self.usage
         for choice in chunk.choices:
             self.finish_reason = choice.finish_reason or self.finish_reason
-            self.completion.take(choice)
+            self._completion.take(choice)
             if choice.says_something:
-                self.first_at = self.first_at or time.monotonic()
-                self.pieces += 1
-                self.texts.append(choice.text)
+                self._say(choice.text)
         if chunk.choices:
             self._untold.append(Piece(data, chunk.choices, chunk.id if isinstance(chunk.id, str) else ""))
-
-    async def tell(self, reader: Reader, head: Head) -> None:
-        """Tell a reader what has come since the last time. Raises ReaderFailed.
-
-        Nothing is told before the node has said something: until then another can serve.
-        """
-        if not self.pieces:
-            return
-        untold, self._untold = self._untold, []
-        try:
-            if not self._told:
-                self._told = True
-                await reader.begin(msgspec.structs.replace(head, request_id=self.request_id))
-            for piece in untold:
-                await reader.read(piece)
-        except Exception as error:  # whatever the caller's code raises, it is handed back to the caller
-            raise ReaderFailed(error) from error
 
 
 class _Chunk(msgspec.Struct):

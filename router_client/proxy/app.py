@@ -1,4 +1,5 @@
-"""The local endpoint, an ASGI application: `/v1/chat/completions`, `/v1/models`, `/api/report`, `/api/feedback`, `/health`.
+"""The local endpoint, an ASGI application: `/v1/chat/completions`, `/v1/embeddings`, `/v1/models`, `/api/report`,
+`/api/feedback`, `/health`.
 
     async with RouterClient.open(relays, folder) as client:
         proxy = Proxy(client, Guard())
@@ -17,12 +18,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 
 from relays import payment
+from relays.endpoints import CHAT, EMBEDDINGS, Endpoint
 from router_client.buying.answer import Answer
 from router_client.buying.reading import Head, Nobody, Piece, Reader
 from router_client.client import RouterClient
@@ -45,7 +48,8 @@ ENDED_S: Final = 30.0
 """Nor is one of this age when the endpoint starts, unless another program pays from the same wallet."""
 CLOSE_S: Final = 10.0
 MOST_HOURS: Final = 24 * 90
-CHAT, MODELS = "/v1/chat/completions", "/v1/models"
+SOLD: Final = (CHAT, EMBEDDINGS)
+MODELS: Final = "/v1/models"
 
 
 class _Watching(Nobody):
@@ -86,7 +90,7 @@ class Proxy:
         self._reading = Reading()
         self._buying: dict[asyncio.Task[Answer], Exchange] = {}
         self._routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
-            ("POST", CHAT): self._chat,
+            **{("POST", f"/v1{each.path}"): partial(self._sell, each) for each in SOLD},
             ("GET", MODELS): self._models,
             ("GET", "/api/report"): self._report,
             ("POST", "/api/feedback"): self._feedback,
@@ -123,7 +127,7 @@ class Proxy:
             return
         self._guard.check(exchange.headers)
         path = exchange.path.rstrip("/")
-        if path in ("/chat/completions", "/models") or path.startswith("/models/"):
+        if not path.startswith(("/v1/", "/api/")):
             path = f"/v1{path}"  # a base URL without /v1
         if exchange.method == "GET" and path.startswith(f"{MODELS}/"):
             await self._model(exchange, path.removeprefix(f"{MODELS}/"))
@@ -167,24 +171,26 @@ class Proxy:
             raise Refusal(404, payment.NOT_FOUND, "no such request is known here, or not any more", headers=SAME_AGAIN)
         await exchange.whole(200, b'{"heard":true}')
 
-    async def _chat(self, exchange: Exchange) -> None:
+    async def _sell(self, endpoint: Endpoint, exchange: Exchange) -> None:
         if len(self._buying) + self._reading.requests >= MAX_AT_ONCE:
             raise too_busy(f"{MAX_AT_ONCE} requests are under way here")
         body = await exchange.body(self._reading)
         streams = body.get("stream") or False
         if not isinstance(streams, bool):
             raise bad("'stream' is true or false")
+        if streams and not endpoint.writes:
+            raise bad("there is nothing to stream here: leave 'stream' out")
         options = body.get("stream_options")
         with_usage = isinstance(options, dict) and options.get("include_usage") is True
         request = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
         passing = _Passing(exchange) if streams else None
         try:
-            answer = await self._bought(exchange, request, passing or _Watching(exchange))
+            answer = await self._bought(endpoint, exchange, request, passing or _Watching(exchange))
         except ClientError as error:
             raise await self._refusal(error, request) from error
         now, msat_per_usd = int(time.time()), self._client.msat_per_usd
         if passing is None:
-            await exchange.whole(200, telling.whole(answer, now), telling.headers_of(answer, msat_per_usd))
+            await exchange.whole(200, telling.whole(endpoint, answer, now), telling.headers_of(answer, msat_per_usd))
             return
         if not exchange.begun:
             await exchange.begin(200, STREAMED | telling.headers_of(answer, msat_per_usd))
@@ -193,9 +199,9 @@ class Proxy:
         usage = telling.usage_chunk(answer, now, passing.name) if with_usage else b""
         await exchange.write(usage + telling.ending(answer, msat_per_usd), last=True)
 
-    async def _bought(self, exchange: Exchange, request: dict[str, Any], reader: Reader) -> Answer:
-        """Raises what `RouterClient.chat` does; CallerLeft as soon as the caller has."""
-        buying = asyncio.create_task(self._client.chat(request, reader=reader))
+    async def _bought(self, endpoint: Endpoint, exchange: Exchange, request: dict[str, Any], reader: Reader) -> Answer:
+        """Raises what `RouterClient.ask` does; CallerLeft as soon as the caller has."""
+        buying = asyncio.create_task(self._client.ask(endpoint, request, reader=reader))
         self._buying[buying] = exchange
         buying.add_done_callback(self._ended)
         gone = asyncio.create_task(exchange.gone())

@@ -76,9 +76,9 @@ class Exchange:
             raise bad(f"the request is not JSON that can be read: {error}") from error
         if not isinstance(body, dict) or too_deep(body):
             raise bad("the request is not a JSON object, or nests too deeply")
-        messages = body.get("messages")
-        if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
-            raise bad(f"the request has more than {MAX_MESSAGES} messages", 413)
+        said = body.get("messages") or body.get("input")
+        if isinstance(said, list) and len(said) > MAX_MESSAGES:
+            raise bad(f"the request has more than {MAX_MESSAGES} messages or inputs", 413)
         return body
 
     async def _raw(self, reading: Reading) -> bytes:

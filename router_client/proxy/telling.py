@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from relays import payment
+from relays.endpoints import CHAT, Endpoint
 from relays.money import MSAT_PER_SAT
 from relays.pricing import TOKENS_PER_PRICE, ModelPrice, Usage
 from router_client.buying.answer import Answer
@@ -20,6 +21,7 @@ from router_client.buying.reading import Head
 from router_client.discovery.directory import Provider
 from router_client.proxy.exchange import plain
 from router_client.routing.market import Market
+from router_client.routing.stall import Stall
 from router_client.routing.wishes import AUTO
 
 OWNER: Final = "satroute"
@@ -84,15 +86,17 @@ def headers_of(answer: Answer, msat_per_usd: float | None) -> dict[str, str]:
     return known | cost_headers(answer, msat_per_usd)
 
 
-def whole(answer: Answer, now: int) -> bytes:
-    """OpenAI's `chat.completion`."""
+def whole(endpoint: Endpoint, answer: Answer, now: int) -> bytes:
+    """OpenAI's answer at that endpoint: a `chat.completion`, or what the node gave, with the usage that was verified."""
+    if answer.body is not None:
+        return msgspec.json.encode({**answer.body, "usage": _usage(endpoint, answer)})
     return msgspec.json.encode({
         "id": _name(answer),
         "object": "chat.completion",
         "created": now,
         "model": answer.model,
         "choices": answer.choices,
-        "usage": _usage(answer),
+        "usage": _usage(endpoint, answer),
     })  # fmt: skip
 
 
@@ -111,7 +115,7 @@ def unstreamed(answer: Answer, now: int) -> Iterator[bytes]:
 
 def usage_chunk(answer: Answer, now: int, name: str) -> bytes:
     """The chunk with what was used, of a stream whose chunks are called so."""
-    return _chunk(answer, now, [], _usage(answer), name)
+    return _chunk(answer, now, [], _usage(CHAT, answer), name)
 
 
 def ending(answer: Answer, msat_per_usd: float | None) -> bytes:
@@ -143,18 +147,20 @@ def _name(answer: Answer) -> str:
     return answer.request_id or "chatcmpl-satroute"
 
 
-def _usage(answer: Answer) -> dict[str, Any]:
+def _usage(endpoint: Endpoint, answer: Answer) -> dict[str, Any]:
     """OpenAI's, with what it cost as Routstr has it."""
     used: Usage = answer.usage
-    return {
+    told: dict[str, Any] = {
         "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
         "cost": {"total_msats": answer.cost_msat},
         "cost_sats": answer.cost_msat / MSAT_PER_SAT,
     }
+    if endpoint.writes:
+        told["completion_tokens"] = used.completion_tokens
+        told["prompt_tokens_details"] = {"cached_tokens": used.cached_tokens}
+        told["completion_tokens_details"] = {"reasoning_tokens": used.reasoning_tokens}
+    return told
 
 
 def models_of(providers: Iterable[Provider], msat_per_usd: float | None) -> list[dict[str, Any]]:
@@ -173,11 +179,18 @@ def models_of(providers: Iterable[Provider], msat_per_usd: float | None) -> list
             "owned_by": OWNER,
             "context_length": max(stall.context),
             "sellers": len(set(stall.sellers)),
+            "endpoints": _endpoints(stall),
             "tier": market.tier_of(name),
             "pricing": None if msat_per_usd is None else _in_usd(price, msat_per_usd),
             "msat_pricing": price,
         })  # fmt: skip
     return listed
+
+
+def _endpoints(stall: Stall) -> list[str] | None:
+    """Where one of its sellers says that it serves the model; None where one says nothing."""
+    named = [offer.endpoints for offer in stall.offers]
+    return None if None in named else sorted({name for names in named for name in names or ()})
 
 
 def _in_usd(price: ModelPrice, msat_per_usd: float) -> dict[str, str]:

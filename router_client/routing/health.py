@@ -123,11 +123,13 @@ class Healths:
         """A request is sent there. `served`, `busy`, `failed` or `left` must follow."""
         self._noting(node).in_flight += 1
 
-    def served(self, node: str, wait_s: float, tokens: int, whole_s: float) -> None:
-        """It answered: so long to the first word, so many tokens, so long in all."""
+    def served(self, node: str, wait_s: float | None, tokens: int, whole_s: float) -> None:
+        """It answered: so long to the first word, so many tokens, so long in all. What comes when it is whole has no first
+        word (None)."""
         health = self._ended(node)
-        _waited(health, wait_s)
-        if tokens > 1 and whole_s > wait_s:
+        if wait_s is not None:
+            _waited(health, wait_s)
+        if wait_s is not None and tokens > 1 and whole_s > wait_s:
             health.speed = _smooth(health.speed, (tokens - 1) / (whole_s - wait_s))
         self._count(health, 0.0)
         health.failed_in_a_row, health.cool_until = 0, 0.0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from relays.announcement import ModelOffer
+from relays.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from relays.errors import InvalidKey, MoneyError
 from relays.event import pubkey_of
 from relays.pricing import Usage, cost
@@ -24,6 +25,8 @@ TIER_SHARE: Final[dict[Tier, tuple[float, float]]] = {
     "premium": (2 / 3, 1.0),
 }
 """With `auto`, the part of all models, ordered by price, from which a tier takes its model."""
+WRITTEN: Final = frozenset(endpoint.name for endpoint in (CHAT, COMPLETIONS, RESPONSES, MESSAGES))
+"""Where models write text."""
 FRESH_S: Final = 30.0
 """Weights that nobody asked for since are all computed anew."""
 AT_A_TIME: Final = 16
@@ -159,7 +162,7 @@ class Market:
     def _rungs(self) -> list[tuple[str, Stall]]:
         """The models that count. Where some are sold by several keys, one key adds no more than a few of its own: who
         invents models shall not make the tiers."""
-        texts = {model: stall for model, stall in self.stalls.items() if "text" in stall.offers[0].output}
+        texts = {model: stall for model, stall in self.stalls.items() if _writes(stall.offers[0])}
         payable = {model: stall for model, stall in texts.items() if self._is_payable(stall)}
         texts = payable or texts
         if all(len(stall.keys) == 1 for stall in texts.values()):
@@ -237,6 +240,12 @@ def _name_of(provider: Provider) -> tuple[str, str, tuple[str, ...]]:
 def _sold(provider: Provider) -> tuple[ModelOffer, ...]:
     """What can be bought there now."""
     return () if provider.url is None or provider.trust.refused else provider.offers
+
+
+def _writes(offer: ModelOffer) -> bool:
+    """Whether it writes text, where it is asked for any: a model of embeddings reads alone."""
+    served = offer.endpoints is None or not WRITTEN.isdisjoint(offer.endpoints)
+    return served and "text" in offer.output
 
 
 def _priced(usage: Usage, offer: ModelOffer) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from relays.announcement import ModelOffer
 from relays.bounds import most_usage
+from relays.endpoints import CHAT, Endpoint
 from relays.errors import MoneyError
 from relays.money import msat
 from relays.payment import CASHU_HEADER
@@ -48,6 +49,7 @@ class Screen:
         given: Circumstances,
         max_cost_msat: int | None,
         ignore: Collection[str],
+        endpoint: Endpoint = CHAT,
     ) -> None:
         """Raises BadRequest for a limit in USD where no price of bitcoin is known."""
         self._body = body
@@ -56,7 +58,8 @@ class Screen:
         self._purses = purses
         self._wishes = wishes
         self._given = given
-        self._prompt: Prompt = read_prompt(body)
+        self._endpoint = endpoint
+        self._prompt: Prompt = read_prompt(body, endpoint)
         self._ceiling = ceiling_of(wishes, given, max_cost_msat)
         self._only = self._places(wishes.only) if wishes.only else None
         self._ignored = self._places(wishes.ignore) | self._places(tuple(ignore))
@@ -79,7 +82,8 @@ class Screen:
         try:
             written = min(self._task.completion_tokens, offer.limits.max_output_tokens)
             expected_msat = cost(Usage(self._task.prompt_tokens, written), offer.price)
-            most = most_usage({**self._body, "model": offer.id}, offer.limits, offer.price, prompt=self._prompt)
+            body = {**self._body, "model": offer.id}
+            most = most_usage(body, offer.limits, offer.price, self._endpoint, prompt=self._prompt)
             hold_msat = msat(max(cost(most, offer.price), provider.least_msat(offer.id)))
         except MoneyError:
             return OfRequest("its price is beyond all bitcoin")
@@ -101,7 +105,9 @@ class Screen:
             return OfRequest("does not say where it stands" if where is None else f"says that it stands in {where}")
         if self._wishes.onion and not (provider.url and _is_at_an_onion(provider.url)):
             return OfRequest("is not at an onion address, or answered at another first")
-        if self._task.prompt_tokens >= offer.limits.context_length:
+        if not self._is_served(provider, offer):
+            return OfRequest(f"is not sold at /v1{self._endpoint.path}")
+        if self._task.read_at_once >= offer.limits.context_length:
             return OfRequest(f"its context of {offer.limits.context_length} tokens is too short")
         if (reason := lacks(offer, self._task.needs, strict=self._wishes.require_parameters)) is not None:
             return OfRequest(reason)
@@ -110,6 +116,12 @@ class Screen:
             return Reason(f"its first word takes {wait_ms:.0f} ms, more than allowed")
         reason = self._ceiling.dearer(offer.price)
         return None if reason is None else OfRequest(reason)
+
+    def _is_served(self, provider: Provider, offer: ModelOffer) -> bool:
+        """As it is announced; where that says nothing a quote tells, which plain nodes do not give: they sell chat."""
+        if offer.endpoints is None:
+            return self._endpoint is CHAT or not provider.is_plain
+        return self._endpoint.name in offer.endpoints
 
     def _purse(self, provider: Provider, hold_msat: int) -> Purse | str:
         if not _takes_tokens(provider):

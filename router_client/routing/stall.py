@@ -83,14 +83,20 @@ class Stall:
             self._rate = statistics.median(rates)
         return self._rate
 
-    def scores(self, read: int, written: int, weights: Sequence[float], exponent: float) -> list[float]:
-        """For each seller its expected msat to that power, times its weight; infinite where the prompt is too long."""
+    def scores(
+        self, read: int, written: int, weights: Sequence[float], exponent: float, longest: int | None = None
+    ) -> list[float]:
+        """For each seller its expected msat to that power, times its weight; infinite where the prompt is too long, or the
+        longest of several that are read apart."""
+        longest = read if longest is None else longest
         rows = zip(self.read, self.written, self.flat, map(weights.__getitem__, self.sellers), strict=True)
         a, b = float(read), float(written)  # the interpreter multiplies floats with floats at twice the speed
         if exponent == 1:
             scores = [(a * r + b * w + flat) * weight for r, w, flat, weight in rows]
         else:
             scores = [(a * r + b * w + flat) ** exponent * weight for r, w, flat, weight in rows]
-        if min(self.context) > read:
+        if min(self.context) > longest:
             return scores
-        return [score if context > read else float("inf") for score, context in zip(scores, self.context, strict=True)]
+        return [
+            score if context > longest else float("inf") for score, context in zip(scores, self.context, strict=True)
+        ]

@@ -191,9 +191,9 @@ def session_of(wishes: Wishes, body: Mapping[str, Any]) -> str:
     """The session's name, or one made of what a conversation begins with: its next turn begins with the same."""
     if wishes.session:
         return wishes.session
-    messages = body.get("messages")
+    said = body.get("messages") or body.get("input")
     first = []
-    for message in messages if isinstance(messages, list) else ():
+    for message in said if isinstance(said, list) else [said]:
         first.append(message)
         if isinstance(message, Mapping) and message.get("role") == "user":
             break

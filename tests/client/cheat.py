@@ -13,7 +13,7 @@ from aiohttp import web
 
 from relays.announcement import Announcement, ModelOffer
 from relays.bounds import ModelLimits
-from relays.event import Signer
+from relays.event import Event, Signer
 from relays.payment import CASHU_HEADER, REQUEST_ID_HEADER
 from relays.pricing import ModelPrice, Usage
 from relays.receipt import Receipt, encode, to_sse
@@ -99,7 +99,8 @@ async def answered(answering: Answering, token: str) -> web.StreamResponse:
     return answer if isinstance(answer, web.Response) else await answer
 
 
-def receipt(cost_msat: int = 102, **changes: Any) -> bytes:
+def signed(cost_msat: int = 102, **changes: Any) -> Event:
+    """A receipt."""
     fields: dict[str, Any] = {
         "request_id": "r",
         "model": "m",
@@ -111,14 +112,19 @@ def receipt(cost_msat: int = 102, **changes: Any) -> bytes:
         "cost_msat": cost_msat,
         "balance_msat": 0,
     }
-    return to_sse(encode(Receipt(**fields | changes), SIGNER, 1))
+    return encode(Receipt(**fields | changes), SIGNER, 1)
+
+
+def receipt(cost_msat: int = 102, **changes: Any) -> bytes:
+    return to_sse(signed(cost_msat, **changes))
 
 
 @asynccontextmanager
 async def serving(node: Cheat) -> AsyncIterator[None]:
     """The node at a port; `node.url` says which."""
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", node.on_chat)
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/responses"):
+        app.router.add_post(path, node.on_chat)
     app.router.add_post("/v1/balance/refund", node.on_refund)
     app.router.add_get("/v1/change/{id}", node.on_change)
     app.router.add_get("/v1/receipts/{id}", node.on_receipt)
@@ -130,7 +136,9 @@ async def serving(node: Cheat) -> AsyncIterator[None]:
         yield
 
 
-def announce(buyer: RouterClient, node: Cheat, mint_url: str, lock: str | None = None) -> None:
+def announce(
+    buyer: RouterClient, node: Cheat, mint_url: str, lock: str | None = None, endpoints: tuple[str, ...] | None = None
+) -> None:
     """Let the buyer know of the node, and of no other."""
     made = Announcement(
         pubkey=SIGNER.pubkey,
@@ -140,7 +148,7 @@ def announce(buyer: RouterClient, node: Cheat, mint_url: str, lock: str | None =
         version="1",
         name="cheat",
         about="",
-        models=(ModelOffer("m", ModelLimits(2048, 1024), PRICE),),
+        models=(ModelOffer("m", ModelLimits(2048, 1024), PRICE, endpoints=endpoints),),
         created_at=1,
         expires_at=None,
         lock=lock,

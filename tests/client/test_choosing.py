@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from relays.announcement import ModelOffer
+from relays.bounds import ModelLimits
 from relays.capacity import Capacity
 from relays.pricing import ModelPrice
 from router_client.complexity import assess
@@ -315,3 +317,12 @@ def test_where_a_region_is_wanted_who_does_not_say_that_it_stands_there_is_out()
     for each in wrong:
         with pytest.raises(BadRequest, match="ISO 3166"):
             chosen({**HELLO, "provider": each}, *nodes)
+
+
+def test_a_model_that_only_reads_is_no_tier_of_those_that_write() -> None:
+    """It would be the cheapest, and of its tier nothing could be bought that is written."""
+    reader = ModelOffer("vectors", ModelLimits(4096, 4096), ModelPrice(1, 0), endpoints=("embeddings",))
+    other = provider("embeds", ("x", PRICE), models=(reader,))
+    choice = chosen({**HELLO, "model": "auto:cheap"}, other, provider("chats", ("m", PRICE)))
+    assert [candidate.offer.id for candidate in choice.candidates] == ["m"]
+    assert Market([other]).ladder == []

@@ -129,3 +129,11 @@ async def test_what_it_wants_to_see_counts_as_what_it_can_cost(client: RouterCli
     with pytest.raises(NoProvider, match="could cost 9000 msat"):
         await client.chat(ASK, max_cost_msat=MAX_COST_MSAT - 1)
     assert node.asked == []
+
+
+async def test_it_is_not_asked_for_what_it_does_not_tell_that_it_sells(client: RouterClient, node: Routstr) -> None:
+    """It gives no quote: the money would be with it before it says no."""
+    before_msat = client.wallet.balance_msat()
+    with pytest.raises(NoProvider, match="is not sold at /v1/embeddings"):
+        await client.embeddings({"model": MODEL, "input": "hi"})
+    assert client.wallet.balance_msat() == before_msat

@@ -53,7 +53,7 @@ async def test_what_fails_here_is_not_bought_again(
     async def fails(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(proxy._client, "chat", fails)
+    monkeypatch.setattr(proxy._client, "ask", fails)
     answer = await caller.post("/v1/chat/completions", json=BODY)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (500, "false")
 

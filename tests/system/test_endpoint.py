@@ -1,0 +1,129 @@
+"""OpenAI's SDK at the local endpoint, with real purchases: nodes found on a relay, ecash of a mint, answers of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from node.localnet.process import free_port
+from node.localnet.relay import start_relay, wait_relay
+from relays.endpoints import EMBEDDINGS
+from relays.pricing import cost
+from relays.prompt import inputs
+from router_client.client import RouterClient
+from router_client.errors import BadRequest
+from router_client.proxy.app import Proxy
+from router_client.proxy.guard import Guard
+from router_client.spending.budget import Budget
+from tests.client.proxies import URL, calling
+from tests.client.purses import until_claimed
+from tests.node.harness import MODEL, Running, running_node
+from tests.system.test_client import announced, settings
+
+TEXTS = ["A cat sat on the mat.", "The kitten sits on a rug.", "Interest rates rose in March."]
+GONE = "http://127.0.0.1:9/v1"
+CHEAP = {"fixed_per_1k_input_tokens": "0.1", "fixed_per_1k_output_tokens": "0.1"}
+
+
+@pytest.fixture
+async def relay(folder: Path) -> AsyncIterator[str]:
+    """A relay of this test's own, so that it holds these nodes alone."""
+    child, url = start_relay(folder / "relay", port=free_port())
+    wait_relay(child, url)
+    yield url
+    child.stop()
+
+
+@pytest.fixture
+async def buyer(folder: Path, relay: str, mint_url: str) -> AsyncIterator[RouterClient]:
+    async with RouterClient.open([relay], folder / "buyer") as client:
+        await client.wallet.invoice(500_000, mint_url, "msat", "fund")
+        await until_claimed(client.wallet, "fund")
+        yield client
+
+
+@pytest.fixture
+async def caller(buyer: RouterClient) -> AsyncIterator[httpx.AsyncClient]:
+    async with calling(Proxy(buyer, Guard())) as client:
+        yield client
+
+
+@pytest.fixture
+async def sdk(caller: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
+    http: Any = caller  # the SDK has a fork of httpx
+    async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", http_client=http, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def embedder(folder: Path, mint_url: str, embedder_url: str, relay: str) -> AsyncIterator[Running]:
+    async with running_node(folder / "embeds", **settings("embeds", mint_url, embedder_url, relay)) as running:
+        yield await announced(running)
+
+
+def nearness(one: Sequence[float], other: Sequence[float]) -> float:
+    products = sum(a * b for a, b in zip(one, other, strict=True))
+    return products / math.sqrt(sum(a * a for a in one) * sum(b * b for b in other))
+
+
+async def test_embeddings_are_bought_paid_and_verified(
+    sdk: openai.AsyncOpenAI, buyer: RouterClient, embedder: Running
+) -> None:
+    before_msat = buyer.wallet.balance_msat()
+    raw = await sdk.embeddings.with_raw_response.create(model=MODEL, input=TEXTS)
+    answer = raw.parse()
+    cat, kitten, rates = (each.embedding for each in answer.data)
+    assert nearness(cat, kitten) > nearness(cat, rates), "they are of these texts, in this order"
+    cost_msat = int(raw.headers["x-satroute-cost-msat"])
+    assert raw.headers["x-satroute-verified"] == "true"
+    assert (raw.headers["x-pura-model"], raw.headers["x-pura-provider"]) == (MODEL, embedder.node.signer.npub)
+    totals = await embedder.node.ledger.audit()
+    assert (totals.earned_msat, totals.keys_msat, totals.held_msat) == (cost_msat, 0, 0)
+    (provider,) = buyer.directory.known()
+    (offer,) = provider.offers
+    usage = answer.usage
+    assert usage.prompt_tokens == usage.total_tokens > 0
+    assert cost_msat == math.ceil(usage.prompt_tokens * offer.price.prompt_msat_per_mtok / 10**6)
+    assert usage.model_dump()["cost"] == {"total_msats": cost_msat}
+    assert buyer.payments.open_count() == 0
+    assert 0 <= before_msat - buyer.wallet.balance_msat() - cost_msat <= 12, "beyond it only the mint's fees are gone"
+    report = buyer.report()
+    assert (report.requests, report.spent_msat, report.saved_msat) == (1, cost_msat, 0)
+
+
+async def test_embeddings_fail_over_and_keep_to_the_budget(
+    folder: Path, sdk: openai.AsyncOpenAI, buyer: RouterClient, embedder: Running, mint_url: str, relay: str
+) -> None:
+    async with running_node(folder / "down", **settings("down", mint_url, GONE, relay, **CHEAP)) as down:
+        down.node.catalogue.update({"upstream": [{"id": MODEL, "context_length": 2048}]})
+        await announced(down)
+        before_msat = buyer.wallet.balance_msat()
+        raw = await sdk.embeddings.with_raw_response.create(model=MODEL, input=TEXTS[0])
+        assert raw.headers["x-pura-provider"] == embedder.node.signer.npub, "the cheaper one is down"
+        cost_msat = int(raw.headers["x-satroute-cost-msat"])
+        assert before_msat - buyer.wallet.balance_msat() - cost_msat <= 30, "its money is back"
+        assert (await down.node.ledger.audit()).earned_msat == 0
+    buyer._serving.allowance.budget = Budget(day_msat=cost_msat + 1)
+    with pytest.raises(openai.APIStatusError) as refused:
+        await sdk.embeddings.create(model=MODEL, input=TEXTS[0])
+    assert (refused.value.status_code, refused.value.code) == (402, "budget_exceeded")
+    assert (await embedder.node.ledger.audit()).earned_msat == cost_msat
+
+
+async def test_the_library_buys_embeddings(buyer: RouterClient, embedder: Running) -> None:
+    answer = await buyer.embeddings({"model": MODEL, "input": TEXTS}, explain=True)
+    assert (answer.verified, answer.problem, answer.text, answer.choices) == (True, None, "", ())
+    assert answer.receipt is not None
+    assert answer.cost_msat == cost(answer.usage, answer.receipt.price)
+    assert answer.body is not None
+    assert len(answer.body) > 1
+    assert answer.explanation is not None
+    assert inputs({"input": TEXTS}, EMBEDDINGS) == 3
+    with pytest.raises(BadRequest, match="name the model"):
+        await buyer.embeddings({"input": TEXTS})
