@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from relays.endpoints import CHAT, EMBEDDINGS, Endpoint
+from relays.endpoints import CHAT, EMBEDDINGS, RESPONSES, Endpoint
 from relays.event import Event, Signer, npub
 from relays.money import Msat
 from relays.pool import RelayPool
@@ -36,8 +36,9 @@ from router_client.errors import BadRequest, NoProvider
 from router_client.net.outside import client_for
 from router_client.paying.payments import PAYING_S, Payments
 from router_client.preferences import USUAL, Preferences
+from router_client.routing.asked import as_chat, stateless
 from router_client.routing.feedback import DOUBT_WEIGHT, Belief, Feedback, Picked, kind_of
-from router_client.routing.wishes import AUTO, Wishes, read_wishes, session_of
+from router_client.routing.wishes import AUTO, read_wishes, session_of
 from router_client.selection import Choice
 from router_client.spending.account import HOUR_S, Report, Spending
 from router_client.spending.allowance import Allowance
@@ -50,7 +51,7 @@ BUDGET_FILE, SHELF_FILE, SPENDING_FILE = "budget.json", "directory.db", "spendin
 
 
 class RouterClient:
-    """Buys chat completions and embeddings from announced nodes with the ecash in its wallet."""
+    """Buys chat completions, responses and embeddings from announced nodes with the ecash in its wallet."""
 
     def __init__(
         self,
@@ -158,20 +159,21 @@ class RouterClient:
         wishes, request = read_wishes(body, self._profile, onion=self._onion)
         if wishes.auto and not endpoint.writes:
             raise BadRequest("name the model: vectors of one model mean nothing to another, so 'auto' takes none here")
+        if endpoint is RESPONSES:
+            request = stateless(request)
         wishes = msgspec.structs.replace(wishes, session=session_of(wishes, request))
         if wishes.in_usd or self._serving.allowance.in_usd:
             await self._rate.look()
-        task, picked = self._judge(request, wishes, endpoint)
-        return Plan(wishes, request, task, picked, self._serving.limit_msat(wishes, max_cost_msat), endpoint)
-
-    def _judge(self, request: dict[str, Any], wishes: Wishes, endpoint: Endpoint) -> tuple[Task, Picked]:
-        """What the request asks for, and the tier for it."""
-        if not endpoint.writes:
+        asked = as_chat(endpoint, request)
+        if endpoint.writes:
+            task = assess(asked)
+            picked = self.feedback.pick(task, kind_of(asked, asked_text(asked)), wishes.profile)
+            task = msgspec.structs.replace(task, tier=picked.tier)
+        else:
             task = only_read(request, endpoint)
-            return task, Picked(task.tier, "text", task.chances)
-        task = assess(request)
-        picked = self.feedback.pick(task, kind_of(request, asked_text(request)), wishes.profile)
-        return msgspec.structs.replace(task, tier=picked.tier), picked
+            picked = Picked(task.tier, "text", task.chances)
+        limit_msat = self._serving.limit_msat(wishes, max_cost_msat)
+        return Plan(wishes, request, task, picked, limit_msat, asked, endpoint)
 
     async def chat(
         self,
@@ -193,6 +195,21 @@ class RouterClient:
         """
         return await self.ask(CHAT, body, on_text=on_text, reader=reader, max_cost_msat=max_cost_msat, explain=explain)
 
+    async def responses(
+        self,
+        body: dict[str, Any],
+        *,
+        on_text: OnText | None = None,
+        reader: Reader | None = None,
+        max_cost_msat: int | None = None,
+        explain: bool = False,
+    ) -> Answer:
+        """The same with a request of OpenAI's Responses, without cascades: the answer's `body` is the `response`. Nothing is
+        kept between requests. Raises as `chat`."""
+        return await self.ask(
+            RESPONSES, body, on_text=on_text, reader=reader, max_cost_msat=max_cost_msat, explain=explain
+        )
+
     async def embeddings(
         self, body: dict[str, Any], *, max_cost_msat: int | None = None, explain: bool = False
     ) -> Answer:
@@ -213,6 +230,8 @@ class RouterClient:
         """The same at one of the endpoints that are bought here."""
         plan = msgspec.structs.replace(await self._planned(body, max_cost_msat, endpoint), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
+            if endpoint is not CHAT:
+                raise BadRequest("cascades are of chat: leave 'cascade' out, or ask at /v1/chat/completions", "routing")
             answer = await self._cascades.answered(
                 plan, plan.wishes.cascade, reader.left if reader is not None else None
             )

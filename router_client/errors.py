@@ -57,6 +57,11 @@ class NotTaken(ClientError):
 class BadRequest(ClientError):
     """The request asks its router for something that is no such thing, or that cannot be kept."""
 
+    def __init__(self, message: str, field: str | None = None) -> None:
+        """`field` is the one of the request that is at fault, where it is one."""
+        super().__init__(message)
+        self.field = field
+
 
 class BadSetting(ClientError):
     """A preference that cannot be."""

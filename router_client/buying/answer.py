@@ -82,6 +82,8 @@ class Plan(msgspec.Struct, frozen=True):
     task: Task
     picked: Picked
     max_cost_msat: int | None
+    asked: dict[str, Any]
+    """The request in the words of chat, by which it is judged."""
     endpoint: Endpoint = CHAT
     explain: bool = False
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from relays.endpoints import CHAT, EMBEDDINGS, Endpoint
+from relays.endpoints import CHAT, EMBEDDINGS, RESPONSES, Endpoint
 from router_client.buying.incoming import Incoming
+from router_client.buying.responses import ResponseStream
 from router_client.buying.stream import ChatStream
 from router_client.buying.vectors import Vectors
 
@@ -17,9 +18,11 @@ def sent(endpoint: Endpoint, request: Mapping[str, Any], model: str) -> dict[str
     named = {**request, "model": model}
     if endpoint is CHAT:
         return named | {"stream": True, "stream_options": {"include_usage": True}}
-    return named
+    return named | {"stream": True} if endpoint is RESPONSES else named
 
 
 def incoming(endpoint: Endpoint, request: Mapping[str, Any]) -> Incoming:
     """What will come for a request."""
-    return Vectors(request) if endpoint is EMBEDDINGS else ChatStream()
+    if endpoint is EMBEDDINGS:
+        return Vectors(request)
+    return ResponseStream() if endpoint is RESPONSES else ChatStream()

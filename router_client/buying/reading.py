@@ -48,17 +48,24 @@ class ChunkChoice(msgspec.Struct):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """One chunk of a streamed chat completion (OpenAI's `chat.completion.chunk`)."""
+    """One chunk of a streamed chat completion (OpenAI's `chat.completion.chunk`), or one event of a response."""
 
     data: str
     """As the node wrote it: a line of JSON."""
-    choices: list[ChunkChoice]
+    choices: list[ChunkChoice] = []
+    """Of a chunk."""
     id: str = ""
     """The same in all chunks of an answer."""
+    event: str = ""
+    """The type of an event."""
+    said: str = ""
+    """The text that an event adds."""
+    is_last: bool = False
+    """Whether the event says the whole answer again."""
 
     @property
     def text(self) -> str:
-        return "".join(choice.text for choice in self.choices)
+        return self.said + "".join(choice.text for choice in self.choices)
 
 
 class Reader:

@@ -241,7 +241,7 @@ class Serving:
         if isinstance(reader, Runner) and reader.is_outrun:  # two that end at once: nobody reads this one
             answer = msgspec.structs.replace(answer, saved_msat=Msat(0))
         if answer.tier != LADDER[-1] and plan.endpoint.writes:
-            answer = msgspec.structs.replace(answer, confidence=confidence(plan.request, answer))
+            answer = msgspec.structs.replace(answer, confidence=confidence(plan.asked, answer))
         counted_msat = answer.cost_msat + bought.out_msat
         outcome = Outcome(counted_msat, answer.saved_msat, answer.verified, answer.confidence, answer.request_id)
         left_msat = await self.allowance.settle(name, session, outcome)

@@ -1,5 +1,5 @@
-"""The local endpoint, an ASGI application: `/v1/chat/completions`, `/v1/embeddings`, `/v1/models`, `/api/report`,
-`/api/feedback`, `/health`.
+"""The local endpoint, an ASGI application: `/v1/chat/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/models`,
+`/api/report`, `/api/feedback`, `/health`.
 
     async with RouterClient.open(relays, folder) as client:
         proxy = Proxy(client, Guard())
@@ -25,7 +25,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from relays import payment
-from relays.endpoints import CHAT, EMBEDDINGS, Endpoint
+from relays.endpoints import CHAT, EMBEDDINGS, RESPONSES, Endpoint
 from router_client.buying.answer import Answer
 from router_client.buying.reading import Head, Nobody, Piece, Reader
 from router_client.client import RouterClient
@@ -48,7 +48,7 @@ ENDED_S: Final = 30.0
 """Nor is one of this age when the endpoint starts, unless another program pays from the same wallet."""
 CLOSE_S: Final = 10.0
 MOST_HOURS: Final = 24 * 90
-SOLD: Final = (CHAT, EMBEDDINGS)
+SOLD: Final = (CHAT, RESPONSES, EMBEDDINGS)
 MODELS: Final = "/v1/models"
 
 
@@ -67,13 +67,18 @@ class _Passing(Reader):
         self.left = exchange.left
         self.name = ""
         """The answer's, by its chunks."""
+        self.last = ""
+        """The event that says the whole answer again: it waits for what that cost."""
 
     async def begin(self, head: Head) -> None:
         await self._exchange.begin(200, STREAMED | telling.head_headers(head))
 
     async def read(self, piece: Piece) -> None:
         self.name = piece.id
-        await self._exchange.write(telling.event(piece.data))
+        if piece.is_last:
+            self.last = piece.data
+        else:
+            await self._exchange.write(telling.event(piece.data, piece.event))
 
 
 STREAMED: Final = {"content-type": "text/event-stream", "cache-control": "no-cache"}
@@ -192,6 +197,9 @@ class Proxy:
         if passing is None:
             await exchange.whole(200, telling.whole(endpoint, answer, now), telling.headers_of(answer, msat_per_usd))
             return
+        if passing.last:
+            await exchange.write(telling.concluding(answer, msat_per_usd, passing.last), last=True)
+            return
         if not exchange.begun:
             await exchange.begin(200, STREAMED | telling.headers_of(answer, msat_per_usd))
             for chunk in telling.unstreamed(answer, now):
@@ -296,7 +304,8 @@ async def _refuse(exchange: Exchange, refusal: Refusal, request_id: str) -> None
     """Within a stream an error is an event, at which SDKs raise."""
     body = refusal.body(request_id)
     if exchange.begun:
-        await exchange.write(b"data: " + body + b"\n\n", last=True)
+        typed = exchange.path.rstrip("/").endswith(RESPONSES.path)
+        await exchange.write(telling.error_event(body, typed=typed), last=True)
     else:
         await exchange.whole(refusal.status, body, {**dict.fromkeys(telling.ID_HEADERS, request_id), **refusal.headers})
 

@@ -78,7 +78,7 @@ def as_refusal(
     `asks_prices`: somebody is asked for the price of bitcoin; `fund`: the command that fills the wallet."""
     match error:
         case BadRequest():
-            return bad(str(error))
+            return Refusal(400, payment.INVALID_REQUEST, str(error), details={"param": error.field})
         case PriceUnknown():
             if asks_prices:
                 return Refusal(503, payment.NO_PRICE, str(error), headers={"retry-after": "30"})

@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from relays import payment
-from relays.endpoints import CHAT, Endpoint
+from relays.endpoints import CHAT, RESPONSES, Endpoint
+from relays.jsontext import from_json
 from relays.money import MSAT_PER_SAT
 from relays.pricing import TOKENS_PER_PRICE, ModelPrice, Usage
 from router_client.buying.answer import Answer
@@ -120,13 +121,37 @@ def usage_chunk(answer: Answer, now: int, name: str) -> bytes:
 
 def ending(answer: Answer, msat_per_usd: float | None) -> bytes:
     """The end of a stream."""
+    return _comments(answer, msat_per_usd) + DONE
+
+
+def _comments(answer: Answer, msat_per_usd: float | None) -> bytes:
+    """What is known when it has ended."""
     comments = "".join(f": {name} {plain(value)}\n" for name, value in cost_headers(answer, msat_per_usd).items())
-    return comments.encode() + b"\n" + DONE
+    return comments.encode() + b"\n"
 
 
-def event(data: str) -> bytes:
+def event(data: str, name: str = "") -> bytes:
     """A line of JSON as a server-sent event: a carriage return, which may stand between its parts, would end the line."""
-    return b"data: " + data.replace("\r", " ").encode() + b"\n\n"
+    head = f"event: {plain(name)}\n" if name else ""
+    return head.encode() + b"data: " + data.replace("\r", " ").encode() + b"\n\n"
+
+
+def concluding(answer: Answer, msat_per_usd: float | None, last: str) -> bytes:
+    """The end of a streamed response: its `last` event, with the usage that was verified."""
+    assert answer.body is not None
+    said = from_json(last, dict[str, msgspec.Raw]) | {"response": msgspec.Raw(whole(RESPONSES, answer, 0))}
+    return _comments(answer, msat_per_usd) + event(
+        msgspec.json.encode(said).decode(), from_json(bytes(said["type"]), str)
+    )
+
+
+def error_event(body: bytes, *, typed: bool) -> bytes:
+    """An error as a stream has it, where events have types or not: SDKs raise at it, or hand it on."""
+    if not typed:
+        return event(body.decode())
+    error = from_json(body, dict[str, Any])
+    told = {**error["error"], "type": "error", "request_id": error["request_id"]}
+    return event(msgspec.json.encode(told).decode(), "error")
 
 
 def _chunk(
@@ -150,16 +175,17 @@ def _name(answer: Answer) -> str:
 def _usage(endpoint: Endpoint, answer: Answer) -> dict[str, Any]:
     """OpenAI's, with what it cost as Routstr has it."""
     used: Usage = answer.usage
+    read, written = ("input", "output") if endpoint is RESPONSES else ("prompt", "completion")
     told: dict[str, Any] = {
-        "prompt_tokens": used.prompt_tokens,
+        f"{read}_tokens": used.prompt_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "cost": {"total_msats": answer.cost_msat},
         "cost_sats": answer.cost_msat / MSAT_PER_SAT,
     }
     if endpoint.writes:
-        told["completion_tokens"] = used.completion_tokens
-        told["prompt_tokens_details"] = {"cached_tokens": used.cached_tokens}
-        told["completion_tokens_details"] = {"reasoning_tokens": used.reasoning_tokens}
+        told[f"{written}_tokens"] = used.completion_tokens
+        told[f"{read}_tokens_details"] = {"cached_tokens": used.cached_tokens}
+        told[f"{written}_tokens_details"] = {"reasoning_tokens": used.reasoning_tokens}
     return told
 
 

@@ -29,7 +29,7 @@ Sort = Literal["price", "throughput", "latency"]
 MAX_NAMES: Final = 64
 MAX_NAME_CHARS: Final = 200
 MAX_SESSION_CHARS: Final = 200
-_NUMBERS: Final = ("max_tokens", "max_completion_tokens", "n")
+_NUMBERS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n")
 """What a request can cost goes by these."""
 _ENDINGS: Final[Mapping[str, Sort]] = {"floor": "price", "nitro": "throughput"}
 _SPEEDS: Final[Mapping[str, Profile]] = {"cost": "cheap", "price": "cheap", "speed": "fast", "quality": "best"}

@@ -67,6 +67,12 @@ async def embedder(folder: Path, mint_url: str, embedder_url: str, relay: str) -
         yield await announced(running)
 
 
+@pytest.fixture
+async def talker(folder: Path, mint_url: str, model_url: str, relay: str) -> AsyncIterator[Running]:
+    async with running_node(folder / "talks", **settings("talks", mint_url, model_url, relay)) as running:
+        yield await announced(running)
+
+
 def nearness(one: Sequence[float], other: Sequence[float]) -> float:
     products = sum(a * b for a, b in zip(one, other, strict=True))
     return products / math.sqrt(sum(a * a for a in one) * sum(b * b for b in other))
@@ -127,3 +133,77 @@ async def test_the_library_buys_embeddings(buyer: RouterClient, embedder: Runnin
     assert inputs({"input": TEXTS}, EMBEDDINGS) == 3
     with pytest.raises(BadRequest, match="name the model"):
         await buyer.embeddings({"input": TEXTS})
+
+
+async def test_responses_are_bought_whole_and_verified(
+    sdk: openai.AsyncOpenAI, buyer: RouterClient, talker: Running
+) -> None:
+    before_msat = buyer.wallet.balance_msat()
+    raw = await sdk.responses.with_raw_response.create(model="auto", input="Name a sea.", max_output_tokens=12)
+    answer = raw.parse()
+    assert (answer.object, answer.output_text != "") == ("response", True)
+    cost_msat = int(raw.headers["x-satroute-cost-msat"])
+    assert raw.headers["x-satroute-verified"] == "true"
+    assert raw.headers["x-pura-provider"] == talker.node.signer.npub
+    usage: Any = answer.usage
+    assert (usage.total_tokens, usage.cost) == (usage.input_tokens + usage.output_tokens, {"total_msats": cost_msat})
+    assert 0 < usage.output_tokens <= 12
+    totals = await talker.node.ledger.audit()
+    assert (totals.earned_msat, totals.keys_msat, totals.held_msat) == (cost_msat, 0, 0)
+    assert 0 <= before_msat - buyer.wallet.balance_msat() - cost_msat <= 12
+    assert await buyer.tell(raw.headers["x-request-id"], 1.0), "it was the router's choice, and can be praised"
+
+
+async def test_responses_are_streamed_as_they_come(
+    sdk: openai.AsyncOpenAI, caller: httpx.AsyncClient, buyer: RouterClient, talker: Running
+) -> None:
+    stream = await sdk.responses.create(model=MODEL, input="Name a sea.", max_output_tokens=12, stream=True)
+    events: list[Any] = [event async for event in stream]
+    final = events[-1].response
+    kinds = [event.type for event in events]
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said == final.output_text != ""
+    earned_msat = (await talker.node.ledger.audit()).earned_msat
+    assert final.usage.cost == {"total_msats": earned_msat}
+    asked = {"model": MODEL, "input": "Name a sea.", "max_output_tokens": 12, "stream": True}
+    plain = await caller.post("/responses", json=asked)
+    lines = [line for line in plain.text.splitlines() if line]
+    assert lines[0] == "event: response.created"
+    cost_msat = (await talker.node.ledger.audit()).earned_msat - earned_msat
+    assert f": x-satroute-cost-msat {cost_msat}" in lines
+    assert ": x-satroute-verified true" in lines
+    assert lines[-1].startswith("data: "), "the last event comes last: SDKs read no further"
+    assert "x-pura-model" in plain.headers
+
+
+async def test_responses_fail_over_and_keep_to_the_budget(
+    folder: Path, sdk: openai.AsyncOpenAI, buyer: RouterClient, talker: Running, mint_url: str, relay: str
+) -> None:
+    async with running_node(folder / "down", **settings("down", mint_url, GONE, relay, **CHEAP)) as down:
+        down.node.catalogue.update({"upstream": [{"id": MODEL, "context_length": 2048}]})
+        await announced(down)
+        stream = await sdk.responses.create(model=MODEL, input="Name a sea.", max_output_tokens=8, stream=True)
+        assert stream.response.headers["x-pura-provider"] == talker.node.signer.npub
+        kinds = [event.type async for event in stream]
+        assert (kinds[0], len(kinds) > 3) == ("response.created", True)
+        assert (await down.node.ledger.audit()).earned_msat == 0
+    assert buyer.payments.open_count() == 0
+    earned_msat = (await talker.node.ledger.audit()).earned_msat
+    buyer._serving.allowance.budget = Budget(day_msat=earned_msat + 1)
+    with pytest.raises(openai.APIStatusError) as refused:
+        await sdk.responses.create(model=MODEL, input="Name a sea.", max_output_tokens=8)
+    assert (refused.value.status_code, refused.value.code) == (402, "budget_exceeded")
+    assert (await talker.node.ledger.audit()).earned_msat == earned_msat
+
+
+async def test_the_library_buys_responses(buyer: RouterClient, talker: Running) -> None:
+    pieces: list[str] = []
+    body = {"model": MODEL, "input": "Name a sea.", "instructions": "Be short.", "max_output_tokens": 12}
+    answer = await buyer.responses(body, on_text=pieces.append)
+    assert (answer.verified, answer.problem) == (True, None)
+    assert "".join(pieces) == answer.text != ""
+    assert answer.body is not None
+    assert bytes(answer.body["object"]) == b'"response"'
+    assert answer.finish_reason in ("stop", "length")
