@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from typing import Final
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from node.errors import Refusal
 from node.ledger.ledger import Ledger
 from node.ledger.model import DuplicateHold, Key
 from relays import payment
+from router_client.disk.seal import seal, secret_of, unseal
 
 KEEP_S: Final = 24 * 3600
 KEEPING_S: Final = 5
@@ -31,7 +27,6 @@ MAX_KEPT_BYTES: Final = 1024 * 1024
 MAX_NAME_CHARS: Final = 255
 MAX_ATTEMPTS: Final = 20
 """A request that failed and cost nothing may be repeated under its name this often."""
-_NONCE_BYTES: Final = 12
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -60,8 +55,7 @@ class NamedRequest(msgspec.Struct, frozen=True):
         """Raises Refusal 400 for a name that cannot be one."""
         check_name(name)
         base_id = hashlib.sha256(f"{key.account}\n{name}".encode()).hexdigest()[:24]
-        secret = HKDF(SHA256(), 32, salt=None, info=b"satroute answer").derive(f"{credential}\n{name}".encode())
-        return cls(f"req_{base_id}", hashlib.sha256(body).hexdigest(), secret)
+        return cls(f"req_{base_id}", hashlib.sha256(body).hexdigest(), secret_of(credential, name))
 
     def id_of_attempt(self, number: int) -> str:
         """The request id: a repetition after a failure that cost nothing is a request of its own in the books."""
@@ -119,14 +113,10 @@ def _running() -> Refusal:
 
 
 def _seal(secret: bytes, request_id: str, kept: Kept) -> bytes:
-    nonce = os.urandom(_NONCE_BYTES)
-    return nonce + AESGCM(secret).encrypt(nonce, msgspec.msgpack.encode(kept), request_id.encode())
+    return seal(secret, request_id, msgspec.msgpack.encode(kept))
 
 
 def _open(secret: bytes, request_id: str, sealed: bytes) -> Kept | None:
     """None for an answer that was sealed under another credential."""
-    try:
-        plain = AESGCM(secret).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], request_id.encode())
-    except InvalidTag:
-        return None
-    return msgspec.msgpack.decode(plain, type=Kept)
+    plain = unseal(secret, request_id, sealed)
+    return None if plain is None else msgspec.msgpack.decode(plain, type=Kept)

@@ -25,9 +25,11 @@ from router_client.paying.lnurl import is_local
 from router_client.preferences import Profile
 from router_client.proxy.app import Proxy
 from router_client.proxy.guard import LOOPBACK, Guard
+from router_client.proxy.replay import Replays
 
 PORT = 8402
 GRACE_S = 30
+REPLAYS_FILE = "answers.db"
 LEAST_KEY_CHARS = 16
 
 
@@ -54,11 +56,12 @@ def proxy(host: str, port: int, key: str | None, profile: Profile, data: Path | 
         address = listener.getsockname()
 
         async def work(client: RouterClient) -> bool:
-            app = Proxy(client, guard, _fund(data))
-            async with client.directory.live(), app.running():
-                server = Server(config_of(app, lifespan="off", grace_s=GRACE_S))
-                _introduce(client, address[0], address[1])
-                await server.serve(sockets=[listener])
+            async with Replays.open(place(data, relays).folder / REPLAYS_FILE) as replays:
+                app = Proxy(client, guard, _fund(data), replays=replays)
+                async with client.directory.live(), app.running():
+                    server = Server(config_of(app, lifespan="off", grace_s=GRACE_S))
+                    _introduce(client, address[0], address[1])
+                    await server.serve(sockets=[listener])
             return server.interrupted
 
         interrupted = with_client(data, relays, work)

@@ -44,7 +44,11 @@ class Cascades:
         threshold = THRESHOLD if wish.threshold is None else wish.threshold
         prompt = asked_text(plan.request) if wish.consistency else None
         askers, limit_msat = _Askers(self._serving, plan, costs, left), self._serving.most_msat(plan)
-        turns = await ascend(tiers, costs, plan.picked.chances, threshold, askers, prompt, limit_msat)
+        try:
+            turns = await ascend(tiers, costs, plan.picked.chances, threshold, askers, prompt, limit_msat)
+        except ClientError as error:
+            error.out_msat = askers.lost_msat  # of all tiers, not of the last alone
+            raise
         *others, last = turns
         for turn in turns:
             if not turn.is_second and turn.answer.confidence is not None:

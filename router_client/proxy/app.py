@@ -1,8 +1,8 @@
 """The local endpoint, an ASGI application: `/v1/chat/completions`, `/v1/responses`, `/v1/embeddings`, `/v1/models`,
 `/api/report`, `/api/feedback`, `/health`.
 
-    async with RouterClient.open(relays, folder) as client:
-        proxy = Proxy(client, Guard())
+    async with RouterClient.open(relays, folder) as client, Replays.open(folder / "answers.db") as replays:
+        proxy = Proxy(client, Guard(), replays=replays)
         async with proxy.running():
             await uvicorn.Server(uvicorn.Config(proxy, lifespan="off")).serve()
 
@@ -29,11 +29,12 @@ from relays.endpoints import CHAT, EMBEDDINGS, RESPONSES, Endpoint
 from router_client.buying.answer import Answer
 from router_client.buying.reading import Head, Nobody, Piece, Reader
 from router_client.client import RouterClient
-from router_client.errors import ClientError
+from router_client.errors import ClientError, StorageError
 from router_client.proxy import telling
 from router_client.proxy.exchange import CallerLeft, Exchange, Reading, Receive, Send, too_busy
-from router_client.proxy.guard import Guard
+from router_client.proxy.guard import Guard, bearer
 from router_client.proxy.refusal import FUND, SAME_AGAIN, Refusal, as_refusal, bad
+from router_client.proxy.replay import Kept, Named, Once, Replays
 from router_client.routing.wishes import AUTO, read_wishes
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,10 @@ STREAMED: Final = {"content-type": "text/event-stream", "cache-control": "no-cac
 class Proxy:
     """Serves while it is `running`."""
 
-    def __init__(self, client: RouterClient, guard: Guard, fund: str = FUND) -> None:
-        """`fund` is the command that fills the wallet."""
+    def __init__(self, client: RouterClient, guard: Guard, fund: str = FUND, *, replays: Replays | None = None) -> None:
+        """`fund` is the command that fills the wallet. Without `replays` requests with an `Idempotency-Key` are refused."""
         self._fund = fund
+        self._replays = replays
         self._client = client
         self._guard = guard
         self._reading = Reading()
@@ -111,6 +113,9 @@ class Proxy:
             await self._answer(exchange, request_id)
         except CallerLeft:
             exchange.left.set()
+        if exchange.once is not None:
+            exchange.once.spoil()
+            await exchange.once.end()
 
     async def _answer(self, exchange: Exchange, request_id: str) -> None:
         try:
@@ -131,9 +136,7 @@ class Proxy:
             await exchange.whole(200, b'{"status":"ok"}')
             return
         self._guard.check(exchange.headers)
-        path = exchange.path.rstrip("/")
-        if not path.startswith(("/v1/", "/api/")):
-            path = f"/v1{path}"  # a base URL without /v1
+        path = _path(exchange)
         if exchange.method == "GET" and path.startswith(f"{MODELS}/"):
             await self._model(exchange, path.removeprefix(f"{MODELS}/"))
             return
@@ -180,6 +183,23 @@ class Proxy:
         if len(self._buying) + self._reading.requests >= MAX_AT_ONCE:
             raise too_busy(f"{MAX_AT_ONCE} requests are under way here")
         body = await exchange.body(self._reading)
+        if (name := exchange.headers.get(payment.IDEMPOTENCY_HEADER, "").strip()) and (
+            kept := await self._earlier(exchange, name, body)
+        ) is not None:
+            await exchange.again(kept)
+            return
+        await self._serve(endpoint, exchange, body)
+
+    async def _earlier(self, exchange: Exchange, name: str, body: dict[str, Any]) -> Kept | None:
+        """The answer that was given by that name before; None: it is taken for this request. Raises Refusal."""
+        if self._replays is None:
+            raise bad("no answers are kept here: leave 'Idempotency-Key' out")
+        named = Named.of(bearer(exchange.headers), name, _path(exchange), body)
+        if (kept := await self._replays.begin(named)) is None:
+            exchange.once = Once(self._replays, named)
+        return kept
+
+    async def _serve(self, endpoint: Endpoint, exchange: Exchange, body: dict[str, Any]) -> None:
         streams = body.get("stream") or False
         if not isinstance(streams, bool):
             raise bad("'stream' is true or false")
@@ -192,6 +212,8 @@ class Proxy:
         try:
             answer = await self._bought(endpoint, exchange, request, passing or _Watching(exchange))
         except ClientError as error:
+            if exchange.once is not None:
+                exchange.once.is_free = not (exchange.begun or error.out_msat or isinstance(error, StorageError))
             raise await self._refusal(error, request) from error
         now, msat_per_usd = int(time.time()), self._client.msat_per_usd
         if passing is None:
@@ -208,13 +230,21 @@ class Proxy:
         await exchange.write(usage + telling.ending(answer, msat_per_usd), last=True)
 
     async def _bought(self, endpoint: Endpoint, exchange: Exchange, request: dict[str, Any], reader: Reader) -> Answer:
-        """Raises what `RouterClient.ask` does; CallerLeft as soon as the caller has."""
+        """Raises what `RouterClient.ask` does; CallerLeft as soon as the caller has, but for an answer with a name: that is
+        bought to its end where it is wanted whole, and what leaving its stream cost is waited for."""
+        if (once := exchange.once) is not None:
+            once.is_free = False
         buying = asyncio.create_task(self._client.ask(endpoint, request, reader=reader))
         self._buying[buying] = exchange
         buying.add_done_callback(self._ended)
         gone = asyncio.create_task(exchange.gone())
         try:
             await asyncio.wait((buying, gone), return_when=asyncio.FIRST_COMPLETED)
+            if once is not None and not buying.done():
+                if reader.hears:
+                    exchange.left.set()
+                    once.spoil()
+                await asyncio.wait((buying,))
             if not buying.done():
                 raise CallerLeft
             return buying.result()
@@ -230,6 +260,8 @@ class Proxy:
 
     async def _cut_off(self, exchange: Exchange) -> None:
         """The server ends, and has waited for this answer as long as it does."""
+        if exchange.once is not None:
+            exchange.once.spoil()
         refusal = Refusal(503, payment.NOT_READY, "the local endpoint was stopped before the answer's end")
         with suppress(CallerLeft):
             await _refuse(exchange, refusal, f"req_{secrets.token_hex(12)}")
@@ -300,11 +332,17 @@ class Proxy:
             await asyncio.sleep(RECOVER_EVERY_S)
 
 
+def _path(exchange: Exchange) -> str:
+    """Also of a base URL without `/v1`."""
+    path = exchange.path.rstrip("/")
+    return path if path.startswith(("/v1/", "/api/")) else f"/v1{path}"
+
+
 async def _refuse(exchange: Exchange, refusal: Refusal, request_id: str) -> None:
     """Within a stream an error is an event, at which SDKs raise."""
     body = refusal.body(request_id)
     if exchange.begun:
-        typed = exchange.path.rstrip("/").endswith(RESPONSES.path)
+        typed = _path(exchange) == f"/v1{RESPONSES.path}"
         await exchange.write(telling.error_event(body, typed=typed), last=True)
     else:
         await exchange.whole(refusal.status, body, {**dict.fromkeys(telling.ID_HEADERS, request_id), **refusal.headers})

@@ -10,6 +10,7 @@ from relays import payment
 from relays.errors import InvalidJson
 from relays.jsontext import from_json, has_many, too_deep
 from router_client.proxy.refusal import Refusal, bad
+from router_client.proxy.replay import Kept, Once
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -52,6 +53,8 @@ class Exchange:
         """Whether the head of the answer is out."""
         self.left = asyncio.Event()
         """Whether nobody waits for the answer any more."""
+        self.once: Once | None = None
+        """Of a request that its caller has named: it is not to be paid twice."""
         self._receive = receive
         self._send = send
 
@@ -107,6 +110,11 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    async def again(self, kept: Kept) -> None:
+        """Answer as before."""
+        await self.begin(kept.status, {**kept.headers, payment.REPLAYED_HEADER: "true"})
+        await self.write(kept.body, last=True)
+
     def check(self) -> None:
         """Raises CallerLeft."""
         if self.left.is_set():
@@ -129,6 +137,8 @@ class Exchange:
         await self._put({"type": "http.response.body", "body": piece, "more_body": not last})
 
     async def _put(self, message: Message) -> None:
+        if self.once is not None:
+            await self.once.take(message)
         self.check()
         try:
             async with asyncio.timeout(WRITE_S):

@@ -33,7 +33,7 @@ class Guard(msgspec.Struct, frozen=True):
             raise _not_allowed(f"it is not called {name[:100]!a}: use one of {', '.join(sorted(self.names))}")
         if "origin" in headers or headers.get("sec-fetch-site", "none") not in _OWN:
             raise _not_allowed("pages in a browser may not spend its money: call it from a program")
-        if self.key and not hmac.compare_digest(_bearer(headers).encode(), self.key.encode()):
+        if self.key and not hmac.compare_digest(bearer(headers).encode(), self.key.encode()):
             message = "this endpoint wants its key: 'Authorization: Bearer KEY', an SDK's api_key"
             raise Refusal(401, payment.UNKNOWN_CREDENTIAL, message, headers=SAME_AGAIN)
 
@@ -50,6 +50,7 @@ def _name(host: str) -> str:
     return host.partition(":")[0].rstrip(".")
 
 
-def _bearer(headers: Mapping[str, str]) -> str:
+def bearer(headers: Mapping[str, str]) -> str:
+    """The credential that a caller shows; empty for none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -7,9 +7,11 @@ import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
+from relays.pricing import ModelPrice
 from router_client.client import RouterClient
 from router_client.errors import BadRequest, BudgetExceeded, MintUnavailable, NoProvider, StorageError
 from router_client.paying.payments import PAYING_S
@@ -304,3 +306,24 @@ async def test_what_was_paid_is_not_free_before_its_money_is_back(
     clock.now += PAYING_S + 1
     await buyer.recover()
     assert spending.spent("s")["day"] == 2 * 700
+
+
+async def test_a_cascade_that_fails_tells_of_what_the_nodes_of_all_tiers_kept(
+    buyer: RouterClient, cheat: Cheat, mint_url: str
+) -> None:
+    announce(buyer, cheat, mint_url)
+    (known,) = buyer.directory.known()
+    (cheap,) = known.offers
+    dear = msgspec.structs.replace(cheap, id="dear", price=ModelPrice(20_000_000, 80_000_000))
+    announcement = msgspec.structs.replace(known.announcement, models=(cheap, dear))
+    buyer.directory._providers = (msgspec.structs.replace(known, announcement=announcement),)
+    taken_msat: list[int] = []
+
+    async def takes(token: str) -> None:
+        taken_msat.append((await cheat.wallet.receive(token, f"theft {len(taken_msat)}")).amount_msat)
+
+    cheat.on_payment, cheat.chat_status = takes, 500
+    with pytest.raises(NoProvider) as failed:
+        await buyer.chat({**BODY, "model": "auto", "routing": {"cascade": True}})
+    assert len(taken_msat) == 2
+    assert failed.value.out_msat >= sum(taken_msat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from router_client.client import RouterClient
 from router_client.errors import BadRequest
 from router_client.proxy.app import Proxy
 from router_client.proxy.guard import Guard
+from router_client.proxy.replay import Replays
 from router_client.spending.budget import Budget
 from tests.client.proxies import URL, calling
 from tests.client.purses import until_claimed
@@ -207,3 +209,23 @@ async def test_the_library_buys_responses(buyer: RouterClient, talker: Running) 
     assert answer.body is not None
     assert bytes(answer.body["object"]) == b'"response"'
     assert answer.finish_reason in ("stop", "length")
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_repeated_request_is_paid_once_at_the_node(
+    folder: Path, buyer: RouterClient, talker: Running, streams: bool
+) -> None:
+    asked = {"model": MODEL, "input": "Name a sea.", "max_output_tokens": 8, "stream": streams}
+    async with (
+        Replays.open(folder / "answers.db") as replays,
+        calling(Proxy(buyer, Guard(), replays=replays)) as caller,
+    ):
+        answers = await asyncio.gather(
+            *(caller.post("/v1/responses", json=asked, headers={"Idempotency-Key": "once"}) for _ in range(4))
+        )
+        first, *others = sorted(answers, key=lambda answer: answer.status_code)
+        again = await caller.post("/v1/responses", json=asked, headers={"Idempotency-Key": "once"})
+    assert (first.status_code, {other.status_code for other in others}) == (200, {409})
+    assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
+    assert (await talker.node.ledger.audit()).earned_msat == buyer.report().spent_msat > 0
+    assert buyer.report().requests == 1
