@@ -22,6 +22,7 @@ from relays.pool import RelayPool
 from relays.routes import DIRECT, Purpose, Routes
 from router_client.buying.answer import Answer, Plan
 from router_client.buying.cascading import Cascades
+from router_client.buying.forms import BOUGHT
 from router_client.buying.quoting import Asked, ask_all
 from router_client.buying.reading import OnText, Reader, TextReader
 from router_client.buying.serving import Serving
@@ -227,7 +228,9 @@ class RouterClient:
         max_cost_msat: int | None = None,
         explain: bool = False,
     ) -> Answer:
-        """The same at one of the endpoints that are bought here."""
+        """The same at one of the endpoints that are bought here. Raises BadRequest for another."""
+        if endpoint not in BOUGHT:
+            raise BadRequest(f"/v1{endpoint.path} is not bought here: ask a node itself")
         plan = msgspec.structs.replace(await self._planned(body, max_cost_msat, endpoint), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
             if endpoint is not CHAT:

@@ -79,7 +79,8 @@ def only_read(body: Mapping[str, Any], endpoint: Endpoint) -> Task:
     prompt, texts = read_prompt(body, endpoint), body.get("input")
     longest = None
     if inputs(body, endpoint) > 1 and isinstance(texts, list):
-        longest = max(read_prompt({"input": text}, endpoint).likely() for text in texts)
+        text = max(texts, key=lambda text: len(msgspec.json.encode(text)))
+        longest = read_prompt({"input": text}, endpoint).likely()
     return Task(
         difficulty=0.0,
         tier="cheap",

@@ -131,7 +131,7 @@ class _Askers:
     async def _asked(self, tier: Tier, plan: Plan, costly: Costs, most_msat: int) -> Answer:
         if (request := shortened(plan.request, costly.offer, most_msat)) is None:
             raise NoProvider(f"{most_msat} msat are left for another model, which is too little")
-        part = msgspec.structs.replace(plan.at(tier, most_msat), request=request)
+        part = msgspec.structs.replace(plan.at(tier, most_msat), request=request, asked=request)
         answer = await self._serving.served(part, self._reader)
         is_cut = request is not plan.request and answer.finish_reason == CUT_OFF
         if not is_cut:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from relays.endpoints import CHAT, EMBEDDINGS, RESPONSES, Endpoint
 from router_client.buying.incoming import Incoming
 from router_client.buying.responses import ResponseStream
 from router_client.buying.stream import ChatStream
 from router_client.buying.vectors import Vectors
+
+BOUGHT: Final = (CHAT, RESPONSES, EMBEDDINGS)
 
 
 def sent(endpoint: Endpoint, request: Mapping[str, Any], model: str) -> dict[str, Any]:

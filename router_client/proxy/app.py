@@ -25,8 +25,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from relays import payment
-from relays.endpoints import CHAT, EMBEDDINGS, RESPONSES, Endpoint
+from relays.endpoints import RESPONSES, Endpoint
 from router_client.buying.answer import Answer
+from router_client.buying.forms import BOUGHT
 from router_client.buying.reading import Head, Nobody, Piece, Reader
 from router_client.client import RouterClient
 from router_client.errors import ClientError, StorageError
@@ -49,7 +50,6 @@ ENDED_S: Final = 30.0
 """Nor is one of this age when the endpoint starts, unless another program pays from the same wallet."""
 CLOSE_S: Final = 10.0
 MOST_HOURS: Final = 24 * 90
-SOLD: Final = (CHAT, RESPONSES, EMBEDDINGS)
 MODELS: Final = "/v1/models"
 
 
@@ -97,7 +97,7 @@ class Proxy:
         self._reading = Reading()
         self._buying: dict[asyncio.Task[Answer], Exchange] = {}
         self._routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
-            **{("POST", f"/v1{each.path}"): partial(self._sell, each) for each in SOLD},
+            **{("POST", f"/v1{each.path}"): partial(self._sell, each) for each in BOUGHT},
             ("GET", MODELS): self._models,
             ("GET", "/api/report"): self._report,
             ("POST", "/api/feedback"): self._feedback,

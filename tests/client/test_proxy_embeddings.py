@@ -9,10 +9,12 @@ import msgspec
 import openai
 import pytest
 
+from relays.endpoints import IMAGES
 from relays.payment import RECEIPT_HEADER
 from relays.pricing import Usage
 from relays.receipt import to_header
 from router_client.client import RouterClient
+from router_client.errors import BadRequest
 from router_client.spending.account import Spending
 from tests.client.cheat import PRICE, Cheat, announce, signed
 
@@ -125,3 +127,15 @@ async def test_how_long_they_take_is_no_wait_for_a_first_word(embeds: Cheat, buy
     await buyer.embeddings({"model": "m", "input": "hi"})
     health = buyer._serving._given.healths.of(known.announcement.pubkey)
     assert (health.wait_s, health.speed, health.in_flight) == (None, None, 0)
+
+
+async def test_a_pair_of_nodes_may_be_asked(embeds: Cheat, buyer: RouterClient) -> None:
+    """Whoever has answered first serves: there is no first word."""
+    answer = await buyer.embeddings({"model": "m", "input": "hi", "routing": {"hedge": True}})
+    assert (answer.verified, answer.cost_msat) == (True, COST_MSAT)
+
+
+async def test_no_other_endpoint_is_bought(buyer: RouterClient, cheat: Cheat) -> None:
+    with pytest.raises(BadRequest, match="not bought here"):
+        await buyer.ask(IMAGES, {"model": "m", "prompt": "a cat"})
+    assert cheat.asked == []

@@ -303,3 +303,23 @@ async def test_an_answer_beyond_all_bounds_is_paid_once_and_not_kept(
     again = await ask()
     assert (again.status_code, again.json()["error"]["code"]) == (409, "request_done")
     assert bought(cheat) == 1
+
+
+async def test_an_answer_is_kept_before_its_last_byte_goes_out(proxy: Proxy, replays: Replays) -> None:
+    """Who has it all, and asks again at once, finds it."""
+    runs: list[str] = []
+    sent = [{"type": "http.request", "body": json.dumps(STREAM).encode()}]
+
+    async def receive() -> dict[str, Any]:
+        if not sent:
+            await asyncio.Event().wait()
+        return sent.pop()
+
+    async def send(message: Any) -> None:
+        (run,) = replays._db.read(lambda conn: conn.execute("SELECT run FROM answers").fetchone())
+        runs.append(run if message.get("more_body", True) else f"last {run}")
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"idempotency-key", b"once")]
+    await proxy({"type": "http", "method": "POST", "path": CHAT, "headers": headers}, receive, send)
+    assert runs[-1] == "last "
+    assert "" not in runs

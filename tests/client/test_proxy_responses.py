@@ -233,3 +233,8 @@ def test_they_are_judged_as_chat_is() -> None:
     seen = assess(as_chat(RESPONSES, {"input": [{"role": "user", "content": [picture]}]}))
     assert seen.needs == {"image"}
     assert assess(as_chat(RESPONSES, {"input": "hi"})).needs == frozenset()
+
+
+async def test_a_pair_of_nodes_may_be_asked(sdk: openai.AsyncOpenAI, talks: Cheat) -> None:
+    stream = await sdk.responses.create(**ASK, stream=True, extra_body={"routing": {"hedge": True}})
+    assert [event.type async for event in stream] == [each["type"] for each in (*HELLO, LAST)]

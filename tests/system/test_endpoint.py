@@ -26,6 +26,7 @@ from router_client.spending.budget import Budget
 from tests.client.proxies import URL, calling
 from tests.client.purses import until_claimed
 from tests.node.harness import MODEL, Running, running_node
+from tests.system.forked import Served
 from tests.system.test_client import announced, settings
 
 TEXTS = ["A cat sat on the mat.", "The kitten sits on a rug.", "Interest rates rose in March."]
@@ -229,3 +230,44 @@ async def test_a_repeated_request_is_paid_once_at_the_node(
     assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
     assert (await talker.node.ledger.audit()).earned_msat == buyer.report().spent_msat > 0
     assert buyer.report().requests == 1
+
+
+class Endpoint(Served):
+    """`satroute proxy` in a process of its own, on a wallet and a relay."""
+
+    def __init__(self, folder: Path, data: Path, relay: str) -> None:
+        self._options = ("--data", str(data), "--relay", relay)
+        super().__init__(folder)
+
+    def start(self) -> None:
+        self.words = ("proxy", "--port", str(self.port), *self._options)
+        super().start()
+
+
+async def test_what_was_bought_when_it_was_killed_is_not_bought_again(
+    folder: Path, buyer: RouterClient, talker: Running, relay: str, http: httpx.AsyncClient
+) -> None:
+    endpoint = await asyncio.to_thread(Endpoint, folder / "endpoint", folder / "buyer", relay)
+    whole = {"model": MODEL, "input": "Name a sea.", "max_output_tokens": 8}
+    stream = {**whole, "max_output_tokens": 400, "stream": True}
+
+    async def ask(name: str, body: dict[str, Any]) -> httpx.Response:
+        return await http.post(f"{endpoint.url}/v1/responses", json=body, headers={"Idempotency-Key": name})
+
+    try:
+        first = await ask("whole", whole)
+        assert first.status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            async with http.stream(
+                "POST", f"{endpoint.url}/v1/responses", json=stream, headers={"Idempotency-Key": "stream"}
+            ) as reply:
+                async for _ in reply.aiter_raw():
+                    await asyncio.to_thread(endpoint.kill)
+        await asyncio.to_thread(endpoint.start)
+        again, cut = await ask("whole", whole), await ask("stream", stream)
+        assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
+        assert (cut.status_code, cut.json()["error"]["code"]) == (409, "request_done")
+        assert (await ask("another", whole)).status_code == 200
+        assert buyer.report().requests == 3, "each is in the account once"
+    finally:
+        await asyncio.to_thread(endpoint.stop)
