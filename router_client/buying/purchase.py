@@ -274,7 +274,7 @@ def _verify(stream: Incoming, candidate: Candidate, most: Usage) -> tuple[Receip
     except InvalidEvent as error:
         return None, str(error)
     if not stream.done:
-        return receipt, "the stream ended without saying so: the answer may lack its end"
+        return receipt, "the stream ended without [DONE]: the answer may lack its end"
     if receipt.metered == "upstream" and stream.usage is not None and receipt.usage != stream.usage:
         return receipt, f"the receipt says {receipt.usage}, the answer said {stream.usage}"
     return receipt, None

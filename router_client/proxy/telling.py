@@ -206,7 +206,7 @@ def models_of(providers: Iterable[Provider], msat_per_usd: float | None) -> list
             "context_length": max(stall.context),
             "sellers": len(set(stall.sellers)),
             "endpoints": _endpoints(stall),
-            "tier": market.tier_of(name),
+            "tier": market.tier_of(name) if market.writes(name) else None,
             "pricing": None if msat_per_usd is None else _in_usd(price, msat_per_usd),
             "msat_pricing": price,
         })  # fmt: skip

@@ -192,6 +192,10 @@ class Market:
         """The lowest tier that takes the model; the highest for one that is not sold here."""
         return next((tier for tier in TIER_SHARE if model in self.models_of(tier)), "premium")
 
+    def writes(self, model: str) -> bool:
+        """Whether a model that is sold here writes text: others are of no tier."""
+        return _writes(self.stalls[model].offers[0])
+
     def strongest_msat(self, usage: Usage) -> int:
         """What the usage costs at the cheapest node that sells the strongest model, taken to be the dearest."""
         offers = self.stalls[self.ladder[-1]].offers if self.ladder else []

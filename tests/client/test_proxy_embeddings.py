@@ -109,7 +109,7 @@ async def test_only_who_sells_embeddings_is_asked(
         await sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
     assert embeds.asked == []
     listed = (await caller.get("/v1/models/m")).json()
-    assert listed["endpoints"] == ["embeddings"]
+    assert (listed["endpoints"], listed["tier"]) == (["embeddings"], None)
     assert (await sdk.embeddings.create(model="m", input="hi")).data
 
 

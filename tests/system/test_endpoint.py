@@ -249,7 +249,7 @@ async def test_what_was_bought_when_it_was_killed_is_not_bought_again(
 ) -> None:
     endpoint = await asyncio.to_thread(Endpoint, folder / "endpoint", folder / "buyer", relay)
     whole = {"model": MODEL, "input": "Name a sea.", "max_output_tokens": 8}
-    stream = {**whole, "max_output_tokens": 400, "stream": True}
+    stream = {**whole, "input": "Write a long story about the sea.", "max_output_tokens": 400, "stream": True}
 
     async def ask(name: str, body: dict[str, Any]) -> httpx.Response:
         return await http.post(f"{endpoint.url}/v1/responses", json=body, headers={"Idempotency-Key": name})
