@@ -169,12 +169,16 @@ class PaidStream:
                     pass
 
 
+NO_ENDPOINT: Final = (405, 501)
+"""Answers of a server that has not what was asked for; a 404 may as well be of a model that is gone."""
+
+
 def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
     """What the caller is told of an upstream that did not deliver; the operator's own trouble stays with the operator."""
     free = "nothing was charged for what was not served"
     if isinstance(error, UpstreamTimeout | TimeoutError):
         return Refusal(504, payment.UPSTREAM_TIMEOUT, f"the model's server did not answer in time; {free}")
-    if isinstance(error, Unsupported):
+    if isinstance(error, Unsupported) or (isinstance(error, UpstreamRefused) and error.status in NO_ENDPOINT):
         return Refusal(400, payment.INVALID_REQUEST, f"this model is not served at this endpoint; {free}")
     if isinstance(error, UpstreamRefused):
         if error.status in (400, 413, 422):

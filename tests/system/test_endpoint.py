@@ -271,3 +271,16 @@ async def test_what_was_bought_when_it_was_killed_is_not_bought_again(
         assert buyer.report().requests == 3, "each is in the account once"
     finally:
         await asyncio.to_thread(endpoint.stop)
+
+
+async def test_a_model_that_makes_no_vectors_is_no_fault_of_its_node(
+    sdk: openai.AsyncOpenAI, buyer: RouterClient, talker: Running
+) -> None:
+    """Its server says that it has no such endpoint. Nothing announced it: only the request could tell."""
+    before_msat = buyer.wallet.balance_msat()
+    with pytest.raises(openai.BadRequestError, match="not served at this endpoint"):
+        await sdk.embeddings.create(model=MODEL, input=TEXTS[0])
+    assert before_msat - buyer.wallet.balance_msat() <= 12, "all came back but for the mint's fees"
+    health = buyer._serving._given.healths.of(talker.node.signer.pubkey)
+    assert (health.failed_in_a_row, health.in_flight) == (0, 0)
+    assert (await talker.node.ledger.audit()).earned_msat == 0
