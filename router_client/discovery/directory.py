@@ -20,6 +20,7 @@ from relays.capacity import STALE_S, Capacity
 from relays.event import Event, npub
 from relays.pool import DEADLINE_S, RelayPool
 from relays.routes import DIRECT, Routes
+from router_client.beside import beside
 from router_client.discovery.board import Board
 from router_client.discovery.opinions import Opinions
 from router_client.discovery.plain import Listed
@@ -155,13 +156,8 @@ class Directory:
             await self._look()
         self._is_live = True
         try:
-            async with asyncio.TaskGroup() as group:  # what fails unforeseen ends the block, and is its caller's to see
-                tasks = [group.create_task(self._follow()), group.create_task(self._keep_looking())]
-                try:
-                    yield
-                finally:
-                    for task in tasks:
-                        task.cancel()
+            async with beside(self._follow(), self._keep_looking()):
+                yield
         finally:
             self._is_live = False
 

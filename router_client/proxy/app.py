@@ -26,6 +26,7 @@ import msgspec
 
 from relays import payment
 from relays.endpoints import RESPONSES, Endpoint
+from router_client.beside import beside
 from router_client.buying.answer import Answer
 from router_client.buying.forms import BOUGHT
 from router_client.buying.reading import Head, Nobody, Piece, Reader
@@ -289,14 +290,11 @@ class Proxy:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Fetch what is out, as long as the block runs; at its end let purchases end, in order and within a bound."""
-        async with asyncio.TaskGroup() as group:  # what fails unforeseen ends the block, and is its caller's to see
-            keeping = [group.create_task(self._recover()), group.create_task(self._look_up_usd())]
-            try:
+        try:
+            async with beside(self._recover(), self._look_up_usd()):
                 yield
-            finally:
-                for task in keeping:
-                    task.cancel()
-                await self._close()
+        finally:
+            await self._close()
 
     async def _close(self) -> None:
         for exchange in self._buying.values():
