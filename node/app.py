@@ -100,7 +100,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
     ):
         front = await open_front(settings, prices, tasks)
         fleet, catalogue = front.fleet, front.catalogue
-        ledger = await Ledger.open(settings.ledger_url, instance=settings.instance())
+        ledger = await _open_ledger(settings, fleet)
         wallet = await Wallet.open(settings.wallet_path, mints, stock=settings.change_stock)
         unit = settings.primary_mint_unit
         mint_rule = MintRule(settings.cashu_mints, settings.swap_foreign_mints, unit, allow_local, routes)
@@ -158,6 +158,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             await fleet.close()
             wallet.close()
             await ledger.close()
+
+
+async def _open_ledger(settings: Settings, fleet: Fleet) -> Ledger:
+    """Raises StorageError where there are no books to be had; then nothing stays open."""
+    try:
+        return await Ledger.open(settings.ledger_url, instance=settings.instance())
+    except BaseException:
+        await fleet.close()
+        raise
 
 
 async def end(tasks: Tasks) -> None:

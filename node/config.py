@@ -6,17 +6,18 @@ The names are Routstr's where they mean the same. `.env.example` is written from
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from node import betas
 from node.errors import BadSettings
+from node.settingsfile import read_settings_file, strange_names
 from node.storage import StorageSettings
 from node.tor.settings import TorSettings
 from node.upstream.kinds import known_kinds
@@ -25,6 +26,7 @@ from node.upstream.specs import checked, read_specs
 from relays.errors import InvalidKey, InvalidProof
 from relays.event import Signer
 from relays.proof import base_of
+from relays.routes import checked_url
 from router_client.spending.btc import KNOWN_SOURCES, source_from
 
 List = Annotated[tuple[str, ...], NoDecode]
@@ -33,6 +35,9 @@ List = Annotated[tuple[str, ...], NoDecode]
 
 class Settings(TorSettings):
     """One node's settings."""
+
+    _file: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    """All that the settings file says: among it may be keys that `api_key_env` names."""
 
     # The model's server
     upstream_kind: str = Field(
@@ -189,13 +194,14 @@ class Settings(TorSettings):
             key = self.upstream_api_key.get_secret_value()
             kind, url = self.upstream_kind, self.upstream_base_url
             alone = (UpstreamSpec(name="upstream", kind=kind, base_url=url, api_key=key, tor=self.upstream_tor),)
-        more = () if self.upstreams_path is None else read_specs(self.upstreams_path)
+        more = () if self.upstreams_path is None else read_specs(self.upstreams_path, self._file)
         # Prices in USD are marked up where they become msat; those of other nodes are in msat already.
         return checked(
             tuple(
                 msgspec.structs.replace(spec, markup=self.markup) if spec.markup is None else spec
                 for spec in (*alone, *more)
-            )
+            ),
+            self._file,
         )
 
     @field_validator(
@@ -233,7 +239,7 @@ class Settings(TorSettings):
     @field_validator("upstream_base_url", "http_url", "onion_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
-        return _checked_url(value.rstrip("/"), "http", "https") if value else value
+        return checked_url(value.rstrip("/"), "http", "https") if value else value
 
     @field_validator("http_url", "onion_url")
     @classmethod
@@ -243,6 +249,8 @@ class Settings(TorSettings):
                 base_of(value)
         except InvalidProof as error:
             raise ValueError(f"{error}: give scheme, host and port, such as https://node.example.com") from error
+        if value.endswith("/v1"):
+            raise ValueError(f"{value!r} ends in /v1: leave that out, callers add it")
         return value
 
     @field_validator("cashu_mints")
@@ -250,7 +258,7 @@ class Settings(TorSettings):
     def _mints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one mint")
-        return tuple(_checked_url(url, "http", "https") for url in value)
+        return tuple(checked_url(url, "http", "https") for url in value)
 
     @field_validator("extra_anthropic_betas")
     @classmethod
@@ -262,7 +270,7 @@ class Settings(TorSettings):
     @field_validator("relays")
     @classmethod
     def _relays(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_checked_url(url, "ws", "wss") for url in value)
+        return tuple(checked_url(url, "ws", "wss") for url in value)
 
     @field_validator("nsec")
     @classmethod
@@ -338,10 +346,12 @@ S = TypeVar("S", bound=StorageSettings)
 
 def load_settings(kind: type[S], env_file: Path | None = None, **overrides: Any) -> S:
     """The settings from the environment, over those of `env_file`. Raises BadSettings with one line per problem."""
-    if env_file is not None and not env_file.is_file():
-        raise BadSettings([f"there is no settings file {env_file}"])
+    said = {} if env_file is None else read_settings_file(env_file)
     try:
-        return kind(**{"_env_file": env_file, **overrides})
+        settings = kind(**{"_env_file": env_file, **overrides})
+        if isinstance(settings, Settings):
+            settings._file = said
+        return settings
     except ValidationError as error:
         raise BadSettings([_line(detail) for detail in error.errors(include_input=False)]) from error
 
@@ -362,8 +372,9 @@ def env_example() -> str:
 
 
 def unused_settings(settings: Settings) -> list[str]:
-    """Settings that were set and have no effect yet: said aloud, so that nobody counts on them."""
-    return [
+    """What was set and has no effect: said aloud, so that nobody counts on it. Raises BadSettings."""
+    used = [spec.api_key_env for spec in settings.upstreams()]
+    return strange_names(settings._file, [name.upper() for name in Settings.model_fields], used) + [
         f"{name.upper()} has no effect in this version: {field.description}"
         for name, field in Settings.model_fields.items()
         if name in settings.model_fields_set and (field.description or "").startswith("Reserved")
@@ -374,13 +385,6 @@ def _default(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _checked_url(url: str, *schemes: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"{url!r} is not a {' or '.join(schemes)} URL")
-    return url
 
 
 def _line(detail: Any) -> str:

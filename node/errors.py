@@ -90,10 +90,19 @@ class UpstreamRefused(UpstreamError):
     """The upstream answered with an error."""
 
     def __init__(self, status: int, message: str, retry_after: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message or f"it answered {status}")
         self.status = status
         self.message = message
         self.retry_after = retry_after
+
+    @property
+    def remedy(self) -> str:
+        """What its operator looks at first, where it refuses to give its list."""
+        if self.status in (401, 403):
+            return "check its API key"
+        if self.status in (402, 429):
+            return "check its credit and limits"
+        return "see its own log" if self.status >= 500 else "check its URL, with its /v1"
 
 
 class Refusal(NodeFault):

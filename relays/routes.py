@@ -8,6 +8,7 @@ which Tor keeps their circuits apart (IsolateSOCKSAuth): where one leaves Tor, t
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from enum import StrEnum
 from functools import cache
@@ -111,3 +112,15 @@ def host_and_port(text: str) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9050")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def checked_url(url: str, *schemes: str) -> str:
+    """The same. Raises ValueError unless it is one URL of one of these schemes, with a host."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        whole = False
+    if not whole or re.search(r"\s", url):
+        raise ValueError(f"{url!r} is not a {' or '.join(schemes)} URL")
+    return url

@@ -11,8 +11,8 @@ import msgspec
 
 from node.cli.console import CommandFailed, err, escaped, out, print_json
 from node.cli.logs import silent
-from node.config import Settings, load_settings
-from node.doctor.finding import Finding, wrong
+from node.config import Settings, load_settings, unused_settings
+from node.doctor.finding import Finding, note, wrong
 from node.doctor.look import examine
 from node.doctor.machine import settings_file
 from node.errors import BadSettings
@@ -50,7 +50,8 @@ def _look(env_file: Path | None) -> list[Finding]:
     except BadSettings as error:
         return [wrong("settings", words, "see .env.example") for words in error.problems]
     try:
-        return [*settings_file(env_file), *asyncio.run(examine(settings))]
+        unused = [note("settings", words, "take it out, or correct it") for words in unused_settings(settings)]
+        return [*settings_file(env_file), *unused, *asyncio.run(examine(settings))]
     except PermissionError:
         whose = "run this as the node's own user: runuser -u satroute -- satroute doctor"
         return [wrong("data", f"{settings.data_dir} is another user's", whose)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,4 +40,6 @@ def bound(host: str, port: int, *, shared: bool) -> Iterator[socket.socket]:
 
 def _not_to_be_had(host: str, port: int, error: Exception) -> BadSettings:
     reason = getattr(error, "strerror", None) or "not an address"
-    return BadSettings([f"HOST, PORT: cannot listen on {host!a}:{port} ({reason}): set another PORT"])
+    away = isinstance(error, socket.gaierror | ValueError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+    which = "HOST, such as 127.0.0.1" if away else "PORT"
+    return BadSettings([f"HOST, PORT: cannot listen on {host!a}:{port} ({reason}): set another {which}"])

@@ -85,8 +85,7 @@ async def _listed(settings: Settings, spec: UpstreamSpec, deadline_s: float) -> 
             finally:
                 await upstream.close()
     except UpstreamRefused as error:
-        key = "check its API key" if error.status in (401, 403) else "check its URL, with its /v1"
-        return wrong("upstream", f"{spec.name}: it answers {error.status}", key)
+        return wrong("upstream", f"{spec.name}: it answers {error.status}", error.remedy)
     except (UpstreamError, NodeError, NoTor, TimeoutError) as error:
         words = str(error) or f"no answer within {deadline_s:g} s"
         return wrong(

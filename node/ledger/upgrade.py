@@ -119,7 +119,8 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, CommandError, sqlite3.Error, OSError, TimeoutError) as error:
-        raise StorageError(f"cannot open the ledger in {what}: {_line(error)}") from error
+        remedy = ": check DATABASE_URL, and whether the server runs" if what == "PostgreSQL" else ""
+        raise StorageError(f"cannot open the ledger in {what}: {_line(error)}{remedy}") from error
 
 
 def _line(error: BaseException) -> str:

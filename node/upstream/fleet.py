@@ -54,7 +54,7 @@ class Fleet:
         failures: list[UpstreamError] = []
         for name, listed in zip(names, lists, strict=True):
             if isinstance(listed, Exception):  # whatever one server's list does, the others' are read
-                log.warning("no list of models of %s: %r", name, listed)
+                log.warning("no list of models of %s: %s", name, _why_no_list(listed))
                 failures.append(listed if isinstance(listed, UpstreamError) else UpstreamUnreachable(str(listed)))
             elif isinstance(listed, BaseException):
                 raise listed
@@ -138,6 +138,12 @@ def _asked_rest_s(error: UpstreamRefused) -> float:
     if error.status not in (429, 503) or not (after.isascii() and after.isdecimal()):
         return 0.0
     return min(float(after), LONGEST_REST_S)
+
+
+def _why_no_list(failure: Exception) -> str:
+    if isinstance(failure, UpstreamRefused):
+        return f"it answered {failure.status}: {failure.remedy}"
+    return str(failure) if isinstance(failure, UpstreamError) else repr(failure)
 
 
 def _reason(failure: UpstreamError) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,8 +21,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     upstream: tuple[UpstreamSpec, ...]
 
 
-def read_specs(path: Path) -> tuple[UpstreamSpec, ...]:
-    """The upstreams of a file with one `[[upstream]]` for each. Raises BadSettings."""
+def read_specs(path: Path, beside: Mapping[str, str] = MappingProxyType({})) -> tuple[UpstreamSpec, ...]:
+    """The upstreams of a file with one `[[upstream]]` for each; `beside` has keys that the environment has not. Raises
+    BadSettings."""
     try:
         raw: Any = tomllib.loads(path.read_text())
         specs = msgspec.convert(raw, type=_File).upstream
@@ -28,10 +31,12 @@ def read_specs(path: Path) -> tuple[UpstreamSpec, ...]:
         raise BadSettings([f"UPSTREAMS_PATH: {path} cannot be read: {error}"]) from error
     except msgspec.ValidationError as error:
         raise BadSettings([f"UPSTREAMS_PATH: {path}: {error}"]) from error
-    return checked(specs)
+    return checked(specs, beside)
 
 
-def checked(specs: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
+def checked(
+    specs: tuple[UpstreamSpec, ...], beside: Mapping[str, str] = MappingProxyType({})
+) -> tuple[UpstreamSpec, ...]:
     """The same with URLs and keys filled in. Raises BadSettings with every problem."""
     problems: list[str] = []
     kinds = known_kinds()
@@ -51,9 +56,10 @@ def checked(specs: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
             problems.append(f"upstream {spec.name}: base_url {url!r} is not an http or https URL")
         key = spec.api_key
         if spec.api_key_env:
-            key = os.environ.get(spec.api_key_env, "")
+            key = os.environ.get(spec.api_key_env) or beside.get(spec.api_key_env, "")
             if not key:
-                problems.append(f"upstream {spec.name}: the environment variable {spec.api_key_env} is not set")
+                where = "neither in the environment nor in the settings file"
+                problems.append(f"upstream {spec.name}: {spec.api_key_env} is {where}")
         if spec.markup is not None and spec.markup <= 0:
             problems.append(f"upstream {spec.name}: markup is more than 0")
         filled.append(msgspec.structs.replace(spec, base_url=url, api_key=key, wallet=_expanded(spec.wallet)))

@@ -47,7 +47,10 @@ def test_everything_missing_is_a_line_each() -> None:
         ({"cashu_mints": "mint.example"}, "CASHU_MINTS"),
         ({"relays": "https://relay.example"}, "RELAYS"),
         ({"relays": "wss://relay.example"}, "HTTP_URL"),
+        ({"relays": "wss://a.example wss://b.example", "http_url": "https://n.example"}, "RELAYS"),
+        ({"cashu_mints": "https://mint.example:x"}, "CASHU_MINTS"),
         ({"http_url": "https://node.example/?a=b"}, "HTTP_URL"),
+        ({"http_url": "https://node.example/v1/"}, "leave that out"),
         ({"nsec": "nsec1wrong"}, "NSEC"),
         ({"port": "70000"}, "PORT"),
         ({"markup": "0"}, "MARKUP"),
@@ -113,6 +116,51 @@ def test_the_environment_is_over_the_file(folder: Path, monkeypatch: pytest.Monk
 def test_a_file_that_is_not_there_is_one_line(folder: Path) -> None:
     with pytest.raises(BadSettings, match="no settings file"):
         load_settings(Settings, folder / "none.env")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"TOR ONLY true", "line 2: cannot be read"),
+        (b'NAME="no end', "line 2: cannot be read"),
+        (b"NAME=\xff", "not text in UTF-8"),
+    ],
+)
+def test_a_line_of_the_file_that_cannot_be_read_is_not_passed_over(folder: Path, line: bytes, words: str) -> None:
+    file = folder / "node.env"
+    file.write_bytes(b"PORT=1\n" + line + b"\nHOST=127.0.0.1\n")
+    with pytest.raises(BadSettings, match=words) as caught:
+        load_settings(StorageSettings, file)
+    assert len(caught.value.problems) == 1
+
+
+def written(folder: Path, *lines: str) -> Path:
+    file = folder / "node.env"
+    file.write_text("\n".join([*(f"{name.upper()}={value}" for name, value in GOOD.items()), *lines]))
+    return file
+
+
+def test_a_slip_of_the_pen_in_the_file_is_said(folder: Path) -> None:
+    file = written(
+        folder, "TORONLY=true", "export RELAY=wss://r.example", "COMPOSE_PROFILES=tor", "SATROUTE_PASSPHRASE=x"
+    )
+    first, second = unused_settings(load_settings(Settings, file))
+    assert first == "TORONLY is no setting, and has no effect: is it TOR_ONLY?"
+    assert second == "RELAY is no setting, and has no effect: is it RELAYS?"
+
+
+def test_keys_of_upstreams_may_stand_in_the_settings_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit of systemd gives the node that file, and no other environment."""
+    monkeypatch.delenv("A_KEY_OF_MINE", raising=False)
+    upstreams = folder / "upstreams.toml"
+    upstreams.write_text('[[upstream]]\nname = "a"\napi_key_env = "A_KEY_OF_MINE"\n')
+    file = written(folder, f"UPSTREAMS_PATH={upstreams}", "A_KEY_OF_MINE=sk-a$b")
+    settings = load_settings(Settings, file)
+    assert [spec.api_key for spec in settings.upstreams()] == ["", "sk-a$b"]
+    assert "sk-a$b" not in repr(settings)
+    assert unused_settings(settings) == []
+    monkeypatch.setenv("A_KEY_OF_MINE", "sk-of-the-environment")
+    assert settings.upstreams()[1].api_key == "sk-of-the-environment"
 
 
 def test_of_two_who_make_a_key_at_once_the_first_ones_counts(folder: Path) -> None:

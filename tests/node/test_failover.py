@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from node.errors import Refusal, UpstreamDown, UpstreamError, UpstreamRefused, UpstreamTimeout
 from node.upstream.base import Source
@@ -22,7 +23,7 @@ from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
 from tests.node.books import Clock
 from tests.node.harness import Running, bearer, granted_key, receipt_of, running_node
-from tests.node.shopful import Shopful, running_shopful
+from tests.node.shopful import Shopful, handled_by, running_shopful
 
 MODEL = "shared"
 ASK = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "What is two and two?"}]}
@@ -272,3 +273,21 @@ async def test_a_caller_who_leaves_is_no_failure() -> None:
             await task
     assert await servers.serve(BOTH, Attempts(a=None, b=None)) == "a"
     assert clock
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, "it answered 401: check its API key"), (404, "it answered 404: check its URL, with its /v1")],
+)
+async def test_the_log_says_why_there_is_nothing_to_sell(
+    folder: Path, status: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator's first start, with a key that is wrong or a URL that lacks something."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "Incorrect API key provided: sk-hush"}}, status=status)
+
+    async with handled_by(refuse) as url, running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=f"{url}/v1"):
+        assert words in caplog.text
+        assert "no models yet: " in caplog.text
+        assert "sk-hush" not in caplog.text

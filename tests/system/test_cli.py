@@ -187,21 +187,39 @@ async def test_a_second_node_on_the_same_books_is_refused(folder: Path, model_ur
 
 
 def test_a_taken_port_is_one_line_before_anything_is_touched(folder: Path) -> None:
-    env = {
-        "DATA_DIR": str(folder / "new"),
-        "UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1",
-        "CASHU_MINTS": DEAD_MINT,
-        "FIXED_PER_1K_INPUT_TOKENS": "1",
-        "FIXED_PER_1K_OUTPUT_TOKENS": "1",
-    }
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = run("serve", env=env | {"PORT": str(taken.getsockname()[1])})
+        port = str(taken.getsockname()[1])
+        done = run("serve", env={**SELLS, "DATA_DIR": str(folder / "new"), "PORT": port})
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "set another PORT" in done.stderr
     assert not (folder / "new").exists()
+
+
+SELLS: dict[str, str] = {
+    "UPSTREAM_BASE_URL": "http://127.0.0.1:9/v1",
+    "CASHU_MINTS": DEAD_MINT,
+    "FIXED_PER_1K_INPUT_TOKENS": "1",
+    "FIXED_PER_1K_OUTPUT_TOKENS": "1",
+    "PORT": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("HOST", "no.such.host.invalid", "set another HOST"),
+        ("HOST", "192.0.2.7", "set another HOST"),
+        ("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/x", "check DATABASE_URL"),
+    ],
+)
+def test_what_a_node_cannot_have_is_one_line_with_its_remedy(folder: Path, name: str, value: str, remedy: str) -> None:
+    done = run("serve", env={**SELLS, "DATA_DIR": str(folder / "node"), name: value})
+    assert done.returncode == 1
+    assert remedy in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize("words", [["up"], ["demo"], ["demo", "--json"], ["nodes", "--relay", "ws://127.0.0.1:9"]])

@@ -1,0 +1,48 @@
+"""The file that `--env-file` names: NAME=value lines, as shells, systemd and Docker read them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from node.errors import BadSettings
+
+OTHERS: Final = ("COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "DOMAIN", "POSTGRES_PASSWORD")
+"""What compose.yml and Compose itself read in the same file."""
+PREFIX: Final = "SATROUTE_"
+"""Of the buyer's variables, and the passphrase of backups."""
+
+
+def read_settings_file(path: Path) -> Mapping[str, str]:
+    """What it sets, by the names in it. Raises BadSettings with one line for each line that cannot be read: a setting that
+    is passed over in silence is a node that does what nobody wanted."""
+    if not path.is_file():
+        raise BadSettings([f"there is no settings file {path}"])
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [each.original.line for each in parse_stream(file) if each.error]
+        if lines:
+            raise BadSettings([f"{path}, line {line}: cannot be read: expected NAME=value" for line in lines])
+        values = dotenv_values(path, interpolate=False, encoding="utf-8")
+    except UnicodeError as error:
+        raise BadSettings([f"{path} is not text in UTF-8"]) from error
+    except OSError as error:
+        raise BadSettings([f"{path} cannot be read ({error.strerror})"]) from error
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def strange_names(named: Collection[str], settings: Collection[str], used: Collection[str]) -> list[str]:
+    """A remark on each name that is neither one of `settings` nor read by anybody: a slip of the pen, most likely."""
+    known = {*settings, *used, *OTHERS}
+    remarks = []
+    for name in named:
+        if name.upper() in known or name in used or name.upper().startswith(PREFIX):
+            continue
+        near = get_close_matches(name.upper(), settings, 1, cutoff=0.7)
+        remarks.append(f"{name} is no setting, and has no effect" + (f": is it {near[0]}?" if near else ""))
+    return remarks
