@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,16 +18,21 @@ from node.cli.preferences import routing_options
 from node.cli.route import profile_option
 from relays.event import pubkey_of
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
+from relays.routes import checked_url, host_of
 from router_client.buying.answer import Answer
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError
+from router_client.errors import ClientError, NoProvider
 from router_client.paying.change import Out
+from router_client.paying.lnurl import is_local
 from router_client.paying.payments import Payments
 from router_client.preferences import Profile
+from router_client.routing.wishes import AUTO, read_wishes
 
 T = TypeVar("T")
 
+MOST_MINTS = 3
+"""So many are named."""
 POLL_S = 1.0
 INVOICE_WAIT_S = 900
 ABANDONED_S = 600
@@ -71,8 +77,10 @@ def ask(
         show = None if as_json else lambda text: click.echo(printable(text), nl=False)
         try:
             answer = await client.chat(body, on_text=show, max_cost_msat=limit_msat)
-        except ClientError:
+        except ClientError as error:
             _tell_what_is_out(client.payments.out())
+            if isinstance(error, NoProvider):
+                raise CommandFailed(_why_none(error, client, body)) from error
             raise
         if review:
             await _review(client, answer)
@@ -91,6 +99,20 @@ def ask(
     _tell_what_is_out(still_out)
     if not answer.verified:
         raise CommandFailed(f"the receipt does not verify: {answer.problem}")
+
+
+def _why_none(error: NoProvider, client: RouterClient, body: dict[str, Any]) -> str:
+    """What is in the way, and what to do about it where that is in one's own hand."""
+    providers = client.directory.known()
+    wanted = read_wishes(body)[0].models
+    if providers and not {*wanted} & {AUTO, *(offer.id for each in providers for offer in each.offers)}:
+        return f"no node on these relays sells {' or '.join(wanted)}: satroute nodes lists what is sold"
+    if error.cause != "money":
+        return str(error)
+    mints = Counter(mint for each in providers for mint in {*each.announcement.mints})
+    taken = ", ".join(f"{mint} ({count} of {len(providers)} nodes)" for mint, count in mints.most_common(MOST_MINTS))
+    why = str(error) if client.wallet.balance_msat() else "the wallet is empty"
+    return f"{why}: fill it with `satroute wallet fund --sats 1000 --mint URL`; ecash is taken of {taken}"
 
 
 async def _review(client: RouterClient, answer: Answer) -> None:
@@ -166,9 +188,16 @@ def _out_line(out_there: list[Out]) -> str:
     return f"out, not lost: {where}, less what was served; `satroute wallet recover` asks for it"
 
 
+def _mint(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else checked_url(value.rstrip("/"), "http", "https")
+    except ValueError as error:
+        raise click.BadParameter(f"{error}, such as https://mint.example.com") from error
+
+
 @wallet.command(epilog="Example: satroute wallet fund --sats 1000 --mint https://mint.example.com")
 @click.option("--sats", type=click.IntRange(min=1), required=True)
-@click.option("--mint", "mint_url", help="Mint to keep the money at; a local network's is known.")
+@click.option("--mint", "mint_url", callback=_mint, help="Mint to keep the money at; a local network's is known.")
 @data_option
 @tor_options
 def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
@@ -177,6 +206,11 @@ def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
     mint = (mint_url or where.mint_url or "").rstrip("/")
     if not mint:
         raise click.UsageError("name a mint with --mint")
+    if where.mint_url and not is_local(host_of(mint)):
+        raise CommandFailed(
+            f"{where.folder} is a play network's wallet, which `satroute up --fresh` empties: "
+            "name your relays first (SATROUTE_RELAYS), or a folder of your own (--data)"
+        )
 
     async def work(opened: Wallet) -> int:
         operation = f"fund:{time.time_ns()}"
@@ -193,7 +227,7 @@ def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
                 await asyncio.sleep(POLL_S)
         return opened.balance_msat()
 
-    note(f"the wallet holds {in_sats(_with_wallet(where.folder, work))}")
+    note(f"the wallet in {where.folder} holds {in_sats(_with_wallet(where.folder, work))}")
 
 
 @wallet.command(epilog="Example: satroute wallet receive < token.txt")

@@ -26,8 +26,10 @@ from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_net
 from relays.announcement import Announcement
 from relays.event import npub
 from relays.money import in_sats
+from relays.routes import host_of
 from router_client.buying.answer import Answer
 from router_client.client import RouterClient
+from router_client.paying.lnurl import is_local
 
 POLL_S = 0.3
 CLIENT_SATS = 1000
@@ -126,6 +128,8 @@ async def _story(relay_url: str, folder: Path, *, quiet: bool) -> tuple[list[Ans
 def _network(folder: Path, *, fresh: bool) -> Iterator[tuple[LocalNetwork, tuple[Announcement, ...]]]:
     """The network, up and announced, with a progress bar on the way."""
     logging.basicConfig(level=logging.ERROR)
+    if fresh:
+        asyncio.run(_check_play(folder / "client"))
     started = time.monotonic()
     with ExitStack() as stack:
         with steps("starting", STEPS) as done:
@@ -134,6 +138,19 @@ def _network(folder: Path, *, fresh: bool) -> Iterator[tuple[LocalNetwork, tuple
             done("announcements")
         note(f"[green]network up[/] in {time.monotonic() - started:.1f} s; state and logs in {folder}")
         yield network, announcements
+
+
+async def _check_play(folder: Path) -> None:
+    """Raise CommandFailed where the wallet of an earlier run, which is to be forgotten, holds what is no play money."""
+    if not (folder / "wallet.db").exists():
+        return
+    async with RouterClient.open([], folder) as client:
+        real = [mint for mint, _ in client.wallet.balances() if not is_local(host_of(mint))]
+    if real:
+        raise CommandFailed(
+            f"the wallet in {folder} holds money of {real[0]}, which --fresh would lose: take it out first "
+            f"(satroute wallet send --data {folder} --sats … --mint {real[0]})"
+        )
 
 
 async def _fund_client(network: LocalNetwork) -> None:

@@ -63,6 +63,7 @@ class Wanted(msgspec.Struct, frozen=True):
 @click.option("--mint", help="Those that take ecash of this mint.")
 @click.option("--onion", is_flag=True, help="Those with an onion address.")
 @click.option("--alive", is_flag=True, help="Those that answer under their key.")
+@click.option("--npub", is_flag=True, help="Whole keys, a line each: for block, trust, follow and recommend.")
 @click.option("--watch", is_flag=True, help="Follow the relays and show what changes, until Ctrl-C.")
 @data_option
 @tor_options
@@ -74,6 +75,7 @@ def nodes(
     mint: str | None,
     onion: bool,
     alive: bool,
+    npub: bool,
     watch: bool,
     data: Path | None,
     relays: tuple[str, ...],
@@ -98,6 +100,8 @@ def nodes(
     found = with_client(data, relays, work)
     if as_json:
         print_json(_json(found, wanted))
+    elif found and npub:
+        out.print("\n".join(f"{each.npub} {escaped(each.announcement.name[:40])}" for each in found), soft_wrap=True)
     elif found:
         out.print(nodes_table(found, wanted))
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,7 +15,7 @@ import msgspec
 from node.cli.console import CommandFailed
 from node.cli.preferences import preferences
 from node.localnet.network import read_state
-from relays.routes import Routes, host_and_port
+from relays.routes import Routes, checked_url, host_and_port
 from router_client.client import RouterClient
 from router_client.disk.storage import is_held
 from router_client.net.torport import found_socks
@@ -30,10 +32,33 @@ data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="SATROUTE_DATA",
-    help="Folder of the wallet, or of a running `satroute up`.",
+    show_envvar=True,
+    help="Folder of the wallet, or of a `satroute up`; else the running network's here, or ~/.satroute/client.",
 )
+RELAYS: Final = "SATROUTE_RELAYS"
+
+
+def _relays(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return named_relays(*value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}, such as wss://relay.example.com") from error
+
+
+def named_relays(*texts: str) -> tuple[str, ...]:
+    """Relays, with commas or blanks between them. Raises ValueError for what is none."""
+    urls = dict.fromkeys(part for text in texts for part in re.split(r"[,\s]+", text) if part)
+    return tuple(checked_url(url, "ws", "wss") for url in urls)
+
+
 relays_option = click.option(
-    "--relay", "relays", multiple=True, envvar="SATROUTE_RELAYS", help="Nostr relay; may be given several times."
+    "--relay",
+    "relays",
+    multiple=True,
+    envvar=RELAYS,
+    show_envvar=True,
+    callback=_relays,
+    help="Nostr relay; may be given several times, or several with commas.",
 )
 
 
@@ -83,13 +108,23 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def place(data: Path | None, relays: tuple[str, ...] = ()) -> Place:
-    """What was named; else the network that `satroute up` runs on this machine; else the user's own folder."""
-    local = data if data is not None else ROOT / "local"
-    state = read_state(local)
-    if state is not None and not relays:
-        running = is_held(local / "lock")
-        return Place(local / "client", (state.relay_url,) if running else (), state.mint_url)
-    return Place(data if data is not None else ROOT / "client", relays, None)
+    """The folder that was named; without one that of the network which `satroute up` runs here, and the user's own where
+    none runs or other relays are named. All commands say the same: money goes where it will be looked for."""
+    relays = relays or _usual_relays()
+    folder = data if data is not None else ROOT / "local"
+    state = read_state(folder)
+    running = state is not None and is_held(folder / "lock")
+    if state is None or (data is None and (relays or not running)):
+        return Place(data if data is not None else ROOT / "client", relays, None)
+    return Place(folder / "client", relays or ((state.relay_url,) if running else ()), state.mint_url)
+
+
+def _usual_relays() -> tuple[str, ...]:
+    """Those of the environment, for commands that call none and need the folder only."""
+    try:
+        return named_relays(os.environ.get(RELAYS, ""))
+    except ValueError as error:
+        raise CommandFailed(f"{RELAYS}: {error}, such as wss://relay.example.com") from error
 
 
 def with_client(data: Path | None, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:

@@ -57,7 +57,7 @@ def proxy(host: str, port: int, key: str | None, profile: Profile, data: Path | 
 
         async def work(client: RouterClient) -> bool:
             async with Replays.open(place(data, relays).folder / REPLAYS_FILE) as replays:
-                app = Proxy(client, guard, _fund(data), replays=replays)
+                app = Proxy(client, guard, _fund(data, relays), replays=replays)
                 async with client.directory.live(), app.running():
                     server = Server(config_of(app, lifespan="off", grace_s=GRACE_S))
                     _introduce(client, address[0], address[1])
@@ -81,9 +81,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _fund(data: Path | None) -> str:
+def _fund(data: Path | None, relays: tuple[str, ...] = ()) -> str:
     """The command that fills this wallet."""
-    mint = place(data).mint_url or "URL"
+    mint = place(data, relays).mint_url or "URL"
     where = "" if data is None else f" --data {shlex.quote(str(data))}"
     return f"satroute wallet fund{where} --sats 1000 --mint {mint}"
 

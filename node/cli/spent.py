@@ -67,9 +67,15 @@ def _show(found: Report) -> None:
     out.print(f"{found.requests:,} requests, {in_sats(found.spent_msat)}; {in_sats(found.saved_msat)} saved")
 
 
+def _a(window: str) -> str:
+    return f"{'an' if window == 'hour' else 'a'} {window}"
+
+
 def _limit(window: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Two options: in sats, and in USD."""
-    sats = click.option(f"--{window}", type=click.IntRange(min=0), metavar="SATS", help=f"At most so much a {window}.")
+    sats = click.option(
+        f"--{window}", type=click.IntRange(min=0), metavar="SATS", help=f"At most so much {_a(window)}."
+    )
     most = click.FloatRange(0, MOST_USD)
     usd = click.option(f"--{window}-usd", type=most, metavar="USD", help="The same in USD, at the price of the moment.")
     return lambda command: sats(usd(command))
@@ -98,13 +104,15 @@ def budget(lift: bool, data: Path | None, as_json: bool, **limits: float | None)
     told = {name: limit for name, limit in msgspec.structs.asdict(after).items() if limit is not None}
     if as_json:
         print_json(told)
-    elif told:
-        note("; ".join(_limit_told(name, limit) for name, limit in told.items()))
+        return
+    tell = note if lift or given else out.print
+    if told:
+        tell("; ".join(_limit_told(name, limit) for name, limit in told.items()))
     else:
-        note("nothing is limited; satroute budget --day 1000 sets a limit in sats, --day-usd 1 one in USD")
+        tell("nothing is limited; satroute budget --day 1000 sets a limit in sats, --day-usd 1 one in USD")
 
 
 def _limit_told(name: str, limit: float) -> str:
     """A limit of the file by its name there, for people."""
     window, _, unit = name.partition("_")
-    return f"at most {f'{limit:g} USD' if unit == 'usd' else in_sats(int(limit))} a {window}"
+    return f"at most {f'{limit:g} USD' if unit == 'usd' else in_sats(int(limit))} {_a(window)}"

@@ -10,6 +10,7 @@ import msgspec
 
 from node.cli.console import CommandFailed, note, out, print_json
 from node.cli.place import data_option, json_option, place, relays_option, with_client
+from relays.errors import InvalidKey
 from relays.event import Event, npub, pubkey_of
 from relays.review import MAX_WORDS
 from router_client.client import RouterClient
@@ -32,7 +33,7 @@ def _command(name: str, listed: List, help_text: str) -> click.Command:
                 raise click.UsageError("name the key to take off the list")
             _show(people.own(), listed, as_json=as_json)
             return
-        pubkey = pubkey_of(key)
+        pubkey = _whole(key)
         own = people.put(pubkey, listed, there=not remove)
         if as_json:
             _show(own, listed, as_json=True)
@@ -40,6 +41,14 @@ def _command(name: str, listed: List, help_text: str) -> click.Command:
             note(f"{npub(pubkey)} is {'no longer ' if remove else ''}{listed}")
 
     return command
+
+
+def _whole(key: str) -> str:
+    """The key in hex. Raises CommandFailed for the first letters of one, as tables have them."""
+    try:
+        return pubkey_of(key)
+    except InvalidKey as error:
+        raise CommandFailed(f"{error}; satroute nodes --npub lists them whole") from error
 
 
 def _show(own: Own, listed: List, *, as_json: bool) -> None:
@@ -72,7 +81,7 @@ def recommend(key: str, words: str, remove: bool, data: Path | None, relays: tup
     """Recommend a node on the relays, under a key that is made for this alone: who follows that key sees it."""
     if len(words) > MAX_WORDS:
         raise click.UsageError(f"no more than {MAX_WORDS} characters are read")
-    pubkey = pubkey_of(key)
+    pubkey = _whole(key)
 
     async def work(client: RouterClient) -> tuple[Event, ...]:
         return await client.take_back(pubkey) if remove else (await client.recommend(pubkey, words),)

@@ -376,3 +376,21 @@ async def test_a_node_that_overcharges_is_found_out(
         assert not answer.verified
         assert answer.problem is not None
         assert "higher price" in answer.problem
+
+
+async def test_a_buyer_without_money_or_with_a_wrong_name_is_told_what_to_do(
+    folder: Path, mint_url: str, model_url: str, relay: str
+) -> None:
+    """The first thing that a newcomer sees away from the local network."""
+    async with running_node(folder, **settings("solo", mint_url, model_url, relay)) as running:
+        await announced(running)
+        words = ("--relay", relay, "--data", str(folder / "empty"))
+        poor = await asyncio.to_thread(satroute, "ask", "hi", *words, env=os.environ)
+        assert poor.returncode == 1
+        assert poor.stderr == (
+            "error: the wallet is empty: fill it with `satroute wallet fund --sats 1000 --mint URL`; "
+            f"ecash is taken of {mint_url} (1 of 1 nodes)\n"
+        )
+        wrong = await asyncio.to_thread(satroute, "ask", "hi", "--model", "nope:floor", *words, env=os.environ)
+        assert wrong.returncode == 1
+        assert wrong.stderr == "error: no node on these relays sells nope: satroute nodes lists what is sold\n"

@@ -105,6 +105,16 @@ def test_the_users_lists_are_kept_and_seen(market: str, folder: Path) -> None:
     assert run("trust", *data).returncode == 1
 
 
+def test_keys_can_be_copied(market: str, folder: Path) -> None:
+    """The table has their first letters alone, and `block` wants them whole."""
+    data = ("--data", str(folder))
+    listed = run("nodes", "--relay", market, "--npub", *data).stdout.splitlines()
+    assert f"{npub(DEAR.pubkey)} dear" in listed
+    part = run("block", f"{npub(DEAR.pubkey)[:12]}…", *data)
+    assert part.returncode == 1
+    assert "satroute nodes --npub" in part.stderr
+
+
 def test_a_node_is_recommended_and_that_is_taken_back(market: str, folder: Path) -> None:
     words = ["--relay", market, "--data", str(folder)]
     done = run("recommend", npub(CHEAP.pubkey), "good", "--json", *words)

@@ -50,6 +50,7 @@ def buys_within_a_budget(data: list[str]) -> None:
     assert "x1" in run("route", "What is 2+2?", "--explain", *data)
     limits = ("--day", "1000", "--request-usd", "1")
     assert "1 USD a request" in forked.satroute("budget", *limits, *data, env=os.environ).stderr
+    assert "at most 1,000 sat a day" in run("budget", *data), "what is asked for is a result"
     assert "price of bitcoin" in forked.satroute("ask", "What is 2+2?", *data, env=os.environ).stderr
     in_usd = ("--btc-usd", "100000", "--max-usd", "0.9")
     answer = json.loads(run("ask", "What is 2+2?", "--max-tokens", "10", "--json", *in_usd, *data))
