@@ -158,7 +158,7 @@ class Completions:
         return await outlast(self._tasks.start(self._answered(request_id, quote, used, keep), "answer"))
 
     async def _answered(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> Answer:
-        async with self._free_unless_served(request_id):
+        async with self._free_unless_served(request_id, quote):
             served = await self._fleet.serve(quote.sources, partial(self._ask, quote))
         return await self._end_whole(request_id, served, used, keep)
 
@@ -176,7 +176,7 @@ class Completions:
 
     async def _opened(self, request_id: str, quote: Quote, used: Used, keep: Keep | None) -> PaidStream | Answer:
         asked_at = asyncio.get_running_loop().time()
-        async with self._free_unless_served(request_id):
+        async with self._free_unless_served(request_id, quote):
             begun = await self._fleet.serve(quote.sources, partial(self._begin, quote))
         if isinstance(begun, _Served):
             return await self._end_whole(request_id, begun, used, keep)
@@ -251,7 +251,7 @@ class Completions:
         return _Served(quote, source, body, reply.content_type)
 
     @asynccontextmanager
-    async def _free_unless_served(self, request_id: str) -> AsyncIterator[None]:
+    async def _free_unless_served(self, request_id: str, quote: Quote) -> AsyncIterator[None]:
         """A block in which nothing was served yet: whatever ends it early voids the hold. Raises Refusal for upstreams."""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -261,7 +261,7 @@ class Completions:
             if isinstance(error, UpstreamError | TimeoutError | Refusal):
                 await asyncio.wait({voiding}, timeout=VOID_WAIT_S)
             if isinstance(error, UpstreamError | TimeoutError):
-                refusal = refusal_for(error)
+                refusal = refusal_for(error, quote.ask.endpoint)
                 if refusal.status >= 429:  # below, the request itself was at fault
                     self._pulse.failed()
                 raise refusal from error

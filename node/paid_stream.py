@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Literal
@@ -41,6 +42,12 @@ Finish = Callable[[Outcome], Awaitable[tuple[Receipt, Event]]]
 
 MAX_HEAD_BYTES: Final = 8 * 1024 * 1024
 """Of a stream before its first word; an event that is longer is one."""
+
+
+_TOO_LONG: Final = re.compile(
+    r"context[ _](length|size|window)|prompt is too long|input token count .* exceeds", re.IGNORECASE
+)
+"""As OpenAI's servers, llama.cpp, vLLM, Anthropic's and Google's say it."""
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -173,7 +180,7 @@ NO_ENDPOINT: Final = (405, 501)
 """Answers of a server that has not what was asked for; a 404 may as well be of a model that is gone."""
 
 
-def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
+def refusal_for(error: UpstreamError | TimeoutError, endpoint: Endpoint = CHAT) -> Refusal:
     """What the caller is told of an upstream that did not deliver; the operator's own trouble stays with the operator."""
     free = "nothing was charged for what was not served"
     if isinstance(error, UpstreamTimeout | TimeoutError):
@@ -183,7 +190,10 @@ def refusal_for(error: UpstreamError | TimeoutError) -> Refusal:
     if isinstance(error, UpstreamRefused):
         if error.status in (400, 413, 422):
             words = error.message or "no reason given"
-            return Refusal(error.status, payment.UPSTREAM_REFUSED, f"the model's server refused the request: {words}")
+            code = payment.CONTEXT_EXCEEDED if _TOO_LONG.search(words) else payment.UPSTREAM_REFUSED
+            return Refusal(error.status, code, f"the model's server refused the request: {words}")
+        if error.status == 404 and endpoint is not CHAT:  # which all have: without it the URL is wrong
+            return Refusal(404, payment.NOT_FOUND, f"this model is not served at this endpoint; {free}")
         if error.status == 429:
             after = error.retry_after if (error.retry_after or "").isascii() else None
             headers = {"retry-after": after or "5"}

@@ -94,7 +94,8 @@ def _quoted(ask: Ask, model: Model) -> Quote:
     if not roomy:  # whoever knows the window will refuse it, or read less; elsewhere it could be read and not be paid
         roomy = [source for source in sources if source.known_context or ask.prompt.media]
     if not roomy:
-        raise _bad(f"this request is longer than the context of {model.id}, {model.limits.context_length} tokens")
+        longer = f"this request is longer than the context of {model.id}, {model.limits.context_length} tokens"
+        raise Refusal(400, payment.CONTEXT_EXCEEDED, longer)
     ordered = sorted(roomy, key=lambda source: cost(likely, price_for(ask.fields, ask.endpoint, source.price)))
     return Quote(ask, model, tuple(ordered), max(_most(ask, source) for source in ordered), likely)
 

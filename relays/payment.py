@@ -43,9 +43,13 @@ REPLAYED_HEADER: Final = "idempotent-replayed"
 CHANGE_SSE_PREFIX: Final = ": x-cashu "
 """In a stream that a token paid for, the comment line with its change, before `[DONE]`."""
 
+PAID_BACK: Final = "; what you paid is in X-Cashu"
+"""How an error ends that gives a token's money back."""
+
 # Codes a client acts on. They are part of the wire format and never change their meaning.
 INVALID_REQUEST: Final = "invalid_request"
 UNKNOWN_MODEL: Final = "model_not_found"
+CONTEXT_EXCEEDED: Final = "context_length_exceeded"
 MISSING_CREDENTIAL: Final = "missing_credential"
 UNKNOWN_CREDENTIAL: Final = "unknown_credential"
 PAYMENT_REQUIRED: Final = "payment_required"

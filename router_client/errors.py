@@ -143,8 +143,9 @@ class MintMisbehaved(WalletError):
 class NoProvider(ClientError):
     """No announced node fits the request."""
 
-    def __init__(self, message: str, cause: Literal["now", "request", "money"] = "now") -> None:
-        """`cause`: how things are at the moment, what was asked for, or the wallet. Only the first changes by itself."""
+    def __init__(self, message: str, cause: Literal["now", "request", "length", "money"] = "now") -> None:
+        """`cause`: how things are at the moment, what was asked for, the length of that alone, or the wallet. Only the first
+        changes by itself."""
         super().__init__(message)
         self.cause = cause
 

@@ -202,7 +202,7 @@ async def _with_change(node: Node, key: Key, refusal: Refusal) -> Refusal:
     return Refusal(
         refusal.status,
         refusal.code,
-        f"{refusal.message}; what you paid is in X-Cashu",
+        f"{refusal.message}{payment.PAID_BACK}",
         details=refusal.details,
         headers={**refusal.headers, **_change_headers(change)},
     )

@@ -12,7 +12,7 @@ import msgspec
 
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
-from relays.payment import CASHU_HEADER
+from relays.payment import CASHU_HEADER, PAID_BACK
 from router_client.errors import NodeBusy, NodeError, NodeRefused, NodeUnavailable, NodeUnreached
 from router_client.net.fetch import FetchFailed, NotReached, fetch
 
@@ -70,7 +70,7 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str] = NONE) -> Nod
     error, words = answer.get("error"), answer.get("detail")
     detail = next((each for each in (error, words) if isinstance(each, dict)), {})
     reason = detail.get("message") or detail.get("reason") or (words if isinstance(words, str) else None)
-    message = said(reason or f"HTTP {status}")
+    message = said(reason or f"HTTP {status}").removesuffix(PAID_BACK)  # that is for us, who paid
     after = headers.get("retry-after", "")
     known = after.isascii() and after.isdecimal() and len(after) < MAX_DIGITS
     if status == TOO_MANY or (status == UNAVAILABLE and known):

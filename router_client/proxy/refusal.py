@@ -112,5 +112,7 @@ def _not_provided(error: NoProvider, *, is_sold: bool, has_money: bool, fund: st
     if error.cause == "money":
         message = f"{error}: ask for a shorter answer, or fill the wallet with {fund}"
         return Refusal(402, payment.INSUFFICIENT_BALANCE, message, headers=SAME_AGAIN)
-    later = {"retry-after": "10"} if error.cause == "now" else SAME_AGAIN
-    return Refusal(503, payment.NO_PROVIDER, str(error), headers=later)
+    if error.cause == "now":
+        return Refusal(503, payment.NO_PROVIDER, str(error), headers={"retry-after": "10"})
+    code = payment.CONTEXT_EXCEEDED if error.cause == "length" else payment.NO_PROVIDER
+    return Refusal(400, code, str(error), headers=SAME_AGAIN)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-Cause = Literal["now", "request", "money"]
-"""What keeps nodes from serving: how things are at the moment, what was asked for, or what is in the wallet. Only the first
-changes by itself."""
+Cause = Literal["now", "request", "length", "money"]
+"""What keeps nodes from serving: how things are at the moment, what was asked for, and that is its length alone, or what is
+in the wallet. Only the first changes by itself."""
 
 
 class Reason(str):
@@ -22,6 +22,12 @@ class OfRequest(Reason):
     cause = "request"
 
 
+class OfLength(Reason):
+    """Its prompt is longer than this model's context."""
+
+    cause = "length"
+
+
 class OfMoney(Reason):
     """The wallet cannot pay it."""
 
@@ -33,4 +39,4 @@ def cause_of(reasons: Iterable[str]) -> Cause:
     causes = {reason.cause for reason in reasons if isinstance(reason, Reason)}
     if not causes or "now" in causes:
         return "now"
-    return "money" if "money" in causes else "request"
+    return "money" if "money" in causes else "length" if causes == {"length"} else "request"

@@ -23,7 +23,7 @@ from router_client.routing.candidates import Candidate, Circumstances, Purse
 from router_client.routing.ceiling import Ceiling
 from router_client.routing.health import Outlook
 from router_client.routing.market import Market
-from router_client.routing.reasons import OfMoney, OfRequest, Reason
+from router_client.routing.reasons import OfLength, OfMoney, OfRequest, Reason
 from router_client.routing.scoring import PROFILES, Factors, factors, risen
 from router_client.routing.wishes import Wishes
 
@@ -108,7 +108,7 @@ class Screen:
         if not self._is_served(provider, offer):
             return OfRequest(f"is not sold at /v1{self._endpoint.path}")
         if self._task.read_at_once >= offer.limits.context_length:
-            return OfRequest(f"its context of {offer.limits.context_length} tokens is too short")
+            return OfLength(f"its context of {offer.limits.context_length} tokens is too short")
         if (reason := lacks(offer, self._task.needs, strict=self._wishes.require_parameters)) is not None:
             return OfRequest(reason)
         most_ms = self._wishes.max_latency_ms

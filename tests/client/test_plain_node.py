@@ -5,6 +5,7 @@ The node is a stand-in that speaks the documented interface: Routstr's own progr
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from relays.payment import PAID_BACK
 from relays.pool import RelayPool
 from router_client.client import RouterClient
 from router_client.ecash.wallet import Wallet
@@ -123,6 +125,12 @@ def test_its_errors_are_read_in_their_own_shape() -> None:
     said = {b'{"detail":{"reason":"Too little"}}': "Too little", b'{"detail":"Unauthorized"}': "Unauthorized"}
     for body, words in (*said.items(), (b'{"detail":[1]}', "HTTP 402"), (b"[]", "HTTP 402")):
         assert str(error_of(402, body)).startswith(words)
+
+
+def test_where_the_money_of_an_error_is_stays_with_who_paid() -> None:
+    """The local endpoint's callers, who paid nothing, were told of an X-Cashu that they have not."""
+    body = json.dumps({"error": {"message": f"too hot{PAID_BACK}", "code": "upstream_refused"}}).encode()
+    assert str(error_of(400, body)) == "too hot (400 upstream_refused)"
 
 
 async def test_what_it_wants_to_see_counts_as_what_it_can_cost(client: RouterClient, node: Routstr) -> None:

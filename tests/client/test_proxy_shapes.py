@@ -62,20 +62,22 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa
 
 
 @pytest.mark.parametrize(
-    ("more", "status"),
+    ("more", "status", "code"),
     [
-        ({"messages": [{"role": "user", "content": "word " * 20_000}]}, 503),
-        ({"messages": [{"role": "user", "content": [PICTURE]}]}, 503),
-        ({"routing": {"max_cost_msat": 1}}, 503),
-        ({"max_tokens": 1024, "n": 100}, 402),
+        ({"messages": [{"role": "user", "content": "word " * 20_000}]}, 400, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, 400, "no_provider"),
+        ({"routing": {"max_cost_msat": 1}}, 400, "no_provider"),
+        ({"max_tokens": 1024, "n": 100}, 402, "insufficient_balance"),
     ],
     ids=["context", "picture", "cost", "wallet"],
 )
 async def test_what_is_hopeless_is_not_tried_again(
-    caller: httpx.AsyncClient, cheat: Cheat, more: dict[str, Any], status: int
+    caller: httpx.AsyncClient, cheat: Cheat, more: dict[str, Any], status: int, code: str
 ) -> None:
+    """As OpenAI's API has it: what is wrong with a request is a 400, which no SDK sends again."""
     answer = await caller.post("/v1/chat/completions", json=BODY | more)
     assert (answer.status_code, answer.headers.get("x-should-retry")) == (status, "false")
+    assert answer.json()["error"]["code"] == code
     assert "retry-after" not in answer.headers
     assert cheat.asked == []
 

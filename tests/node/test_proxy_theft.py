@@ -59,10 +59,10 @@ def quoted(body: dict[str, Any], endpoint: Endpoint = CHAT) -> Quote:
     return quote_for(read_ask(endpoint, json.dumps(body).encode(), "application/json"), SHOP)
 
 
-def refused(body: dict[str, Any], endpoint: Endpoint = CHAT) -> str:
+def refused(body: dict[str, Any], endpoint: Endpoint = CHAT, code: str = "invalid_request") -> str:
     with pytest.raises(Refusal) as caught:
         quoted(body, endpoint)
-    assert caught.value.status == 400
+    assert (caught.value.status, caught.value.code) == (400, code)
     return caught.value.message
 
 
@@ -100,7 +100,8 @@ def test_who_names_no_limit_is_given_the_one_that_is_held() -> None:
 def test_a_prompt_beyond_a_window_that_nobody_told_of_is_refused() -> None:
     """Elsewhere, the held window would be paid and the whole prompt read."""
     long = [{"role": "user", "content": "word " * 20_000}]
-    assert "longer than the context" in refused({"model": "unknown-window", "messages": long})
+    beyond = refused({"model": "unknown-window", "messages": long}, code="context_length_exceeded")
+    assert "longer than the context" in beyond
     assert quoted({"model": "m", "messages": long}).hold_msat > 0, "who knows the window refuses it, or reads no more"
 
 

@@ -226,6 +226,6 @@ async def test_the_sellers_word_on_a_request_reaches_the_caller(
     reply = await http.post(
         f"{reseller.url}/v1/chat/completions", json={**HELLO, "messages": long}, headers=bearer(text), timeout=60
     )
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "upstream_refused")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert "context" in reply.json()["error"]["message"]
     assert await settled(seller, reseller) < 60, "the money came back, but for the mint's fees"
