@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -23,6 +23,13 @@ from router_client.discovery.directory import Provider, figures_of
 from router_client.ecash.token import normal_mint_url
 
 MAX_ROWS = 200
+COLUMNS: Final = ("node", "npub", "model", "in", "out", "request", "now", "load", "answers", "trust", "seen")
+NEEDED: Final = frozenset({"in", "out", "request", "now", "answers", "trust"})
+"""Shown whole: a price that is cut off is another price."""
+WIDE: Final = 125
+ONLY_WIDE: Final = frozenset({"npub", "now", "load", "seen"})
+"""Left out on a terminal that is narrower than that."""
+TITLE_NOW: Final = ", and now for 1k tokens read and written"
 WATCH_S = 1.0
 
 
@@ -103,7 +110,7 @@ def nodes(
     elif found and npub:
         out.print("\n".join(f"{each.npub} {escaped(each.announcement.name[:40])}" for each in found), soft_wrap=True)
     elif found:
-        out.print(nodes_table(found, wanted))
+        out.print(nodes_table(found, wanted, out.width))
     else:
         out.print("no node is announced on these relays" if wanted == Wanted() else "no announced node is like that")
 
@@ -121,9 +128,9 @@ async def _watch(client: RouterClient, wanted: Wanted, *, as_json: bool) -> None
                     if as_json:
                         print_json(now)
                     elif screen is None:
-                        out.print(nodes_table(found, wanted))
+                        out.print(nodes_table(found, wanted, out.width))
                     else:
-                        screen.update(nodes_table(found, wanted), refresh=True)
+                        screen.update(nodes_table(found, wanted, out.width), refresh=True)
                 await asyncio.sleep(WATCH_S)
 
 
@@ -138,16 +145,18 @@ def _listed(providers: tuple[Provider, ...], wanted: Wanted) -> list[Provider]:
     return sorted(filter(wanted.fits, providers), key=place)
 
 
-def nodes_table(providers: list[Provider], wanted: Wanted) -> Table:
-    """Nodes and prices for people: msat per 1,000 tokens."""
-    table = Table("node", "npub", "model", "in", "out", "request", "now", "load", "answers", "trust", "seen")
-    table.title = "msat per 1k tokens, per request, and now for 1k tokens read and written"
+def nodes_table(providers: list[Provider], wanted: Wanted, width: int) -> Table:
+    """Nodes and prices for people: msat per 1,000 tokens. `width` is the terminal's, in characters."""
+    shown = [name for name in COLUMNS if width >= WIDE or name not in ONLY_WIDE]
+    table = Table(title="msat per 1k tokens, per request" + (TITLE_NOW if "now" in shown else ""))
+    for name in shown:
+        table.add_column(name, no_wrap=name in NEEDED)
     for provider in providers[:MAX_ROWS]:
         for offer in wanted.offers(provider) or (None,):
             if table.row_count >= MAX_ROWS:
                 break
             price = None if offer is None else offer.price
-            table.add_row(
+            row = (
                 escaped(provider.announcement.name[:40]),
                 f"{provider.npub[:12]}…",
                 "?" if offer is None else escaped(offer.id),
@@ -160,8 +169,11 @@ def nodes_table(providers: list[Provider], wanted: Wanted) -> Table:
                 _trust(provider),
                 _ago(provider.seen_at),
             )
+            table.add_row(*(cell for name, cell in zip(COLUMNS, row, strict=True) if name in shown))
     if table.row_count >= MAX_ROWS:
         table.caption = f"{len(providers)} nodes; the first rows only: --json has all"
+    elif width < WIDE:
+        table.caption = "more on a wider terminal, all in --json"
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import time
@@ -14,7 +15,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from rich.console import Console
 
+from node.cli.nodes import Wanted, nodes_table
 from relays import capacity
 from relays.announcement import Announcement, ModelOffer, decode, encode, withdrawal
 from relays.bounds import ModelLimits
@@ -25,6 +28,7 @@ from relays.pool import RelayPool
 from relays.pricing import ModelPrice
 from router_client.discovery.directory import Provider, figures_of
 from router_client.discovery.trust import Trust
+from tests.client.test_selection import provider as made_provider
 from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import running_node
 from tests.socks import socks_port
@@ -132,6 +136,19 @@ def test_the_table_names_them(market: str, folder: Path) -> None:
     assert "dear" in shown
     assert "1,000" in shown
     assert "cheap" not in shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 125, 160])
+def test_prices_are_whole_on_every_terminal(width: int) -> None:
+    """On one of 80 columns, 2,000 msat was `2,0…`."""
+    prices = ModelPrice(12_345_678_000, 87_654_321_000, 1_234_567)
+    sellers = [made_provider("a node with a name", ("a-model-with-a-long-name-of-today", prices), url=None)]
+    console = Console(width=width, file=io.StringIO())
+    console.print(nodes_table(sellers, Wanted(), width))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert all(price in shown for price in ("12,345,678", "87,654,321", "1,234,567"))
+    assert max(map(len, shown.splitlines())) <= width
 
 
 async def test_how_busy_a_node_is_stands_in_the_table_and_in_json(market: str, folder: Path) -> None:
