@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from typing import Final
 
 import click
 
@@ -24,6 +27,10 @@ from node.errors import BadSettings, NodeFault
 from node.version import VERSION
 from relays.errors import RelaysError
 from router_client.errors import ClientError
+
+
+DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Of who writes a result into a file."""
 
 
 class _OneLine(click.Group):
@@ -68,9 +75,17 @@ for _command in (
 def run() -> None:
     """Run the command of `sys.argv`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
-        sys.exit(satroute.main(standalone_mode=False))
+        code = satroute.main(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
     except click.exceptions.Abort:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is not tried again
+        CommandFailed(f"the result cannot be written ({error.strerror})").show()
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -147,6 +147,17 @@ async def test_the_operator_hands_out_keys_beside_a_running_node(
         assert totals.keys_msat + totals.earned_msat == 57_000
 
 
+def test_keys_are_of_a_node_that_was_named_or_is_there(folder: Path) -> None:
+    """Who forgets --env-file was given a key of books that were made for it, which opens nothing."""
+    lost = run("keys", "create", "--sats", "5", env={"HOME": str(folder)})
+    assert lost.returncode == 1
+    assert "name its settings with --env-file" in lost.stderr
+    assert list(folder.iterdir()) == []
+    assert run("keys", "create", "--sats", "5", env={"DATA_DIR": str(folder / "new")}).returncode == 0
+    (folder / ".satroute" / "node").mkdir(parents=True)
+    assert run("keys", "create", "--sats", "5", env={"HOME": str(folder)}).returncode == 0
+
+
 def test_the_wallet_is_filled_emptied_and_filled_again(folder: Path, mint_url: str) -> None:
     data = ["--data", str(folder)]
     assert "empty" in run("wallet", "balance", *data).stdout
@@ -255,6 +266,17 @@ def test_an_interrupted_demo_says_so_and_leaves_nothing(folder: Path, worked_s: 
     if worked_s:  # before that, Python itself is not up yet
         assert process.returncode in (130, -signal.SIGINT), "a shell calls both 130"
         assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("words", [["budget"], ["budget", "--json"]])
+def test_a_result_that_cannot_be_written_is_one_line(folder: Path, words: list[str]) -> None:
+    """Into a file on a disk that is full."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*satroute(), *words, "--data", str(folder)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the result cannot be written (No space left on device)\n"
 
 
 def test_strangers_do_not_steer_the_terminal() -> None:
