@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from node.backup.archive import is_sealed
 from node.backup.making import back_up
 from node.backup.restoring import PutBack, put_back
-from node.cli.console import err, escaped, note, print_json
+from node.cli.console import CommandFailed, err, escaped, note, print_json
 from node.config import load_settings
 from node.storage import StorageSettings
 from node.tor.beside import with_socks
@@ -90,8 +91,23 @@ def restore(
 
 
 def _passphrase(*, twice: bool) -> str:
-    """From the environment, since others see command lines, or from whoever sits there."""
-    return os.environ.get(VARIABLE) or str(click.prompt("passphrase", hide_input=True, confirmation_prompt=twice))
+    """From the environment, since others see command lines, from whoever sits there, or else from standard input."""
+    if secret := os.environ.get(VARIABLE):
+        return secret
+    if _has_terminal():
+        return str(click.prompt("passphrase", hide_input=True, confirmation_prompt=twice))
+    if secret := sys.stdin.readline().rstrip("\r\n"):
+        return secret
+    raise CommandFailed(f"nobody is there to ask for the passphrase: set {VARIABLE}")
+
+
+def _has_terminal() -> bool:
+    """Whether somebody can be asked there, also where standard input is something else."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return sys.stdin.isatty()
+    return True
 
 
 def _tell(done: PutBack) -> None:

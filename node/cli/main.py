@@ -28,7 +28,6 @@ from node.version import VERSION
 from relays.errors import RelaysError
 from router_client.errors import ClientError
 
-
 DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Of who writes a result into a file."""
 

@@ -28,6 +28,7 @@ from router_client.errors import StorageError
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, bearer, funded_wallet, running_node, token_of
 from tests.system import forked
+from tests.system.children import satroute
 from tests.system.forked import Served
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -44,6 +45,17 @@ def served(folder: Path, mint: str, model_url: str) -> Iterator[Served]:
     node = Served(folder / "node", CASHU_MINTS=mint, UPSTREAM_BASE_URL=model_url, **PRICES)
     yield node
     node.stop()
+
+
+def test_a_backup_that_nobody_gives_a_passphrase_for_says_so(folder: Path) -> None:
+    """By cron, say: it ended as if somebody had interrupted it."""
+    command = [*satroute(), "backup", str(folder / "sealed"), "--encrypt"]
+    env = {**os.environ, "DATA_DIR": str(folder)}
+    done = subprocess.run(  # no terminal to ask at
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: nobody is there to ask for the passphrase: set SATROUTE_PASSPHRASE\n"
 
 
 async def run(*words: str, data: Path, **env: str) -> subprocess.CompletedProcess[str]:
