@@ -77,7 +77,7 @@ def ask(
         show = None if as_json else lambda text: click.echo(printable(text), nl=False)
         try:
             answer = await client.chat(body, on_text=show, max_cost_msat=limit_msat)
-        except ClientError as error:
+        except (ClientError, asyncio.CancelledError) as error:  # the latter by Ctrl-C
             _tell_what_is_out(client.payments.out())
             if isinstance(error, NoProvider):
                 raise CommandFailed(_why_none(error, client, body)) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -33,6 +35,7 @@ from tests.client.faults import LosesNth, Where
 from tests.client.purses import until_claimed
 from tests.conftest import DEAD_RELAY
 from tests.node.harness import HELLO, Running, running_node
+from tests.system.children import satroute as command
 from tests.system.forked import satroute
 
 
@@ -394,3 +397,22 @@ async def test_a_buyer_without_money_or_with_a_wrong_name_is_told_what_to_do(
         wrong = await asyncio.to_thread(satroute, "ask", "hi", "--model", "nope:floor", *words, env=os.environ)
         assert wrong.returncode == 1
         assert wrong.stderr == "error: no node on these relays sells nope: satroute nodes lists what is sold\n"
+
+
+async def test_who_interrupts_an_answer_is_told_where_the_money_is(
+    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
+) -> None:
+    """Ctrl-C in its midst: it was silent, and the wallet had less."""
+    async with running_node(folder, **settings("solo", mint_url, model_url, relay)) as running:
+        await announced(running)
+        data = ("--data", str(folder / "buyer"))
+        words = ("ask", "Write a long story about a whale.", "--max-tokens", "1000", "--relay", relay, *data)
+        asking = await asyncio.create_subprocess_exec(*command(), *words, stdout=PIPE, stderr=PIPE)
+        assert asking.stdout is not None
+        assert await asking.stdout.read(1)
+        asking.send_signal(signal.SIGINT)
+        _, told = await asyncio.wait_for(asking.communicate(), 30)
+        assert asking.returncode == 130
+        assert "out, not lost: " in told.decode()
+        assert "satroute wallet recover" in told.decode()
+        assert "Traceback" not in told.decode()
