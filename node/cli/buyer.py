@@ -235,6 +235,8 @@ def fund(sats: int, mint_url: str | None, data: Path | None) -> None:
 @tor_options
 def receive(data: Path | None) -> None:
     """Take in a Cashu token from standard input."""
+    if sys.stdin.isatty():
+        note("paste the token, then press Enter and Ctrl-D")
     token = sys.stdin.read().strip()
 
     async def work(opened: Wallet) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -178,6 +179,19 @@ def test_the_wallet_is_filled_emptied_and_filled_again(folder: Path, mint_url: s
     assert "spent" in spent.stderr
     assert run("wallet", "receive", *data, stdin="garbage").returncode == 1
     assert run("wallet", "recover", *data).returncode == 0
+
+
+def test_who_types_a_token_is_told_how(folder: Path) -> None:
+    """At a terminal it waited without a word."""
+    ours, theirs = pty.openpty()
+    words = [*satroute(), "wallet", "receive", "--data", str(folder)]
+    with subprocess.Popen(words, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as receiving:
+        os.close(theirs)
+        os.write(ours, b"cashuBnonsense\n\x04")
+        _, told = receiving.communicate(timeout=30)
+        os.close(ours)
+    assert told.splitlines()[0] == "paste the token, then press Enter and Ctrl-D"
+    assert receiving.returncode == 1
 
 
 async def test_a_second_node_on_the_same_books_is_refused(folder: Path, model_url: str) -> None:
