@@ -17,7 +17,7 @@ from pydantic_settings import NoDecode
 
 from node import betas
 from node.errors import BadSettings
-from node.settingsfile import read_settings_file, strange_names
+from node.settingsfile import read_settings_file, remarks_on
 from node.storage import StorageSettings
 from node.tor.settings import TorSettings
 from node.upstream.kinds import known_kinds
@@ -374,7 +374,7 @@ def env_example() -> str:
 def unused_settings(settings: Settings) -> list[str]:
     """What was set and has no effect: said aloud, so that nobody counts on it. Raises BadSettings."""
     used = [spec.api_key_env for spec in settings.upstreams()]
-    return strange_names(settings._file, [name.upper() for name in Settings.model_fields], used) + [
+    return remarks_on(settings._file, [name.upper() for name in Settings.model_fields], used) + [
         f"{name.upper()} has no effect in this version: {field.description}"
         for name, field in Settings.model_fields.items()
         if name in settings.model_fields_set and (field.description or "").startswith("Reserved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,7 +29,7 @@ def read_settings_file(path: Path) -> Mapping[str, str]:
             lines = [each.original.line for each in parse_stream(file) if each.error]
         if lines:
             raise BadSettings([f"{path}, line {line}: cannot be read: expected NAME=value" for line in lines])
-        values = dotenv_values(path, interpolate=False, encoding="utf-8")
+        values = dotenv_values(path, encoding="utf-8")
     except UnicodeError as error:
         raise BadSettings([f"{path} is not text in UTF-8"]) from error
     except OSError as error:
@@ -36,11 +37,14 @@ def read_settings_file(path: Path) -> Mapping[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def strange_names(named: Collection[str], settings: Collection[str], used: Collection[str]) -> list[str]:
-    """A remark on each name that is neither one of `settings` nor read by anybody: a slip of the pen, most likely."""
+def remarks_on(said: Mapping[str, str], settings: Collection[str], used: Collection[str]) -> list[str]:
+    """On each name that is neither one of `settings` nor read by anybody, a slip of the pen, most likely; and on each whose
+    place the environment takes."""
     known = {*settings, *used, *OTHERS}
     remarks = []
-    for name in named:
+    for name, value in said.items():
+        if name.upper() in settings and (os.environ.get(name.upper()) or value) != value:
+            remarks.append(f"{name} of the environment is used, and not the one of the settings file")
         if name.upper() in known or name in used or name.upper().startswith(PREFIX):
             continue
         near = get_close_matches(name.upper(), settings, 1, cutoff=0.7)

@@ -149,6 +149,21 @@ def test_a_slip_of_the_pen_in_the_file_is_said(folder: Path) -> None:
     assert second == "RELAY is no setting, and has no effect: is it RELAYS?"
 
 
+def test_a_setting_that_the_environment_takes_the_place_of_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems have NAME or HOST in every environment: the machine's own, which would be announced."""
+    monkeypatch.setenv("NAME", "DESKTOP-1")
+    monkeypatch.setenv("UPSTREAM_API_KEY", "sk-one")
+    monkeypatch.setenv("HOST", "127.0.0.1")
+    monkeypatch.setenv("REGION", "")
+    file = written(folder, "NAME=my node", "UPSTREAM_API_KEY=sk-two", "HOST=127.0.0.1", "REGION=CH")
+    assert unused_settings(load_settings(Settings, file)) == [
+        "NAME of the environment is used, and not the one of the settings file",
+        "UPSTREAM_API_KEY of the environment is used, and not the one of the settings file",
+    ]
+
+
 def test_keys_of_upstreams_may_stand_in_the_settings_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unit of systemd gives the node that file, and no other environment."""
     monkeypatch.delenv("A_KEY_OF_MINE", raising=False)
