@@ -101,6 +101,8 @@ async def price(settings: Settings, lists: Lists, http: httpx.AsyncClient) -> li
     await asyncio.to_thread(catalogue.update, lists)
     if not len(catalogue):
         remedy = "set FIXED_PER_1K_INPUT_TOKENS and FIXED_PER_1K_OUTPUT_TOKENS, or name a list in MODELS_PATH"
+        if settings.models_path is not None:
+            remedy = "compare the names in MODELS_PATH with the upstreams' lists, and look whether each has a price"
         return [wrong("price", "no model that is listed has a price", remedy)]
     sold = f"{len(catalogue)} models have a price"
     if settings.fixed_btc_usd is not None or not catalogue.needs_btc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,8 @@ FEATURES: Final = ("tools", "vision", "json", "reasoning")
 _TOLD_BY: Final = {"tools": ("tools",), "json": ("response_format", "structured_outputs")}
 MOST_MARKUP: Final = 1000
 MOST_NAME_CHARS: Final = 200
+MOST_TOLD: Final = 5
+"""So many names stand in a line of the log."""
 BROKEN: Final = (MoneyError, ArithmeticError, ValueError, TypeError, AttributeError)
 """What a stranger's list can make of an entry that is read."""
 
@@ -85,15 +87,32 @@ def all_goods(
 ) -> dict[str, Goods]:
     """What all upstreams have, and the models file (`chosen`) says of it, by our names."""
     goods: dict[str, Goods] = {}
+    offered: set[str] = set()
     for spec in specs:
         for id_, raw in _offered(spec, lists.get(spec.name), chosen).items():
+            offered.add(id_)
             try:
                 found = goods_from(id_, raw, spec, settings)
             except BROKEN as error:
                 log.warning("model %s of %s is not sold: %s", id_, spec.name, error)
             else:
                 goods[id_] = _joined(goods[id_], found) if id_ in goods else found
+    if lists:
+        _tell_of_the_missing(chosen or {}, offered)
     return goods
+
+
+def _tell_of_the_missing(chosen: Mapping[str, Mapping[str, Any]], offered: Collection[str]) -> None:
+    """What of the models file nobody has: by a slip in its name, it may be."""
+    missing = [
+        str(raw.get("upstream_id", id_))[:MOST_NAME_CHARS]
+        for id_, raw in chosen.items()
+        if raw.get("enabled", True) and id_ not in offered
+    ]
+    if missing:
+        more = f" and {len(missing) - MOST_TOLD} more" if len(missing) > MOST_TOLD else ""
+        told = ", ".join(missing[:MOST_TOLD])
+        log.warning("of the models file is not sold what no upstream lists: %s%s", told, more)
 
 
 def read_models_file(path: Path) -> dict[str, dict[str, Any]]:

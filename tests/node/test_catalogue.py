@@ -273,3 +273,19 @@ def test_a_model_at_two_upstreams_has_the_endpoints_of_either_and_the_features_o
     assert shop.update({"one": [one], "two": [two | {"features": ["json", "tools"]}]}), "the offer has changed"
     shop.update({"one": [one], "two": [GPT]})
     assert (shop.get(GPT["id"]).offer.features, shop.get(GPT["id"]).offer.endpoints) == (None, None)
+
+
+def test_entries_of_the_models_file_that_no_upstream_has_are_told_of_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slip in a name, and the shop was empty without a word."""
+    gone = [{**GPT, "id": f"gone-{number}"} for number in range(30)]
+    named = [{"id": "fast", "upstream_id": "openai/gpt-4o-mimi"}, *gone, {"id": "off", "enabled": False}, GPT]
+    (folder / "models.json").write_text(json.dumps(named))
+    shop = catalogue({**USD, "models_path": folder / "models.json"}, GPT)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("of the models file is not sold what no upstream lists: openai/gpt-4o-mimi, gone-0, gone-1")
+    assert told.endswith("and 26 more")
+    shop.update({"upstream": (GPT,)})
+    assert len(caplog.records) == 1
+    assert len(shop) == 1

@@ -212,6 +212,10 @@ async def test_no_price_of_bitcoin(folder: Path, mint_url: str) -> None:
         assert found["price"][0] == "wrong"
         found = await states(chosen(folder, **settings, fixed_btc_usd="100000"))
         assert found["price"][0] == "ok"
+        (folder / "models.json").write_text('[{"id": "another name"}]')
+        found = await states(chosen(folder, **settings, fixed_btc_usd="100000", models_path=folder / "models.json"))
+        assert found["price"][0] == "wrong"
+        assert "compare the names in MODELS_PATH with the upstreams' lists" in found["price"][1]
 
 
 async def test_keys_that_others_can_read(folder: Path, mint_url: str, upstream: str) -> None:
