@@ -157,7 +157,8 @@ def balance(data: Path | None, as_json: bool) -> None:
     async def work(payments: Payments) -> tuple[dict[tuple[str, str], int], list[Out]]:
         return payments.wallet.balances(), payments.out()
 
-    balances, out_there = _with_payments(place(data).folder, work)
+    folder = place(data).folder
+    balances, out_there = _with_payments(folder, work)
     if as_json:
         rows = [{"mint": mint, "unit": unit, "amount": amount} for (mint, unit), amount in balances.items()]
         print_json({"coins": rows, "out": [_out_json(one) for one in out_there]})
@@ -165,7 +166,10 @@ def balance(data: Path | None, as_json: bool) -> None:
     for (mint, unit), amount in balances.items():
         out.print(f"{amount} {unit} at {escaped(mint)}")
     if not balances:
-        out.print("the wallet is empty; `satroute wallet fund --sats 1000 --mint URL` fills it")
+        out.print(
+            f"the wallet in {escaped(str(folder))} is empty; `satroute wallet fund --sats 1000 --mint URL` fills it",
+            soft_wrap=True,
+        )
     if out_there:
         out.print(_out_line(out_there))
 
