@@ -91,5 +91,5 @@ async def test_an_endpoint_that_the_server_has_not_is_free(node: Running, http: 
     key, text = await granted_key(node.node, GRANT_MSAT)
     body = {"model": MODEL, "query": "a", "documents": ["b"]}
     reply = await http.post(f"{node.url}/v1/rerank", json=body, headers=bearer(text), timeout=60)
-    assert reply.status_code == 404
+    assert reply.status_code == 400
     assert (await node.node.ledger.account(key.account)).available_msat == GRANT_MSAT
