@@ -119,9 +119,8 @@ def _flat(key: Key, account: Account) -> dict[str, Any]:
 def _with_ledger(env_file: Path | None, work: Callable[[Ledger], Awaitable[T]]) -> T:
     """The result of `work` on the books that the settings name."""
     settings = load_settings(StorageSettings, env_file)
-    if (
-        not settings.model_fields_set and not settings.data_dir.exists()
-    ):  # a key of books that no node reads opens nothing
+    # A key of books that no node reads opens nothing.
+    if not settings.model_fields_set and not settings.data_dir.exists():
         raise CommandFailed(f"there is no node in {settings.data_dir}: name its settings with --env-file")
 
     async def run() -> T:

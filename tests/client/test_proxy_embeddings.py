@@ -103,7 +103,7 @@ async def test_only_who_sells_embeddings_is_asked(
     announce(buyer, embeds, mint_url, endpoints=("chat", "responses"))
     with pytest.raises(openai.APIStatusError, match="not sold at /v1/embeddings") as refused:
         await sdk.embeddings.create(model="m", input="hi")
-    assert (refused.value.status_code, refused.value.response.headers["x-should-retry"]) == (503, "false")
+    assert (refused.value.status_code, refused.value.response.headers["x-should-retry"]) == (400, "false")
     announce(buyer, embeds, mint_url, endpoints=("embeddings",))
     with pytest.raises(openai.APIStatusError, match="not sold at /v1/chat/completions"):
         await sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
