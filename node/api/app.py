@@ -11,7 +11,7 @@ from node.api.balance import balance_routes
 from node.api.errors import EXCEPTION_HANDLERS, new_request_id
 from node.api.info import info_routes
 from node.api.money import money_routes
-from node.api.openapi import SECURITY, WithPaidPaths
+from node.api.openapi import DOCUMENT, SECURITY, WithPaidPaths
 from node.api.paid import paid_endpoints
 from node.api.prices import price_routes
 from node.api.providers import provider_routes
@@ -45,7 +45,7 @@ def _free(node: Node) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         after_request=_named,
         request_max_body_size=node.settings.max_body_bytes,
-        openapi_config=WithPaidPaths(title=node.settings.name, version=VERSION, components=SECURITY),
+        openapi_config=WithPaidPaths(node.settings.name, VERSION, components=SECURITY, render_plugins=DOCUMENT),
         logging_config=None,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
     Components,
     OpenAPI,
@@ -91,6 +92,10 @@ class _Document(OpenAPI):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, {**value, **paid_paths()} if name == "paths" and value is not None else value)
+
+
+DOCUMENT: Final = (JsonRenderPlugin(path=("/", "/openapi.json")),)
+"""No page: those that Litestar has fetch their scripts from servers of others, by the way that a visitor's browser takes."""
 
 
 class WithPaidPaths(OpenAPIConfig):

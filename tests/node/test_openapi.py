@@ -98,3 +98,16 @@ def check(case: Any, key: str, *, ours: bool) -> None:
 
 def test_the_document_says_nothing_of_this_machine(document: dict[str, Any]) -> None:
     assert str(Path.home()) not in json.dumps(document)
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/openapi.json"])
+def test_the_document_is_data_and_loads_nothing_from_elsewhere(served: tuple[str, str], path: str) -> None:
+    """A page would fetch its scripts from a stranger's server, by the way that the visitor's browser takes."""
+    answer = httpx.get(f"{served[0]}{path}", headers={"accept": "text/html"})
+    assert answer.json()["openapi"].startswith("3."), "it is JSON"
+    assert "text/html" not in answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("page", ["swagger", "redoc", "scalar", "rapidoc", "elements"])
+def test_there_are_no_pages_of_the_document(served: tuple[str, str], page: str) -> None:
+    assert httpx.get(f"{served[0]}/schema/{page}").status_code == 404
