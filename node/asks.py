@@ -22,7 +22,7 @@ from relays import endpoints, payment
 from relays.bounds import MAX_CONTEXT, is_search
 from relays.endpoints import Endpoint
 from relays.errors import InvalidJson
-from relays.jsontext import MAX_DEPTH, from_json, too_deep
+from relays.jsontext import MAX_DEPTH, from_json, has_many, too_deep
 from relays.prompt import Prompt, read_prompt
 
 MAX_CHOICES: Final = 128
@@ -32,6 +32,8 @@ MAX_SEARCHES: Final = 100
 MAX_PICTURES: Final = 500
 LONG_BYTES: Final = 128 * 1024
 """What is longer is read and looked through beside the loop, in which others are served."""
+MAX_VALUES: Final = 400_000
+"""What a request is looked through for, part by part, before anybody pays. OpenAI embeds 300,000 tokens at once."""
 DEFAULT_MODERATION_MODEL: Final = "omni-moderation-latest"
 _SAMPLING: Final = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p", "frequency_penalty", "presence_penalty", "logit_bias"),
@@ -127,7 +129,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Collection[str] = ()) -> Ask:
-    """Read a request. `extra_fields` are more that the operator lets through. Raises Refusal 400 with what is wrong."""
+    """Read a request. `extra_fields` are more that the operator lets through. Raises Refusal 400, 413 with what is wrong."""
     form: Form | None = None
     fields: Mapping[str, Any]
     if endpoint.multipart:
@@ -163,6 +165,8 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
 
 
 def _json(raw: bytes) -> dict[str, Any]:
+    if has_many(raw, MAX_VALUES):
+        raise Refusal(413, payment.INVALID_REQUEST, f"the request has more than {MAX_VALUES} values: send less at once")
     try:
         body = from_json(raw)
     except InvalidJson as error:

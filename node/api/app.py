@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from litestar import Litestar, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -10,6 +10,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from node.api.balance import balance_routes
 from node.api.errors import EXCEPTION_HANDLERS, new_request_id
 from node.api.info import info_routes
+from node.api.intake import Intake
 from node.api.money import money_routes
 from node.api.openapi import DOCUMENT, SECURITY, WithPaidPaths
 from node.api.paid import paid_endpoints
@@ -19,15 +20,23 @@ from node.api.reply import ID_HEADERS
 from node.node import Node
 from node.version import VERSION
 
+MAX_FREE_BYTES: Final = 256 * 1024
+"""Of a request that nobody pays for: it is read in passing, and no token is longer."""
+
 
 def create_app(node: Node) -> ASGIApp:
     """The ASGI application that serves `node`, which must be open."""
-    paid, free = paid_endpoints(node), _free(node)
+    intake = Intake(node.settings.max_body_bytes)
+    paid, free = paid_endpoints(node, intake), _free(node)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")  # which a lifespan has not
-        served = paid.get(path) or paid.get(path.rstrip("/"), free)
-        await served(scope, receive, send)
+        served = paid.get(path) or paid.get(path.rstrip("/"))
+        if served is not None:
+            await served(scope, receive, send)
+            return
+        with intake.reading(receive) as incoming:
+            await free(scope, incoming, send)
 
     return app
 
@@ -44,7 +53,7 @@ def _free(node: Node) -> Litestar:
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         after_request=_named,
-        request_max_body_size=node.settings.max_body_bytes,
+        request_max_body_size=MAX_FREE_BYTES,  # but for quotes
         openapi_config=WithPaidPaths(node.settings.name, VERSION, components=SECURITY, render_plugins=DOCUMENT),
         logging_config=None,
     )

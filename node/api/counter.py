@@ -6,6 +6,7 @@ from typing import Final, cast
 
 from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send
 
+from node.api.intake import Intake
 from node.api.paid import paid_endpoints
 from node.api.reply import method_of
 from node.errors import NotHere
@@ -35,7 +36,7 @@ class _Read:
 
 def create_counter(node: Node, till: ASGIApp) -> ASGIApp:
     """The application of the counter `node`, which must be open."""
-    served = paid_endpoints(node)
+    served = paid_endpoints(node, Intake(node.settings.max_body_bytes))
 
     async def counter(scope: Scope, receive: Receive, send: Send) -> None:
         paid = served.get(scope["path"])

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from node import betas
 from node.api.errors import as_refusal, error_body, new_request_id
+from node.api.intake import Intake
 from node.api.reply import CallerGone, Reply, method_of, read_body, while_connected
 from node.asks import LONG_BYTES, read_ask
 from node.completions import Answer, Keep, Used
@@ -47,12 +48,12 @@ class _Call(msgspec.Struct, frozen=True):
         return NamedRequest.of(key, credential, name, ask.endpoint.path.encode() + b"\n" + same) if name else None
 
 
-def paid_endpoints(node: Node) -> dict[str, ASGIApp]:
+def paid_endpoints(node: Node, intake: Intake) -> dict[str, ASGIApp]:
     """By their paths. They raise NotHere at a counter, before anything was done or said."""
-    return {path: _paid(node, each) for each in ENDPOINTS for path in (f"/v1{each.path}", each.path)}
+    return {path: _paid(node, intake, each) for each in ENDPOINTS for path in (f"/v1{each.path}", each.path)}
 
 
-def _paid(node: Node, endpoint: Endpoint) -> ASGIApp:
+def _paid(node: Node, intake: Intake, endpoint: Endpoint) -> ASGIApp:
 
     async def paid(scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_request_id())
@@ -61,11 +62,12 @@ def _paid(node: Node, endpoint: Endpoint) -> ASGIApp:
             if method_of(scope) != "POST":
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
             headers = dict(scope["headers"])
-            body = await read_body(headers, receive, node.settings.max_body_bytes)
-            if len(body) > LONG_BYTES:
-                quote = await asyncio.to_thread(_quote, node, endpoint, body, headers)
-            else:
-                quote = _quote(node, endpoint, body, headers)
+            with intake.reading(receive) as incoming:
+                body = await read_body(headers, incoming, node.settings.max_body_bytes)
+                if len(body) > LONG_BYTES:
+                    quote = await asyncio.to_thread(_quote, node, endpoint, body, headers)
+                else:
+                    quote = _quote(node, endpoint, body, headers)
             await while_connected(receive, _serve(node, reply, _Call(headers, body, quote)))
         except (CallerGone, TimeoutError):  # nobody reads any more; the books are closed already
             return

@@ -37,7 +37,7 @@ def price_routes(node: Node) -> list[HTTPRouteHandler]:
         """Every model's price in USD, sats and msat."""
         return _page(request, await node.listing.pricing())
 
-    @post(["/v1/quote", "/quote"], status_code=200)
+    @post(["/v1/quote", "/quote"], status_code=200, request_max_body_size=node.settings.max_body_bytes)
     async def quote(request: Request[Any, Any, Any], endpoint: FromQuery[str] = CHAT.name) -> QuoteAnswer:
         """What a request would hold and is expected to cost: its very body, and as `endpoint` where it will be sent, such as
         `chat` or `/v1/responses`."""
