@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import uvicorn
 
+from node.api.connection import Connection
 from node.shop.lease import listen_at
 
 GRACE_S: Final = 30
@@ -21,6 +22,7 @@ def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on", grace_s: int =
     """How an ASGI application is served. `grace_s` is what running requests have to end when it stops."""
     return uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,  # a URL may hold a token
         server_header=False,

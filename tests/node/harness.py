@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import uvicorn
 
+from node.api.server import config_of
 from node.app import open_node
 from node.asks import read_ask
 from node.config import Settings, load_settings
@@ -66,9 +67,8 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def _serving(node: Node) -> AsyncIterator[str]:
     with application_of(node) as app:
-        config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
-        )
+        config = config_of(app, grace_s=5)
+        config.host, config.port = "127.0.0.1", 0
         server = _Server(config)
         # `serve` would set this process's signals, and set them back late.
         serving = asyncio.create_task(server._serve())
