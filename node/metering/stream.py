@@ -19,7 +19,7 @@ from node.metering.private import public_event, without_nulls, without_usage
 from node.metering.skimmed import Skimmed
 from node.metering.texts import texts_of
 from node.metering.written import Written
-from node.sse import Cutter, data_of, split
+from node.sse import Cutter, data_of, read, split
 from relays import usage as reports
 from relays.endpoints import CHAT, COMPLETIONS, IMAGE_EDITS, IMAGES, Endpoint
 from relays.errors import InvalidJson
@@ -29,7 +29,7 @@ from relays.pricing import Usage
 MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An event longer than this is passed on in pieces: its type and its report are read, its text is counted. No more is kept
 back."""
-_WATCHED: Final = (b"[DONE]", b'"error"')
+_WATCHED: Final = (b"[DONE]", b'"error"', b"event: error", b"event:error")
 _WATCHED_BY_TYPE: Final = (
     *(b'image"', b'.completed"', b'.incomplete"', b'"message_delta"', b'"message_stop"', b'text.done"', b'audio.done"'),
     *_WATCHED,
@@ -58,6 +58,7 @@ class _Head(msgspec.Struct):
     """The top of an event's data."""
 
     type: str | None = None
+    object: msgspec.Raw = reports.NULL
     error: msgspec.Raw = reports.NULL
     usage: msgspec.Raw = reports.NULL
     choices: list[msgspec.Raw] | None = None
@@ -205,7 +206,7 @@ class StreamMeter:
             self.done = self.ended = self.over = True
             return b""
         head = _head(data) or _Head()
-        if head.type in _FAILED or _failed(head):
+        if head.type in _FAILED or _failed(head) or _is_named_error(event):
             self.broken = True
             self._take_report(data, head)
             return b""
@@ -300,9 +301,15 @@ def _says(events: bytes, field: bytes) -> bool:
 
 def _failed(head: _Head) -> bool:
     """Whether an event says that the answer failed, for itself or in one of its choices."""
-    if bytes(head.error) != b"null":
+    if bytes(head.error) != b"null" or bytes(head.object) == b'"error"':  # as vLLM and SGLang say it
         return True
     return any(b'"error"' in bytes(raw) and _choice(raw).failed for raw in head.choices or ())
+
+
+def _is_named_error(event: bytes) -> bool:
+    """Whether its name says so, whatever its data is."""
+    told = read(event)
+    return told is not None and told.name == "error"
 
 
 def _choice(raw: msgspec.Raw) -> Choice:

@@ -44,6 +44,7 @@ _HINTS: Final = frozenset(
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {"mcp_servers": ([],), "inference_geo": ("global",)}
 _MAX_USER: Final = 64
 """OpenAI's servers refuse a longer `user`, and Claude Code's is longer."""
+_NO_OBJECT: Final = "INVALID_JSON"
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 
 Json = dict[str, Any]
@@ -231,7 +232,8 @@ def _tool_use(call: Json, number: int, chat: Json, *, cut: bool) -> Json:
 
 
 def _input(arguments: object, *, cut: bool) -> Json:
-    """A call's arguments. Half of them, in an answer that was cut off, are left out: its stop reason tells of it."""
+    """A call's arguments. What is no object is put in one, as Anthropic's documentation of tools does: the model has written
+    it, and the upstream is paid for it. Half of them, in an answer that was cut off, are left out: its stop reason tells."""
     if isinstance(arguments, dict):
         return arguments
     if not isinstance(arguments, str) or not arguments.strip():
@@ -239,6 +241,4 @@ def _input(arguments: object, *, cut: bool) -> Json:
     try:
         return read(arguments.encode())
     except UpstreamUnreachable:
-        if cut:
-            return {}
-        raise UpstreamUnreachable("the upstream called a tool with arguments that are not JSON") from None
+        return {} if cut else {_NO_OBJECT: arguments}

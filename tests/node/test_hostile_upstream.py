@@ -158,6 +158,27 @@ async def test_a_stream_that_says_something_is_charged_once_and_at_most_the_hold
     assert reply.text.endswith("data: [DONE]\n\n") == (outcome == "complete")
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"object":"error","message":"the credit of sk-operators-own is used up","type":"X","code":400}\n\n',
+        b'event: error\ndata: {"message":"the credit of sk-operators-own is used up"}\n\n',
+        b"event:error\r\ndata: the credit of sk-operators-own is used up\r\n\r\n",
+    ],
+    ids=["vllm", "named", "text"],
+)
+async def test_an_error_amid_a_stream_is_told_in_our_words_however_it_is_said(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], event: bytes
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "text/event-stream"}, [TEXT, event, DONE])
+    reply, charged = await ask(node, http, stream=True)
+    assert receipt_of(reply).outcome == "interrupted"
+    assert 0 < charged < 100
+    assert "operators-own" not in reply.text
+    assert '"code":"upstream_unavailable"' in reply.text
+    assert "[DONE]" not in reply.text
+
+
 async def test_bytes_that_are_no_text_inside_an_answer_pass_and_are_charged_by_its_usage(
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
 ) -> None:

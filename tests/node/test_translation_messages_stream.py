@@ -364,10 +364,11 @@ def test_a_whole_answer_with_everything() -> None:
     }
 
 
-def test_arguments_that_are_no_json_fail_unless_the_answer_was_cut_off() -> None:
-    broken = {"tool_calls": [call(0, '{"a', "f", "t1")]}
-    with pytest.raises(UpstreamUnreachable):
-        answer(broken, "tool_calls")
+@pytest.mark.parametrize("written", ['{"a', "[1, 2]", '{"a": NaN}', '{"a": ' + "[" * 2000 + "]" * 2000 + "}"])
+def test_arguments_that_are_no_object_are_given_as_they_were_written(written: str) -> None:
+    """They are paid for at the upstream: who has a model write such would have all of its answer for nothing."""
+    broken = {"tool_calls": [call(0, written, "f", "t1")]}
+    assert answer(broken, "tool_calls")["content"] == [used("t1", "f", {"INVALID_JSON": written})]
     assert answer(broken, "length")["content"] == [used("t1", "f", {})]
 
 
