@@ -26,6 +26,8 @@ WAIT_S: Final = 10.0
 RETRY_S: Final = 2
 STUCK_S: Final = 60.0
 """A caller who does not take a piece for so long does not keep its place."""
+MAX_FIELD_BYTES: Final = 256 * 1024
+"""Of a header of the till's answers: change is a token of as many coins as it takes."""
 OF_THE_CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
 )
@@ -45,6 +47,7 @@ class Passing:
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_field_size=MAX_FIELD_BYTES,
         )
 
     async def close(self) -> None:

@@ -22,6 +22,8 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_LIST_BYTES: Final = 32 * 1024 * 1024
 LIST_TIMEOUT_S: Final = 20.0
 MAX_CONNECTIONS: Final = 1000
+MAX_FIELD_BYTES: Final = 64 * 1024
+"""Of a header: an answer is not lost for a long one."""
 LONG_BODY_BYTES: Final = 512 * 1024
 
 
@@ -98,6 +100,7 @@ class HttpPool:
             cookie_jar=aiohttp.DummyCookieJar(),  # what a server sets for one caller is not sent for the next
             headers={"Accept-Encoding": "identity", **headers},
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+            max_field_size=MAX_FIELD_BYTES,
         )
 
     async def post(

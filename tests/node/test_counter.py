@@ -28,6 +28,7 @@ from node.shop.lease import LEASE_S, POLL_S, Told
 from node.shop.tariffs import HOLDS_S, Tariffs
 from relays.payment import RECEIPT_HEADER
 from relays.receipt import decode, from_header
+from router_client.ecash.token import MAX_TOKEN_CHARS
 from tests.node.harness import (
     HELLO,
     MODEL,
@@ -229,6 +230,27 @@ async def test_a_till_that_is_gone_is_a_503_to_try_again(folder: Path, http: htt
         reply = await http.get(f"{url}/v1/info")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
         assert reply.json()["error"]["type"] == "server_error"
+        await passing.close()
+
+
+async def test_change_of_very_many_coins_passes_with_its_answer(folder: Path) -> None:
+    """As long as a token may be: what the till has answered is paid for already."""
+
+    async def till(_: Any, receive: Any, send: Any) -> None:
+        headers = [(b"x-cashu", b"c" * MAX_TOKEN_CHARS), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    passing = Passing(folder / "till.sock")
+    async with at_socket(till, folder / "till.sock", 1), at_a_port(passing) as url:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(url.rpartition(":")[2]), limit=2 * MAX_TOKEN_CHARS
+        )
+        writer.write(b"GET /v1/info HTTP/1.1\r\nhost: node\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"c" * MAX_TOKEN_CHARS in head
+        writer.close()
         await passing.close()
 
 

@@ -188,6 +188,18 @@ async def test_bytes_that_are_no_text_inside_an_answer_pass_and_are_charged_by_i
     assert reply.content.startswith(body(b"\xff")[:-2]), "what it cost is told after it"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_with_a_long_header_is_one(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], stream: bool
+) -> None:
+    """It is paid for at the upstream."""
+    kind = "text/event-stream" if stream else "application/json"
+    said = [TEXT, USAGE, DONE] if stream else [body()]
+    hostile[0].answer = (200, {"Content-Type": kind, "Content-Security-Policy": "a" * 30_000}, said)
+    reply, charged = await ask(node, http, stream=stream)
+    assert (reply.status_code, charged) == (200, FULL)
+
+
 @pytest.mark.parametrize("usage", [b"null", b"{}", b'{"prompt_tokens":-1,"completion_tokens":5}', b"7"])
 async def test_an_answer_without_a_true_usage_is_neither_free_nor_the_hold(
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], usage: bytes
