@@ -4,7 +4,7 @@ Transaction boundaries, each one commit of the ledger, none open across a networ
 
     hold      before anything is sent upstream: the most the request can cost
     void      nothing was served: upstream down, refused, or silent before its first byte; or the caller left a stream before
-              it, whose model does nothing unseen
+              it, whose prompt is short and whose model does nothing unseen
     post      something was served: the cost of what was used, never above the hold, together with the receipt
 
 Between hold and post a crash leaves a pending hold, which expires (`Ledger.expire_orphans`, `expire_holds`). A request that
@@ -55,6 +55,8 @@ OURS: Final = ":"
 """Ends the fingerprint of a named request; what follows tells one attempt from another."""
 AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
 """Pauses between attempts to book a request's end."""
+FREE_TO_LEAVE_TOKENS: Final = 4096
+"""Of a prompt, by its length, whose stream costs nothing if it is left before its first word."""
 VOID_WAIT_S: Final = 2
 """A caller who is told that nothing was charged finds the money free, unless the books are away for longer than this."""
 NOTED_FROM_S: Final = 3.0
@@ -198,8 +200,9 @@ class Completions:
         )
 
     async def _left(self, opening: asyncio.Task[PaidStream | Answer], quote: Quote) -> None:
-        """The caller has left before the first word. That is free where only words are made: the upstream is let go."""
-        if not self._unseen.may_be(quote.ask, quote.sources):
+        """The caller has left before the first word. That is free where little is read and only words are made: the upstream
+        is let go. A long prompt is paid for there whoever leaves, and so it is here, once its first word has come."""
+        if quote.likely.prompt_tokens <= FREE_TO_LEAVE_TOKENS and not self._unseen.may_be(quote.ask, quote.sources):
             opening.cancel()
         await asyncio.wait({opening})
         if opening.cancelled() or opening.exception() is not None:

@@ -177,6 +177,21 @@ async def test_who_leaves_before_the_first_word_of_a_model_that_only_writes_pays
     assert hostile[0].ended == 0, "the upstream is let go"
 
 
+async def test_who_has_much_read_and_leaves_before_the_first_word_pays_for_what_was_read(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    """Models' servers are paid for it, so that a caller could have the operator pay for any number of long prompts."""
+    hostile[0].entry = {"context_length": 100_000}
+    words = [{"role": "user", "content": "one " * 20_000}]
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as node:
+        for chunks, least in (([*WAIT, TEXT, *WAIT, FINISH, DONE], 2 * 20_000), ([*WAIT, b"CUT"], 0)):
+            hostile[0].answer = (200, EVENTS, chunks)
+            key, text = await granted_key(node.node, GRANT_MSAT)
+            await leave(http, f"{node.url}{CHAT}", {**STREAM, "messages": words}, bearer(text))
+            assert least <= await spent(node, key) <= least * 1.01
+            assert hostile[0].ended == 0, "the upstream is let go"
+
+
 async def test_thoughts_that_came_to_nothing_are_free(
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
 ) -> None:
