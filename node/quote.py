@@ -87,6 +87,8 @@ def _quoted(ask: Ask, model: Model) -> Quote:
     sources = [source for source in model.sources if not _lacks_price(ask, source)]
     if not sources:
         what = "searches of the web" if searches(ask.fields, ask.endpoint) else "this endpoint"
+        if ask.endpoint in (IMAGES, IMAGE_EDITS) and (_draws_more(ask) or _shows_more(ask)):
+            what = "the tokens of 'partial_images', of 'input_fidelity' and of more than one picture"
         if ask.endpoint in _TALKS and any(source.draws_unpriced for source in model.sources):
             what = "the pictures that it draws in its answers"
         raise _bad(f"{model.id} has no price for {what}: choose another model")
@@ -199,12 +201,25 @@ def _lacks_price(ask: Ask, source: Source) -> bool:
         return False
     tokens = price.completion_msat_per_mtok if endpoint.writes else price.prompt_msat_per_mtok
     if endpoint in (IMAGES, IMAGE_EDITS):
+        if (_draws_more(ask) and not tokens) or (_shows_more(ask) and not price.prompt_msat_per_mtok):
+            return True
         return not (tokens or price.largest_image_msat)
     if endpoint is SPEECH:
         return not (tokens or price.characters_msat_per_mchar)
     if endpoint in (TRANSCRIPTIONS, TRANSLATIONS):
         return not (tokens or price.audio_msat_per_hour or price.prompt_msat_per_mtok)
     return not (tokens or price.prompt_msat_per_mtok)
+
+
+def _draws_more(ask: Ask) -> bool:
+    """Whether pictures are wanted that are not finished: each costs tokens beside the price of the picture."""
+    return ask.fields.get("partial_images") not in (None, 0, "", "0")
+
+
+def _shows_more(ask: Ask) -> bool:
+    """Whether more is read than the one picture that the price of a picture has in it: several, or one in every detail."""
+    pictures = [] if ask.form is None else [part for part in ask.form.files if part.name != "mask"]
+    return len(pictures) > 1 or ask.fields.get("input_fidelity") not in (None, "", "low")
 
 
 def _check_media(ask: Ask, model: Model) -> None:

@@ -208,6 +208,38 @@ async def test_an_image_is_edited(node: Running, http: httpx.AsyncClient, shop: 
     assert shop[0].asked[-1][1] == {"model": MODEL, "prompt": "brighter", "n": "2", "image": b"picture"}
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "pictures"),
+    [
+        ("generations", {"partial_images": 3, "stream": True}, 0),
+        ("edits", {"partial_images": "3", "stream": "true"}, 1),
+        ("edits", {"input_fidelity": "high"}, 1),
+        ("edits", {}, 16),
+    ],
+)
+async def test_pictures_that_are_paid_by_the_piece_come_without_what_is_paid_by_tokens(
+    folder: Path, shop: tuple[Shopful, str], http: httpx.AsyncClient, path: str, more: dict[str, Any], pictures: int
+) -> None:
+    """OpenAI reads a picture with high fidelity as thousands of tokens, and draws one that is not finished as a hundred."""
+    by_piece = ModelPrice(0, 0, image_msat=40_000)
+    file = models_file(folder, shop_1=PRICE, shop_2=by_piece)
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=shop[1], models_path=file) as node:
+        node.node.catalogue.update({"upstream": [{"id": MODEL}, {"id": "shop-2"}]})
+        _, text = await granted_key(node.node, GRANT_MSAT)
+
+        async def ask(model: str, asked: dict[str, Any], many: int) -> httpx.Response:
+            url, fields = f"{node.url}/v1/images/{path}", {"model": model, "prompt": "two", **asked}
+            files = [("image[]", (f"{place}.png", b"picture", "image/png")) for place in range(many)]
+            sent: dict[str, Any] = {"data": fields, "files": files} if many else {"json": fields}
+            return await http.post(url, headers=bearer(text), **sent)
+
+        refused = await ask("shop-2", more, pictures)
+        assert (refused.status_code, "no price" in refused.json()["error"]["message"]) == (400, True), refused.text
+        assert shop[0].asked == []
+        assert (await ask("shop-2", {}, min(pictures, 1))).status_code == 200
+        assert (await ask(MODEL, more, pictures)).status_code == 200
+
+
 async def test_speech_is_sound(node: Running, http: httpx.AsyncClient) -> None:
     _, text = await granted_key(node.node, GRANT_MSAT)
     body = {"model": MODEL, "input": "Two", "voice": "alloy"}
