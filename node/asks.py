@@ -53,15 +53,8 @@ FIELDS: Final[Mapping[str, Collection[str]]] = MappingProxyType(
         "chat": {
             *("model", "messages", "max_tokens", "max_completion_tokens", "top_logprobs", "tools", "tool_choice"),
             *("functions", "parallel_tool_calls", "function_call", "response_format", "reasoning_effort", "verbosity"),
-            *(
-                "modalities",
-                "web_search_options",
-                "metadata",
-                "store",
-                "safety_identifier",
-                "prompt_cache_key",
-                *_SAMPLING,
-            ),
+            *("modalities", "web_search_options", "metadata", "store", "safety_identifier", "prompt_cache_key"),
+            *_SAMPLING,
         },
         "completions": {"model", "prompt", "suffix", "max_tokens", "echo", *_SAMPLING},
         "responses": {
@@ -91,7 +84,6 @@ FIELDS: Final[Mapping[str, Collection[str]]] = MappingProxyType(
 )
 _OUTPUTS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _AS_ALWAYS: Final = (("service_tier", "auto"), ("service_tier", "default"), ("service_tier", "standard_only"))
-"""What asks for nothing but the usual is left out."""
 _CLIENT_TOOLS: Final = ("bash_", "text_editor_", "computer_", "memory_")
 """Anthropic's tools that the caller runs; all others with a type of their own run, and cost, at the server."""
 
@@ -139,8 +131,9 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
         fields = _json(raw)
     if endpoint is endpoints.MODERATIONS and "model" not in fields:
         fields = {**fields, "model": DEFAULT_MODERATION_MODEL}
-    fields = {name: value for name, value in fields.items() if (name, value) not in _AS_ALWAYS}
-    _check_common(fields, {*FIELDS[endpoint.name], *extra_fields})
+    known = {*FIELDS[endpoint.name], *extra_fields}
+    fields = {name: value for name, value in fields.items() if not _asks_for_nothing(name, value, known)}
+    _check_common(fields, known)
     _CHECKS[endpoint.name](fields)
     prompt = read_prompt(fields, endpoint)
     if len(prompt.pictures) > MAX_PICTURES:  # each is looked at, to count its tiles
@@ -162,6 +155,11 @@ def read_ask(endpoint: Endpoint, raw: bytes, content_type: str, extra_fields: Co
         audio_ms=told_ms or most_audio_ms(sound),
         most_audio_ms=max(told_ms or 0, most_audio_ms(sound)),
     )
+
+
+def _asks_for_nothing(name: str, value: Any, known: AbstractSet[str]) -> bool:
+    """A field that may as well not be there: clients dump theirs whether or not they are set."""
+    return (name, value) in _AS_ALWAYS or (value is None and name not in known)
 
 
 def _json(raw: bytes) -> dict[str, Any]:

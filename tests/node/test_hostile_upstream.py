@@ -219,6 +219,10 @@ async def test_fields_that_change_the_price_do_not_pass(
         assert (reply.status_code, charged) == (400, 0)
         assert field in reply.json()["error"]["message"]
     assert hostile[0].asked == []
+    nothing = dict.fromkeys(("service_tier", "prediction", "audio", "extra_body"))  # as clients dump what was not set
+    reply, charged = await ask(node, http, **nothing)
+    assert (reply.status_code, charged) == (200, FULL), reply.text
+    assert not nothing.keys() & hostile[0].asked.pop().keys()
     await ask(node, http, seed=7, temperature=0.5, tools=[{"type": "function", "function": {"name": "f"}}])
     assert hostile[0].asked[0]["tools"] == [{"type": "function", "function": {"name": "f"}}]
 
