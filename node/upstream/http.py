@@ -29,7 +29,8 @@ LONG_BODY_BYTES: Final = 512 * 1024
 
 _OF_THE_ACCOUNT: Final = re.compile(
     r"api[ _-]?key|credit balance|billing|insufficient (quota|funds|balance)|exceeded your current quota|permission denied"
-    r"|usage limits?\b|location is not supported|organization has been|budget has been|(your|this) account|spend limit",
+    r"|usage limits?\b|location is not supported|organization has been|budget has been|spend limit"
+    r"|your (organization|project)\b|your (current )?(plan|subscription|tier)\b|(your|this) account",
     re.IGNORECASE,
 )
 MIN_SECRET_CHARS: Final = 6

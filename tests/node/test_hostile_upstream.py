@@ -63,6 +63,8 @@ def body(content: bytes = b"abcdefgh", usage: bytes = b'{"prompt_tokens":31,"com
         (400, {}, [b'{"error":{"message":"bad seed"}}'], 400),
         (400, {}, [b'{"error":{"message":"\xff"}}'], 400),
         (400, {}, [DEEP], 400),
+        (400, {}, [b'{"error":{"message":"Your organization must be verified to stream this model."}}'], 502),
+        (400, {}, [b'{"error":{"message":"this model is not available on your current plan"}}'], 502),
         (401, {}, [b'{"error":{"message":"wrong key sk-operators-own"}}'], 502),
         (403, {}, [b""], 502),
         (404, {}, [b""], 502),
