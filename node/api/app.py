@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from litestar import Litestar, Response
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from node.api.balance import balance_routes
+from node.api.browsers import for_pages_too
 from node.api.errors import EXCEPTION_HANDLERS, new_request_id
 from node.api.info import info_routes
 from node.api.intake import Intake
@@ -35,10 +36,15 @@ def create_app(node: Node) -> ASGIApp:
         if served is not None:
             await served(scope, receive, send)
             return
+        http = cast(HTTPScope, scope)
+        if (
+            http.get("method") == "HEAD" and not http["query_string"]
+        ):  # which may hold a token; uvicorn keeps the body back
+            scope = HTTPScope(**{**http, "method": "GET"})
         with intake.reading(receive) as incoming:
             await free(scope, incoming, send)
 
-    return app
+    return for_pages_too(app)
 
 
 def _free(node: Node) -> Litestar:

@@ -6,6 +6,7 @@ from typing import Final, cast
 
 from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send
 
+from node.api.browsers import for_pages_too
 from node.api.intake import Intake
 from node.api.paid import paid_endpoints
 from node.api.reply import method_of
@@ -50,4 +51,4 @@ def create_counter(node: Node, till: ASGIApp) -> ASGIApp:
         except NotHere:
             await till(scope, read.again, send)
 
-    return counter
+    return for_pages_too(counter)
