@@ -89,8 +89,8 @@ class _Answer(msgspec.Struct):
 
 
 class _Inner(msgspec.Struct):
-    usage: Report | None = None
-    tokens: Report | None = None
+    usage: msgspec.Raw = NULL
+    tokens: msgspec.Raw = NULL
 
 
 class _Duration(msgspec.Struct):
@@ -103,13 +103,23 @@ def report_in(data: bytes) -> Report | None:
     if answer is None:
         return None
     if bytes(answer.usage) != b"null":
-        return _read(answer.usage, Report)
+        return read_report(bytes(answer.usage))
     for place in (answer.response, answer.message, answer.meta):
         inner = _read(place, _Inner)
-        if inner is not None and (found := inner.usage or inner.tokens) is not None:
-            return found
+        for told in () if inner is None else (inner.usage, inner.tokens):
+            if bytes(told) != b"null" and (found := read_report(bytes(told))) is not None:
+                return found
     duration = _read(b'{"seconds":' + bytes(answer.duration).strip(b'"') + b"}", _Duration)
     return None if duration is None or duration.seconds is None else Report(seconds=duration.seconds)
+
+
+def read_report(raw: bytes) -> Report | None:
+    """A `usage` object. Kinds of tokens that are no object are left out of it: PHP writes an empty one as a list."""
+    if (report := _read(raw, Report)) is not None:
+        return report
+    told = _read(raw, dict[str, msgspec.Raw]) or {}
+    kept = {name: value for name, value in told.items() if not name.endswith("_details") or bytes(value)[:1] == b"{"}
+    return _read(msgspec.json.encode(kept), Report) if len(kept) < len(told) else None
 
 
 def _read(raw: bytes | msgspec.Raw, kind: type[T]) -> T | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from node.translation.answers import fields
-from relays.jsontext import shaped
 from relays.pricing import Usage
-from relays.usage import Report, usage_of
+from relays.usage import read_report, usage_of
 
 # Servers between others write both languages' names; those of the other one would be counted twice.
 _CHAT: Final = ("total_tokens", "prompt_tokens_details", "completion_tokens_details", "prompt_cache_hit_tokens")
@@ -74,7 +75,5 @@ def _read(found: dict[str, Any], needed: tuple[str, str], known: tuple[str, ...]
     if any(found.get(field) is None for field in needed):
         return None
     said = {field: found[field] for field in (*needed, *known) if field in found}
-    try:
-        return usage_of(shaped(said, Report))
-    except ValueError:  # malformed, or a sum that cannot be
-        return None
+    report = read_report(msgspec.json.encode(said))
+    return None if report is None else usage_of(report)

@@ -141,3 +141,18 @@ usages = st.fixed_dictionaries(
 def test_whatever_is_reported_is_a_usage_that_can_be_or_none(usage: dict[str, Any]) -> None:
     found = read({"usage": usage})
     assert found is None or found.prompt_tokens >= found.cached_tokens + found.cache_write_tokens
+
+
+@pytest.mark.parametrize("kinds", [[], "none", 0])
+def test_kinds_of_tokens_that_are_no_object_do_not_spoil_the_report(kinds: object) -> None:
+    """PHP writes an empty object as a list; what is thought unseen is in the report alone."""
+    told = {
+        "prompt_tokens": 20,
+        "completion_tokens": 600,
+        "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": kinds,
+    }
+    for answer in ({"usage": told}, {"response": {"usage": told}}):
+        report = report_in(json.dumps(answer).encode())
+        assert report is not None
+        assert usage_of(report) == Usage(20, 600, cached_tokens=8)
