@@ -1,7 +1,8 @@
-"""A caller's connection: what comes of a request before anybody looks at it has a bound in bytes and in time.
+"""A caller's connection: what comes of a request before anybody looks at it has a bound in bytes and in time, and so has the
+wait for who takes no answer.
 
-uvicorn's own reads heads and trailers of any length, putting together a long one byte range by byte range while all others
-wait, waits for ever for the next byte, and takes trailers for headers.
+uvicorn's own reads heads and trailers of any length, put together ever more slowly while all others wait, waits for ever for
+the next byte and for the last to be taken, and takes trailers for headers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ HEAD_S: Final = 30.0
 """For the first request of a connection to begin, and for the head of each to come."""
 BODY_S: Final = 300.0
 """For the rest of it: the largest through Tor."""
+STUCK_S: Final = 60.0
+"""A caller who takes nothing of an answer for so long has left: what is not taken is kept in memory."""
 
 
 class Connection(HttpToolsProtocol):
@@ -34,6 +37,7 @@ class Connection(HttpToolsProtocol):
     _bare_bytes = 0
     """Of the request that is on its way, since there was a piece of its body."""
     _is_whole = _has_head = _has_piece = False
+    _stuck: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast(Transport, transport))
@@ -41,7 +45,16 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(0)
+        self._heed_taking(0)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._heed_taking(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._heed_taking(0)
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._is_whole = self._has_piece = False
@@ -86,6 +99,19 @@ class Connection(HttpToolsProtocol):
             self._late.cancel()
         self._late_s = within_s
         self._late = self.loop.call_later(within_s, self._give_up) if within_s else None
+
+    def _heed_taking(self, left_bytes: int) -> None:
+        """Of so much of an answer that is left, something is taken soon."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+        self._stuck = self.loop.call_later(STUCK_S, self._look, left_bytes) if left_bytes else None
+
+    def _look(self, left_bytes: int) -> None:
+        now_bytes = self.transport.get_write_buffer_size()
+        if now_bytes < left_bytes:
+            self._heed_taking(now_bytes)
+        else:
+            self.transport.abort()
 
     def _give_up(self) -> None:
         self._late = None

@@ -16,6 +16,7 @@ from node.api.server import Server, config_of
 HEAD = b"POST / HTTP/1.1\r\nhost: node\r\n"
 WHOLE = HEAD + b"content-length: 5\r\n\r\nhello"
 SOON_S = 0.3
+LARGE = b"x" * 16_000_000
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -28,6 +29,9 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
             return
         size, more = size + len(message["body"]), message["more_body"]
     await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/large":
+        await send({"type": "http.response.body", "body": LARGE})
+        return
     for word in (names, " ", str(size)):
         await asyncio.sleep(SOON_S if scope["path"] == "/slow" else 0)
         await send({"type": "http.response.body", "body": word.encode(), "more_body": True})
@@ -35,7 +39,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    monkeypatch.setattr(connection, "STUCK_S", SOON_S)
     monkeypatch.setattr(connection, "HEAD_S", SOON_S)
     monkeypatch.setattr(connection, "BODY_S", SOON_S)
     config = config_of(echo, lifespan="off", grace_s=1)
@@ -44,9 +49,15 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     serving = asyncio.create_task(server._serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
+    yield server
     server.should_exit = True
     await serving
+
+
+@pytest.fixture
+def port(server: Server) -> int:
+    found: int = server.servers[0].sockets[0].getsockname()[1]
+    return found
 
 
 async def said(port: int, *pieces: bytes) -> bytes:
@@ -130,6 +141,30 @@ async def test_a_head_without_end_is_cut_off(port: int, begin: bytes) -> None:
 async def test_many_headers_are_no_way_around_it(port: int) -> None:
     answer = await said(port, HEAD, *[b"x: a\r\n" * 20_000] * 4, b"\r\n")
     assert answer == b"" or error_in(answer)[0] == 431
+
+
+async def test_an_answer_that_nobody_takes_is_not_kept(server: Server, port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(10):
+        while not server.server_state.connections:
+            await asyncio.sleep(0.01)
+        while server.server_state.connections:
+            await asyncio.sleep(0.05)
+        assert len(await reader.read()) < len(LARGE)
+    writer.close()
+
+
+async def test_who_takes_an_answer_slowly_has_all_of_it(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+    came = 0
+    while came < len(LARGE):
+        piece = await reader.read(2_000_000)
+        assert piece, came
+        came += len(piece)
+        await asyncio.sleep(SOON_S / 20)
+    writer.close()
 
 
 async def test_trailers_are_no_headers(port: int) -> None:
