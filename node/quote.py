@@ -174,13 +174,17 @@ def upstream_request(quote: Quote, source: Source) -> UpstreamRequest:
 
 def _output_limit(ask: Ask, source: Source) -> dict[str, int]:
     """How many tokens may be written, in the field that the caller used: what is held and no more. A caller who did not say
-    gets the model's own limit, where that leaves room for the prompt."""
-    longest = source.limits.max_output_tokens
+    gets the model's own limit, where that leaves room for the prompt, and the window ends it where that is all there is; one
+    that is assumed ends nothing, so that it is said."""
+    longest, window = source.limits.max_output_tokens, source.limits.context_length
     named = {field: min(ask.fields[field], longest) for field in ask.endpoint.output_fields if ask.fields.get(field)}
-    if named or not ask.endpoint.output_fields or longest >= source.limits.context_length:
+    if named or not ask.endpoint.output_fields or (longest >= window and source.known_context):
         return named
-    room = source.limits.context_length - ask.prompt.bound(source.limits.pictures)
-    return {ask.endpoint.output_fields[-1]: min(longest, room)} if room > 0 else {}
+    rooms = [window - ask.prompt.bound(source.limits.pictures)]
+    if not source.known_context:
+        rooms += [window - ask.prompt.likely(source.limits.pictures), longest]
+    room = next((room for room in rooms if room > 0), 0)
+    return {ask.endpoint.output_fields[-1]: min(longest, room)} if room else {}
 
 
 def _most(ask: Ask, source: Source) -> Msat:

@@ -191,6 +191,23 @@ async def test_bytes_that_are_no_text_inside_an_answer_pass_and_are_charged_by_i
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_no_more_is_written_than_is_held_where_nobody_tells_the_models_window(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str], stream: bool
+) -> None:
+    """OpenAI's own list does not: a caller who names no limit had answers of any length for what the usual window costs."""
+    hostile[0].entry = {"context_length": None}
+    hostile[0].answer = (200, {}, [body()])
+    window = 8192
+    async with running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=hostile[1]) as node:
+        for many, most in ((1, window - 100), (window, 3 * window // 4)):  # in bytes it may be a window full
+            text = [{"role": "user", "content": "a" * many}]
+            await ask(node, http, max_tokens=None, messages=text, stream=stream)
+            assert 4096 < hostile[0].asked[-1]["max_tokens"] <= most
+        await ask(node, http, max_tokens=100, stream=stream)
+        assert hostile[0].asked[-1]["max_tokens"] == 100
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_with_a_long_header_is_one(
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], stream: bool
 ) -> None:
