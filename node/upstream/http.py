@@ -162,5 +162,16 @@ def message_of(body: bytes) -> str:
     if isinstance(answer, list) and answer:
         answer = answer[0]  # Gemini's
     error = answer.get("error", answer) if isinstance(answer, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
+    message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
+    if isinstance(message, dict):
+        message = message.get("detail")  # Mistral's
+    if isinstance(message, list):
+        message = "; ".join(_detail(each) for each in message if isinstance(each, dict))
     return message[:500] if isinstance(message, str) else ""
+
+
+def _detail(told: dict[str, Any]) -> str:
+    """What servers on FastAPI say of one field. What its value was stays here."""
+    place = told.get("loc")
+    where = ".".join(str(part)[:40] for part in place[:8]) if isinstance(place, list) else ""
+    return f"{where}: {str(told.get('msg'))[:200]}"

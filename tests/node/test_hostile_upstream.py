@@ -13,16 +13,22 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from node.deposits import new_key
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
 from tests.node.hostile import Hostile
+from tests.node.shopful import handled_by
 
 GRANT_MSAT = 1_000_000
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":5}}\n\n'
 DONE = b"data: [DONE]\n\n"
+FINISH_AND_USAGE = (
+    b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":31,"completion_tokens":5}}\n\n'
+)
 DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 
 
@@ -282,3 +288,58 @@ async def test_bodies_that_break_parsers_are_400(node: Running, http: httpx.Asyn
             reply = await check(raw)
             assert reply.status_code == 400, (raw[:20], reply.text)
             assert json.loads(reply.text)["error"]["code"] == "invalid_request"
+
+
+MISTRALS = {
+    "object": "error",
+    "message": {
+        "detail": [
+            {
+                "type": "extra_forbidden",
+                "loc": ["body", "stream_options", "include_usage"],
+                "msg": "Extra inputs are not permitted",
+            }
+        ]
+    },
+}
+AZURES = {"error": {"message": "Unrecognized request argument supplied: stream_options", "code": None}}
+
+
+@pytest.mark.parametrize(("status", "refusal"), [(422, MISTRALS), (400, AZURES)], ids=["mistral", "azure"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages"])
+async def test_a_server_that_knows_no_wish_for_a_report_streams_without(
+    folder: Path, http: httpx.AsyncClient, status: int, refusal: dict[str, Any], path: str
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"data": [{"id": HELLO["model"], "context_length": 2048}]})
+        asked.append(await request.json())
+        if "stream_options" in asked[-1]:
+            return web.json_response(refusal, status=status)
+        reply = web.Response(body=TEXT + FINISH_AND_USAGE + DONE)
+        reply.content_type = "text/event-stream"
+        return reply
+
+    async with (
+        handled_by(handle) as url,
+        running_node(folder, cashu_mints=DEAD_MINT, upstream_base_url=f"{url}/v1") as node,
+    ):
+        key, text = await granted_key(node.node, GRANT_MSAT)
+        reply = await http.post(f"{node.url}/v1{path}", json={**HELLO, "stream": True}, headers=bearer(text))
+        assert reply.status_code == 200, reply.text
+        assert "abcd" in reply.text
+        assert receipt_of(reply).cost_msat == FULL
+        assert (await node.node.ledger.account(key.account)).spent_msat == FULL
+        assert asked[1] == {name: value for name, value in asked[0].items() if name != "stream_options"}
+
+
+async def test_what_a_server_says_in_detail_of_a_request_is_passed_on(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (422, {}, [json.dumps(MISTRALS).encode()])
+    reply, charged = await ask(node, http)
+    assert (reply.status_code, charged) == (422, 0)
+    said = reply.json()["error"]["message"]
+    assert "body.stream_options.include_usage: Extra inputs are not permitted" in said

@@ -19,7 +19,10 @@ from node.upstream.kind import Kind, Surroundings
 from node.upstream.spec import Timeouts, UpstreamSpec
 from node.upstream.translated import TranslatedReply, counted
 from relays.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Endpoint
+from relays.jsontext import from_json
 from relays.routes import DIRECT, Routes
+
+_WISH: Final = "stream_options"
 
 
 class OpenAIUpstream:
@@ -57,7 +60,7 @@ class OpenAIUpstream:
             limit := request.fields.get("max_tokens") or request.fields.get("max_completion_tokens")
         ):
             body = self._with_limit(request.fields, limit)
-        return await self._pool.post(self._url(endpoint, request), body, request, request.headers)
+        return await self._post(self._url(endpoint, request), body, request, request.headers)
 
     async def _responses(self, request: UpstreamRequest) -> UpstreamReply:
         """As the server has them, or by chat: most servers beside OpenAI's know that alone, and their lists do not say."""
@@ -74,7 +77,20 @@ class OpenAIUpstream:
 
     async def _translated(self, request: UpstreamRequest, translation: Translation) -> UpstreamReply:
         body = msgspec.json.encode(translation.request(request.fields))
-        return TranslatedReply(await self._pool.post(self._url(CHAT, request), body, request), translation)
+        return TranslatedReply(await self._post(self._url(CHAT, request), body, request, {}), translation)
+
+    async def _post(self, url: str, body: bytes, request: UpstreamRequest, headers: Mapping[str, str]) -> UpstreamReply:
+        """Once more without the wish to be told the usage of a stream where the server says that it knows none such, as
+        Mistral's and Azure's older ones do. It is not remembered: a caller's own words may have been at fault."""
+        may_wish = request.stream and not request.endpoint.multipart
+        try:
+            return await self._pool.post(url, body, request, headers)
+        except UpstreamRefused as error:
+            if not (may_wish and error.status in (400, 422) and _WISH in error.message):
+                raise
+        fields = from_json(body, dict[str, msgspec.Raw])
+        fields.pop(_WISH, None)
+        return await self._pool.post(url, msgspec.json.encode(fields), request, headers)
 
     def _with_limit(self, fields: Mapping[str, Any], limit: int) -> bytes:
         """The request with its output limit in the one field that the server is sure to know: what another field says is not
