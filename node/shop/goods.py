@@ -24,8 +24,8 @@ from relays.pricing import TOKENS_PER_PRICE, ModelPrice
 
 log = logging.getLogger(__name__)
 
-CONTEXT_FIELDS: Final = ("context_length", "max_model_len", "context_window")
-"""Where OpenRouter, vLLM and Groq say how long a context may be; llama.cpp has `meta.n_ctx`."""
+CONTEXT_FIELDS: Final = ("context_length", "max_model_len", "context_window", "max_context_length")
+"""Where OpenRouter, vLLM, Groq and Mistral say how long a context may be; llama.cpp has `meta.n_ctx`."""
 NODE_PRICE: Final = "node_pricing"
 """Where an entry has the price of a node that is resold."""
 THE_OPERATORS: Final = ("msat_pricing", NODE_PRICE, "markup", "upstreams", "upstream_id", "picture_rule")
@@ -201,7 +201,8 @@ def goods_from(id_: str, raw: Mapping[str, Any], spec: UpstreamSpec, settings: S
     told = _context_length(raw)
     context = told or settings.default_context_length
     top = raw.get("top_provider") or {}
-    longest = int(top.get("max_completion_tokens") or raw.get("max_output_tokens") or context)
+    answer = top.get("max_completion_tokens") or raw.get("max_output_tokens") or raw.get("max_completion_tokens")
+    longest = int(answer or context)
     architecture = raw.get("architecture") or {}
     reads = tuple(str(kind) for kind in architecture.get("input_modalities") or ("text",))
     written = tuple(str(kind) for kind in architecture.get("output_modalities") or ("text",))

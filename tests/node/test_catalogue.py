@@ -95,12 +95,18 @@ def test_a_models_file_that_is_none_is_said(folder: Path, text: str) -> None:
         ({"max_model_len": 5}, 5),
         ({"meta": {"n_ctx": 6}}, 6),
         ({"context_window": 7}, 7),
+        ({"max_context_length": 9}, 9),
         ({}, 8192),
         ({"meta": 3}, 8192),
     ],
 )
 def test_the_context_is_found_where_servers_put_it(raw: dict[str, Any], context: int) -> None:
     assert catalogue(GOOD, {"id": "m"} | raw).get("m").limits.context_length == context
+
+
+def test_the_longest_answer_is_found_where_groq_puts_it() -> None:
+    limits = catalogue(GOOD, {"id": "m", "context_window": 131_072, "max_completion_tokens": 32_768}).get("m").limits
+    assert (limits.context_length, limits.max_output_tokens) == (131_072, 32_768)
 
 
 def test_the_models_file_of_the_documentation_is_sold_as_it_says(folder: Path) -> None:
