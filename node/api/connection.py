@@ -117,6 +117,8 @@ class Connection(HttpToolsProtocol):
         self._late = None
         if self._is_answering:  # another one came behind the request that is served
             self._wait(self._late_s)
+        elif not (self._bare_bytes or self._has_head):
+            self.transport.close()
         else:
             self._refuse(408, f"the request did not come within {self._late_s:g} s")
 

@@ -88,18 +88,22 @@ def error_in(answer: bytes) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "pieces",
     [
-        (),
         (b"\r\n\r\n",),
         (HEAD,),
         (HEAD + b"content-length: 5\r\n\r\n", b"hell"),
         (HEAD + b"expect: 100-continue\r\ncontent-length: 5\r\n\r\n",),
         (HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n", b"0\r\nx-trailer: a"),
     ],
-    ids=["nothing", "empty lines", "half a head", "half a body", "no body", "half a trailer"],
+    ids=["empty lines", "half a head", "half a body", "no body", "half a trailer"],
 )
 async def test_what_does_not_come_is_not_waited_for(port: int, pieces: tuple[bytes, ...]) -> None:
     answer = (await said(port, *pieces)).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert error_in(answer) == (408, f"the request did not come within {SOON_S:g} s")
+
+
+async def test_who_says_nothing_is_told_nothing(port: int) -> None:
+    """Browsers connect before they have a request, and would show its page such an answer for another."""
+    assert await said(port) == b""
 
 
 async def test_empty_lines_after_an_answer_keep_no_connection(port: int) -> None:
