@@ -22,7 +22,7 @@ from relays import endpoints, payment
 from relays.bounds import MAX_CONTEXT, is_search
 from relays.endpoints import Endpoint
 from relays.errors import InvalidJson
-from relays.jsontext import MAX_DEPTH, from_json, has_many, too_deep
+from relays.jsontext import MAX_DEPTH, from_cut_json, has_many, too_deep
 from relays.prompt import Prompt, read_prompt
 
 MAX_CHOICES: Final = 128
@@ -166,7 +166,7 @@ def _json(raw: bytes) -> dict[str, Any]:
     if has_many(raw, MAX_VALUES):
         raise Refusal(413, payment.INVALID_REQUEST, f"the request has more than {MAX_VALUES} values: send less at once")
     try:
-        body = from_json(raw)
+        body = from_cut_json(raw)
     except InvalidJson as error:
         raise _bad(f"the request body is not JSON: {error}") from error
     if not isinstance(body, dict):

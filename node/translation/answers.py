@@ -10,7 +10,7 @@ import msgspec
 from node.errors import UpstreamUnreachable
 from node.sse import DONE, EventReader, data_of
 from relays.errors import InvalidJson
-from relays.jsontext import from_json, too_deep
+from relays.jsontext import from_cut_json, too_deep
 
 MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 """An event that is longer is none."""
@@ -20,7 +20,7 @@ _DONE: Final = data_of(DONE)
 def read(raw: bytes) -> dict[str, Any]:
     """A JSON object. Raises UpstreamUnreachable."""
     try:
-        answer = from_json(raw)
+        answer = from_cut_json(raw)
     except InvalidJson as error:
         raise UpstreamUnreachable(f"the upstream's answer is not JSON: {error}") from error
     if not isinstance(answer, dict) or too_deep(answer):

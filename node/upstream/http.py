@@ -15,7 +15,7 @@ from node.upstream.base import UpstreamRequest
 from node.upstream.spec import Timeouts
 from relays.dialing import connector_to
 from relays.errors import InvalidJson
-from relays.jsontext import from_json
+from relays.jsontext import from_json, with_whole_characters
 from relays.routes import DIRECT, Purpose, Routes
 
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -56,7 +56,7 @@ class HttpReply:
             body += chunk
             if len(body) > limit:
                 raise UpstreamUnreachable(f"the upstream's answer is larger than {limit} bytes")
-        return bytes(body)
+        return with_whole_characters(bytes(body)) if self.content_type == "application/json" else bytes(body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:

@@ -187,6 +187,44 @@ async def test_an_error_amid_a_stream_is_told_in_our_words_however_it_is_said(
     assert "[DONE]" not in reply.text
 
 
+HALVES = rb"a\ud83d b\ude00 \ud83d\ude00 \\ud83d"
+"""Of characters: JavaScript cuts texts anywhere. The last two are a whole one, and a backslash before a word."""
+WHOLE = "a\ufffd b\ufffd \U0001f600 \\ud83d"
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages"])
+async def test_half_a_character_loses_no_answer(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], path: str
+) -> None:
+    """It is paid for at the upstream."""
+    key, text = await granted_key(node.node, GRANT_MSAT)
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [body(HALVES)])
+    reply = await http.post(f"{node.url}/v1{path}", json=HELLO, headers=bearer(text))
+    assert reply.status_code == 200, reply.text
+    answer = reply.json()
+    said = answer["content"][0]["text"] if "content" in answer else answer["choices"][0]["message"]["content"]
+    assert said == WHOLE
+    hostile[0].answer = (
+        200,
+        {"Content-Type": "text/event-stream"},
+        [TEXT.replace(b"abcd", HALVES), FINISH_AND_USAGE, DONE],
+    )
+    stream = await http.post(f"{node.url}/v1{path}", json={**HELLO, "stream": True}, headers=bearer(text))
+    assert receipt_of(stream).outcome == "complete"
+    assert (await node.node.ledger.account(key.account)).spent_msat == 2 * FULL
+
+
+async def test_half_a_character_of_a_callers_is_asked_for_as_none(
+    node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
+) -> None:
+    hostile[0].answer = (200, {"Content-Type": "application/json"}, [body()])
+    _, text = await granted_key(node.node, GRANT_MSAT)
+    raw = json.dumps(HELLO).encode().replace(b"Say hello.", HALVES)
+    reply = await http.post(f"{node.url}/v1/chat/completions", content=raw, headers=bearer(text))
+    assert reply.status_code == 200, reply.text
+    assert hostile[0].asked[0]["messages"][0]["content"] == WHOLE
+
+
 async def test_bytes_that_are_no_text_inside_an_answer_pass_and_are_charged_by_its_usage(
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str]
 ) -> None:
