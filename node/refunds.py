@@ -89,6 +89,8 @@ class Refunds:
         for refund in await self._ledger.open_refunds():
             try:
                 async with self._turn(refund.account):
+                    if not await self._ledger.is_refund_open(refund.id):
+                        continue  # it was made, or given up, while we waited for our turn
                     await self._finish(refund)
                 done += 1
             except (NodeFault, ClientError) as error:  # one refund's trouble is not the others'

@@ -324,6 +324,11 @@ class Ledger:
         """Nothing was paid."""
         await self._db.run(partial(refunds.fail, refund_id))
 
+    async def is_refund_open(self, refund_id: str) -> bool:
+        """Whether its outcome is not booked yet."""
+        refund = await self._db.read(partial(refunds.read, refund_id))
+        return refund is not None and refund.state == "open"
+
     async def open_refunds(self, *, everyones: bool = False) -> list[Refund]:
         """Those that this process has to finish, or all there are."""
         return await self._db.read(partial(refunds.still_open, None if everyones else self._mine))
