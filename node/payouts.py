@@ -6,7 +6,9 @@ Boundaries, each committed before the next begins:
     2. wallet   the payment's journal; the payment through the mint
     3. ledger   the hold posted for what was paid with its fees, the rest free again
 
-Coins of a mint that callers' balances came from are left there for their refunds.
+Coins of a mint that callers' balances came from are left there for their refunds. A balance that came from several mints
+counts with one of them, and what was earned of granted credit is no money that came in: so never more is paid out than all
+mints together have brought beyond all that callers could ask back.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Payouts:
         if source is None:
             return None
         (mint, unit), own_msat = source
-        amount_msat = min(earned_msat, own_msat)
+        amount_msat = min(earned_msat, own_msat, await self._ledger.free_msat())
         amount_msat -= amount_msat % MSAT_PER_UNIT[unit]
         if amount_msat <= 0 or amount_msat < self._rule.threshold_msat:
             return None

@@ -40,12 +40,13 @@ def ecash_in() -> Steps[int]:
 
 
 def free() -> Steps[int]:
-    """What came in from mints and is still here, beyond all that callers could ask back."""
+    """What came in from mints and is still here, beyond all that callers could ask back and what is being paid out."""
     owed = (
         "SUM(CASE WHEN available_msat + held_msat < paid_in_msat THEN available_msat + held_msat ELSE paid_in_msat END)"
     )
     (owed_msat,) = yield from only(f"SELECT CAST(COALESCE({owed}, 0) AS BIGINT) FROM accounts WHERE kind = 'key'")
-    return (yield from ecash_in()) - int(owed_msat)
+    leaving_msat = (yield from earnings()).held_msat
+    return (yield from ecash_in()) - int(owed_msat) - leaving_msat
 
 
 def set_refund_address(account: int, address: str) -> Steps[None]:

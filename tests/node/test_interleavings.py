@@ -10,10 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from node.payouts import PayoutRule, Payouts
+from relays.money import from_sat
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
+from tests.client.purses import until_claimed
 from tests.client.test_lnurl import LnurlServer
-from tests.node.harness import Running, adds_up, bearer, running_node, token_of
+from tests.node.harness import HELLO, Running, adds_up, bearer, granted_key, running_node, token_of
 
 
 @pytest.fixture
@@ -54,3 +57,38 @@ async def test_a_refund_that_was_given_up_is_not_paid_by_a_sweep_that_saw_it_ope
     assert back["msats"] + back["fee_msats"] == before
     assert decode(back["token"]).amount_msat == back["msats"]
     await adds_up(node)
+
+
+async def test_earnings_from_granted_credit_are_not_paid_out_of_what_callers_brought(
+    folder: Path, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, model_url: str, address: LnurlServer
+) -> None:
+    """A balance is of two units, and counts with the later one; what the operator earns of his own grants is no money."""
+    await wallet.invoice(1000, mint_url, "sat", "fund-sat")
+    await until_claimed(wallet, "fund-sat")
+    async with running_node(
+        folder,
+        cashu_mints=mint_url,
+        upstream_base_url=model_url,
+        allow_local_addresses=True,
+        fixed_cost_per_request="100",
+    ) as node:
+        _, granted = await granted_key(node.node, 1_000_000)
+        for _ in range(3):
+            asked = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=bearer(granted))
+            assert asked.status_code == 200
+        assert (await node.node.ledger.earnings()).available_msat >= 300_000
+        key = bearer(await token_of(wallet, mint_url, 400_000))
+        assert (await http.get(f"{node.url}/v1/balance", headers=key)).status_code == 200
+        sats = (await wallet.send(2, mint_url, "sat", "two sats")).token
+        topped = await http.post(f"{node.url}/v1/balance/topup", json={"cashu_token": sats}, headers=key)
+        owed_msat = topped.json()["balance"]
+        assert owed_msat > 400_000
+        payouts = Payouts(
+            node.node.ledger,
+            node.node.wallet,
+            node.node.payouts._cashier,
+            PayoutRule(address.address, from_sat(1), (mint_url,)),
+        )
+        assert await payouts.run() is None
+        assert node.node.wallet.balance_msat() >= owed_msat
+        await adds_up(node)
