@@ -30,7 +30,7 @@ from relays.money import MAX_MSAT, MSAT_PER_SAT
 from router_client.ecash.invoices import read_invoice
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, MintUnavailable, WalletError
+from router_client.errors import ClientError, MintUnavailable, TokenRefused, TokenSpent, WalletError
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Invoices:
         deposit = await self._ledger.deposit(id_) if told.startswith(PREFIX) else None
         if deposit is None:
             raise not_found("there is no invoice of that id")
-        # Another process's invoice is in its wallet: its own watch credits it.
-        if deposit.state == "open" and self._ledger.is_mine(deposit.instance):
+        # Another process's invoice is in its wallet: its own watch credits it. One that was given up may be paid since.
+        if deposit.state != "credited" and self._ledger.is_mine(deposit.instance):
             try:
                 await self._look(deposit)
             except MintUnavailable as error:
@@ -136,13 +136,18 @@ class Invoices:
         return credited
 
     async def _look(self, deposit: Deposit) -> bool:
-        """Claim and credit one if it is paid; give it up when it ran out unpaid."""
+        """Claim and credit one if it is paid, in its time or after; give it up when it ran out unpaid."""
         operation = self._wallet.outcome(deposit.id)
-        if operation is None or operation.state == "failed":
-            await self._ledger.fail_deposit(deposit.id, "expired" if operation is None else operation.result)
-            return False
-        received = await self._wallet.claim(deposit.id)
+        is_over = operation is None or operation.state == "failed"
+        try:
+            received = None if operation is None else await self._wallet.claim(deposit.id)
+        except (TokenRefused, TokenSpent):
+            if not is_over:
+                raise
+            received = None  # the mint has said so before
         if received is None:
+            if is_over:
+                await self._ledger.fail_deposit(deposit.id, "expired" if operation is None else operation.result)
             return False
         key = self._key(deposit.id)
         await self._ledger.credit_deposit(deposit.id, received.amount_msat, received.fee_msat, key.hash, key.hint)

@@ -9,6 +9,7 @@ import msgspec
 from router_client.ecash import store
 from router_client.ecash.closing import complete
 from router_client.ecash.coins import split
+from router_client.ecash.invoices import read_invoice
 from router_client.ecash.operations import Operations, opened
 from router_client.ecash.outcomes import Invoice, Received, received
 from router_client.ecash.store import Journal, Operation
@@ -94,10 +95,13 @@ class Minting:
         await self._operations.fail(operation, refusal)
 
     async def _recover(self, operation: Operation) -> None:
-        """Nobody pays an invoice after its time: then the operation is over."""
-        claimed = await self.claim(operation.id)
-        expires_at = operation.journal.expires_at
-        if claimed is None and expires_at is not None and expires_at + GRACE_S < self._operations.clock():
+        """Nobody pays an invoice after its time: then the operation is over, until somebody claims it all the same."""
+        if await self.claim(operation.id) is None and self._is_over(operation.journal):
             await self._operations.db.run(
                 lambda conn: store.close_operation(conn, operation.id, "failed", "invoice expired")
             )
+
+    def _is_over(self, journal: Journal) -> bool:
+        """Whether nobody can pay any more: the payer knows the invoice's end alone, and mints tell an earlier one, or none."""
+        latest = self._operations.clock() - GRACE_S
+        return (journal.expires_at or 0) < latest and read_invoice(journal.invoice).expires_at < latest
