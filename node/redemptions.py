@@ -80,7 +80,8 @@ class Redemptions:
             yield
 
     async def _book_all(self) -> None:
-        finished = self._wallet.redemptions(self._since)
+        # A clock that was set back must not leave out what is begun from now on.
+        finished = self._wallet.redemptions(min(self._since, int(self._clock()) - LOOK_AGAIN_S))
         for redeemed in finished:
             if redeemed.operation not in self._booked:
                 await self._book(redeemed)

@@ -102,7 +102,8 @@ class Operations:
         finished = []
         away: set[str] = set()
         for operation in self.db.read(store.open_operations):
-            if operation.created_at > self.clock() - older_than_s or operation.mint in away:
+            # Both ways: one that was begun while the clock was ahead must not wait for that time to come.
+            if abs(self.clock() - operation.created_at) < older_than_s or operation.mint in away:
                 continue
             try:
                 await self._recoveries[operation.kind](operation)

@@ -184,10 +184,10 @@ class Payments:
         """
         await self._wallet.recover(older_than_s)
         total = 0
-        latest = int(self._clock() - older_than_s)
+        now = self._clock()
         for payment_id, node_url, created_at, name in self._db.read(_open_payments):
             operation = self._wallet.outcome(payment_id)
-            if created_at > latest:
+            if abs(now - created_at) < older_than_s:  # both ways: the clock may have been ahead
                 continue
             if operation is None:
                 if created_at < self._clock() - PAYING_S:  # before that, its token may be about to be made
