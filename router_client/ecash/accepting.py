@@ -71,15 +71,11 @@ class Accepting:
         return await self._operations.db.run(begin)
 
     async def _pinned(self, token: Token) -> MintKeys:
-        """The token's mint as pinned; a keyset that is new to us is looked up, but not every time."""
+        """The token's mint as pinned."""
         keyring = self._operations.keyring
         if not await keyring.locks(token.mint):
             raise TokenRefused(f"the mint {token.mint} does not know locked coins (NUT-11, NUT-12)")
-        mint = await keyring.pinned(token.mint)
-        if not mint.knows(token):
-            await keyring.resolve(token)
-            mint = await keyring.mint(token.mint)
-        return mint
+        return await keyring.pinned_for(token)
 
     def _check_locks(self, coins: Sequence[Proof]) -> None:
         for coin in coins:

@@ -150,6 +150,17 @@ class Keyring:
         self._mints[url] = (self._clock() - KEYSETS_TTL_S, offline)
         return offline
 
+    async def pinned_for(self, token: Token) -> MintKeys:
+        """The token's mint as last known; keysets that are new to us are looked up, but not every time.
+
+        Raises TokenRefused, WrongUnit, MintUnavailable or MintMisbehaved, for those alone.
+        """
+        mint = await self.pinned(token.mint)
+        if not mint.knows(token):
+            await self.resolve(token)
+            mint = await self.mint(token.mint)
+        return mint
+
     async def locks(self, url: str) -> bool:
         """Whether the mint enforces locks and proves its signatures; once seen, that is known for ever.
 

@@ -32,9 +32,10 @@ class Receiving:
         return received(await self._operations.finish(operation))
 
     async def fees(self, token: Token) -> TokenFees:
-        """See `Wallet.fees`."""
-        _, fees_ppk = await self._keyring.resolve(token)
-        most_ppk = (await self._keyring.mint(token.mint)).most_fee_ppk(token.unit)
+        """See `Wallet.fees`. Asked before each payment: a mint that is known is not waited for."""
+        mint = await self._keyring.pinned_for(token)
+        _, fees_ppk = mint.resolve(token)
+        most_ppk = mint.most_fee_ppk(token.unit)
         return TokenFees(
             to_msat(swap_fee(fees_ppk), token.unit), to_msat(swap_fee([most_ppk] * MOST_COINS), token.unit)
         )

@@ -73,7 +73,7 @@ class Sending:
 
     async def _fitting(self, order: _Order) -> Operation | None:
         """The order done with coins that fit as they are; None when there are none, or it was begun already."""
-        mint = await self._operations.keyring.mint(order.mint)
+        mint = await self._operations.keyring.pinned(order.mint)
         fee_ppk, new_fee_ppk = mint.fees_ppk(), mint.active(order.unit).input_fee_ppk
         sizes = [1 << bit for bit in range(order.amount.bit_length() + 1)]  # with a receiver's fee it may be one more
 

@@ -240,7 +240,7 @@ async def test_a_send_that_is_done_is_answered_again_whatever_became_of_its_mint
         first = await alice.send(100, mint_url, "msat", "refund", fees="inside")
         mint.retired, now = True, now + 3600
         with pytest.raises(WrongUnit):
-            await alice.send(100, mint_url, "msat", "another", fees="inside")
+            await alice.invoice(100, mint_url, "msat", "new coins")
         assert await alice.send(100, mint_url, "msat", "refund", fees="inside") == first
         alice.close()
 

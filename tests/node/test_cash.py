@@ -381,3 +381,32 @@ async def test_a_swap_that_took_hours_is_booked_all_the_same(
     await redemptions.run()
     assert (await node.node.ledger.audit()).lost_msat == 1
     await node.node.audit()
+
+
+async def test_a_locked_token_and_its_change_ask_nothing_of_a_mint_that_is_known(
+    folder: Path, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, model_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its keys were looked up long ago: a mint that is silent would keep each caller for half a minute."""
+    for job in ("MINTS", "REDEEM", "RESTOCK", "INVOICES", "RECOVER"):
+        monkeypatch.setattr(f"node.jobs.{job}_EVERY_S", 3600)
+    async with running_node(
+        folder, cashu_mints=mint_url, upstream_base_url=model_url, change_stock=20, fixed_cost_per_request="2"
+    ) as node:
+        big = bearer((await wallet.send(2**18, mint_url, "msat", "deposit")).token)
+        assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=big)).status_code == 200
+        assert await node.node.redemptions.restock() > 0
+        lock = node.node.wallet.lock_key
+        token = await token_for(wallet, mint_url, node, HELLO, extra_msat=200, lock=lock)
+        keyring = node.node.wallet._keyring
+        clock, asked = keyring._clock, list[str]()
+        monkeypatch.setattr(keyring, "_clock", lambda: clock() + 24 * 3600)
+
+        async def silent(client: MintClient, method: str, path: str, *_: object) -> None:
+            asked.append(path)
+            raise MintUnavailable("no answer")
+
+        monkeypatch.setattr(MintClient, "_call", silent)
+        reply = await ask(node, http, token, HELLO)
+        assert reply.status_code == 200, reply.text
+        assert decode(reply.headers[CASHU_HEADER]).amount_msat > 0
+        assert asked == []
