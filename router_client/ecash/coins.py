@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -59,8 +59,16 @@ def swap_fee(keyset_fees_ppk: Sequence[int]) -> int:
     return ceil_div(sum(keyset_fees_ppk), PPK)
 
 
-def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
-    """How to hand out `amount`. `fee_ppk` has each coin's keyset; `new_fee_ppk` is the fee of newly made coins.
+def plan_spend(
+    coins: Sequence[Proof],
+    amount: int,
+    fees: Fees,
+    fee_ppk: dict[str, int],
+    new_fee_ppk: int,
+    listed: Collection[str] | None = None,
+) -> Spend:
+    """How to hand out `amount`. `fee_ppk` has each coin's keyset; `new_fee_ppk` is the fee of newly made coins. If keysets
+    are named as `listed`, coins of others are not handed out as they are: their mint may not take them.
 
     Raises InsufficientFunds. Coins fit exactly when that is possible, so that no swap is needed; many small ones are swapped
     all the same where that pays its fee.
@@ -68,7 +76,8 @@ def plan_spend(coins: Sequence[Proof], amount: int, fees: Fees, fee_ppk: dict[st
     if amount <= 0:
         raise InsufficientFunds("an amount to spend is positive")
     ordered = sorted(coins, key=lambda coin: coin.amount, reverse=True)
-    exact = _exact(ordered, amount, fees, fee_ppk)
+    known = ordered if listed is None else [coin for coin in ordered if coin.id in listed]
+    exact = _exact(known, amount, fees, fee_ppk)
     if exact is not None and are_few(len(exact), amount):
         return Spend(tuple(exact), (), (), 0)
     face = face_for(amount, new_fee_ppk) if fees == "on_top" else amount

@@ -20,6 +20,8 @@ KEYSETS_TTL_S = 600
 LOOKUP_PAUSE_S = 10
 """A token with unknown keysets makes us ask the mint at most this often."""
 MAX_KEYSETS = 100
+MAX_KNOWN_KEYSETS = 1000
+"""Those that a mint has listed before with those that it lists now."""
 NUT_CHANGE, NUT_LOCKS, NUT_DLEQ = 8, 11, 12
 SHORT_ID_CHARS = 16
 """Tokens may shorten a version 01 keyset id to its first eight bytes (NUT-02)."""
@@ -39,11 +41,20 @@ class MintKeys:
             raise WrongUnit(f"the mint {self.client.url} has no active keyset for {unit}")
         return min(active, key=lambda keyset: (keyset.input_fee_ppk, keyset.id))
 
+    def makes(self, unit: str) -> bool:
+        """Whether it makes coins of that unit."""
+        return any(keyset.active and keyset.unit == unit for keyset in self._keysets.values())
+
+    def is_active(self, keyset_id: str) -> bool:
+        """Whether it makes coins of that keyset."""
+        keyset = self._keysets.get(keyset_id)
+        return keyset is not None and keyset.active
+
     def keys(self, keyset_id: str) -> dict[int, str]:
-        """Public keys by amount. Raises MintMisbehaved for a keyset that the mint no longer lists."""
+        """Public keys by amount. Raises MintMisbehaved for a keyset that the mint never listed."""
         keyset = self._keysets.get(keyset_id)
         if keyset is None or keyset.keys is None:
-            raise MintMisbehaved(f"the mint {self.client.url} no longer has keyset {keyset_id}")
+            raise MintMisbehaved(f"the mint {self.client.url} has no keyset {keyset_id}")
         return keyset.keys
 
     def active_key(self, proof: Proof) -> str:
@@ -55,6 +66,10 @@ class MintKeys:
         if key is None:
             raise TokenRefused(f"the mint {self.client.url} makes no coins of {proof.amount}")
         return key
+
+    def listed(self) -> set[str]:
+        """The keysets that the mint lists: it takes their coins, active or not."""
+        return {keyset.id for keyset in self._keysets.values() if keyset.listed}
 
     def units(self) -> dict[str, str]:
         """Unit of every keyset."""
@@ -212,13 +227,17 @@ class Keyring:
         self._locks.discard(url)
 
     async def refresh(self, url: str) -> MintKeys:
-        """Look the mint's keysets up now; keys that were checked once are not fetched again."""
+        """Look the mint's keysets up now; keys that were checked once are not fetched again.
+
+        One that is no longer listed is known all the same, though not active: there may be coins of it.
+        """
         client = self._client(url)
         listed = [keyset for keyset in await client.keysets() if keyset.unit in MSAT_PER_UNIT]
-        if len(listed) > MAX_KEYSETS:
-            raise MintMisbehaved(f"the mint {url} lists {len(listed)} keysets")
         stored = {keyset.id: keyset for keyset in self._db.read(partial(store.keysets, mint=client.url))}
-        keysets = []
+        gone = stored.keys() - {keyset.id for keyset in listed}
+        if len(listed) > MAX_KEYSETS or len(listed) + len(gone) > MAX_KNOWN_KEYSETS:
+            raise MintMisbehaved(f"the mint {url} lists {len(listed)} keysets, and has listed {len(gone)} others")
+        keysets = [msgspec.structs.replace(stored[name], active=False, listed=False) for name in gone]
         for keyset in listed:
             elder = stored.get(keyset.id)
             full = await client.with_keys(keyset) if elder is None else msgspec.structs.replace(keyset, keys=elder.keys)

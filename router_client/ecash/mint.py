@@ -60,7 +60,7 @@ class BlindSignature(msgspec.Struct, frozen=True):
 
 
 class Keyset(msgspec.Struct, frozen=True):
-    """A keyset as listed (NUT-02), with its keys once they were fetched and checked."""
+    """A keyset as listed (NUT-02), with its keys once they were fetched and checked; one that is not `listed` was before."""
 
     id: str
     unit: str
@@ -68,6 +68,7 @@ class Keyset(msgspec.Struct, frozen=True):
     input_fee_ppk: int = 0
     final_expiry: int | None = None
     keys: dict[int, str] | None = None
+    listed: bool = True
 
 
 class MintQuote(msgspec.Struct, frozen=True):

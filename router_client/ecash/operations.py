@@ -129,10 +129,33 @@ class Operations:
     async def swapped(self, operation: Operation) -> list[Proof]:
         """The coins that the mint swaps the inputs for, those that are locked to us with our signature.
 
-        Raises what `signed` does.
+        A mint that has retired the outputs' keyset since they were planned is asked for others. Raises what `signed` does.
         """
         inputs = await asyncio.to_thread(lambda: [self.lock_key.signed(coin) for coin in operation.journal.inputs])
-        return await self.signed(operation, lambda client, outputs: client.swap(inputs, outputs))
+        try:
+            return await self.signed(operation, lambda client, outputs: client.swap(inputs, outputs))
+        except TokenRefused:
+            anew = await self._replanned(operation)
+            if anew is None:
+                raise
+            return await self.signed(anew, lambda client, outputs: client.swap(inputs, outputs))
+
+    async def _replanned(self, operation: Operation) -> Operation | None:
+        """The operation with outputs of the keyset in use, if those in its journal are of another. The mint has refused these
+        and never signed them."""
+        mint = await self.keyring.refresh(operation.mint)
+        journal = operation.journal
+        if mint.is_active(journal.keyset) or not mint.makes(operation.unit):
+            return None
+        keyset = mint.active(operation.unit)
+
+        def plan(conn: sqlite3.Connection) -> Operation:
+            counter = store.take_counters(conn, keyset.id, len(journal.amounts))
+            planned = msgspec.structs.replace(journal, keyset=keyset.id, counter=counter)
+            store.set_journal(conn, operation.id, planned)
+            return msgspec.structs.replace(operation, journal=planned)
+
+        return await self.db.run(plan)
 
     async def signed(self, operation: Operation, ask: Ask) -> list[Proof]:
         """The coins that a journal stands for: asked for, and restored where that was done before.

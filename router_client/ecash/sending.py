@@ -11,6 +11,7 @@ import msgspec
 from router_client.ecash import store
 from router_client.ecash.closing import hand_out
 from router_client.ecash.coins import Fees, Spend, are_few, plan_locked, plan_spend
+from router_client.ecash.keyring import MintKeys
 from router_client.ecash.locks import check_key
 from router_client.ecash.operations import Operations, check_vacant, opened
 from router_client.ecash.outcomes import Sent, sent
@@ -74,7 +75,7 @@ class Sending:
     async def _fitting(self, order: _Order) -> Operation | None:
         """The order done with coins that fit as they are; None when there are none, or it was begun already."""
         mint = await self._operations.keyring.pinned(order.mint)
-        fee_ppk, new_fee_ppk = mint.fees_ppk(), mint.active(order.unit).input_fee_ppk
+        mint.active(order.unit)
         sizes = [1 << bit for bit in range(order.amount.bit_length() + 1)]  # with a receiver's fee it may be one more
 
         def fit(conn: sqlite3.Connection) -> Operation | None:
@@ -83,7 +84,7 @@ class Sending:
             for most_each in MOST_EACH_TO_FIT:
                 coins = store.some_of_each(conn, order.mint, order.unit, sizes, most_each)
                 with suppress(InsufficientFunds):
-                    plan = order.plan(coins, fee_ppk, new_fee_ppk)
+                    plan = order.plan(coins, mint)
                     # All coins were not looked at: what is needed of many may be had of a larger one.
                     if not plan.needs_swap and are_few(len(plan.inputs), order.amount):
                         return self._hand_out(conn, order, plan)
@@ -98,7 +99,7 @@ class Sending:
 
         def begin(conn: sqlite3.Connection) -> Operation:
             check_vacant(conn, order.id)
-            plan = self._plan(conn, order, mint.fees_ppk(), keyset.input_fee_ppk)
+            plan = self._plan(conn, order, mint)
             if not plan.needs_swap:
                 return self._hand_out(conn, order, plan)
             check_inputs(plan.inputs)
@@ -123,12 +124,12 @@ class Sending:
 
         return await self._operations.db.run(begin)
 
-    def _plan(self, conn: sqlite3.Connection, order: _Order, fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
+    def _plan(self, conn: sqlite3.Connection, order: _Order, mint: MintKeys) -> Spend:
         """Out of some coins of each amount if they suffice, else out of all."""
         try:
-            return order.plan(store.some_unspent(conn, order.mint, order.unit, MOST_EACH), fee_ppk, new_fee_ppk)
+            return order.plan(store.some_unspent(conn, order.mint, order.unit, MOST_EACH), mint)
         except InsufficientFunds:
-            return order.plan(store.unspent(conn, order.mint, order.unit), fee_ppk, new_fee_ppk)
+            return order.plan(store.unspent(conn, order.mint, order.unit), mint)
 
     def _hand_out(self, conn: sqlite3.Connection, order: _Order, plan: Spend) -> Operation:
         journal = Journal(inputs=plan.inputs, amount=sum(coin.amount for coin in plan.inputs))
@@ -147,8 +148,9 @@ class _Order(msgspec.Struct, frozen=True):
     lock: str | None
     most_coins: int | None
 
-    def plan(self, coins: Sequence[Proof], fee_ppk: dict[str, int], new_fee_ppk: int) -> Spend:
-        """Raises InsufficientFunds."""
+    def plan(self, coins: Sequence[Proof], mint: MintKeys) -> Spend:
+        """Raises InsufficientFunds, and WrongUnit."""
+        fee_ppk, new_fee_ppk = mint.fees_ppk(), mint.active(self.unit).input_fee_ppk
         if self.lock is None:
-            return plan_spend(coins, self.amount, self.fees, fee_ppk, new_fee_ppk)
+            return plan_spend(coins, self.amount, self.fees, fee_ppk, new_fee_ppk, mint.listed())
         return plan_locked(coins, self.amount, self.fees, fee_ppk, new_fee_ppk, self.most_coins)
