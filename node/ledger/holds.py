@@ -10,7 +10,7 @@ import msgspec
 from node.errors import LedgerError
 from node.ledger import accounts
 from node.ledger.entry import receipt_of
-from node.ledger.model import HoldPurpose, Posted, TransferKind, check_end
+from node.ledger.model import LOSSES, HoldPurpose, HoldState, Posted, TransferKind, check_end
 from node.ledger.sql import Row, Steps, one, only, rows, run
 from relays.receipt import Receipt
 
@@ -35,21 +35,33 @@ def reserve(hold_id: str, account: int, amount_msat: int, purpose: HoldPurpose, 
     )
 
 
-def pay_out(hold_id: str, external: int, paid_msat: int, kind: TransferKind, now: int) -> Steps[None]:
-    """What was reserved has left towards `external`; what of it was not needed is free again."""
-    account, amount_msat = yield from _end(hold_id, "posted", paid_msat)
-    if not 0 < paid_msat <= amount_msat:
-        raise LedgerError(f"{hold_id} paid {paid_msat} msat, its hold is {amount_msat} msat")
+def pay_out(hold_id: str, external: int, paid_msat: int, kind: TransferKind, now: int) -> Steps[int]:
+    """What was reserved has left towards `external`; what of it was not needed is free again. Returns what was booked.
+
+    More than was reserved leaves when a mint keeps the change of a payment: the operator bears that.
+    """
+    if paid_msat <= 0:
+        raise LedgerError(f"{hold_id} paid {paid_msat} msat")
+    account, amount_msat, before = yield from _hold(hold_id)
+    booked_msat = min(paid_msat, amount_msat)
+    yield from _end(hold_id, before, "posted", booked_msat)
     yield from accounts.move_held(account, -amount_msat)
-    if paid_msat != amount_msat:
-        yield from accounts.move_available(account, amount_msat - paid_msat)
-    yield from accounts.transfer(account, external, paid_msat, kind, hold_id, now)
-    yield from accounts.move_available(external, paid_msat)
+    if booked_msat != amount_msat:
+        yield from accounts.move_available(account, amount_msat - booked_msat)
+    yield from accounts.transfer(account, external, booked_msat, kind, hold_id, now)
+    yield from accounts.move_available(external, booked_msat)
+    if lost_msat := paid_msat - booked_msat:
+        log.error("%s took %d msat more than was held for it", hold_id, lost_msat)
+        yield from accounts.transfer(LOSSES, external, lost_msat, "loss", hold_id, now)
+        yield from accounts.move_available(LOSSES, -lost_msat)
+        yield from accounts.move_available(external, lost_msat)
+    return booked_msat
 
 
 def give_back(hold_id: str) -> Steps[None]:
     """Nothing left: what was reserved is available again."""
-    account, amount_msat = yield from _end(hold_id, "voided", 0)
+    account, amount_msat, before = yield from _hold(hold_id)
+    yield from _end(hold_id, before, "voided", 0)
     yield from accounts.move_held(account, -amount_msat)
     yield from accounts.move_available(account, amount_msat)
 
@@ -134,13 +146,15 @@ def running(account: int) -> Steps[bool]:
     return row is not None
 
 
-def _end(hold_id: str, state: str, posted_msat: int) -> Steps[tuple[int, int]]:
-    account, amount_msat, before = yield from only(
-        "SELECT account, amount_msat, state FROM holds WHERE id = ?1", hold_id
-    )
-    check_end(before, "posted" if state == "posted" else "voided")
+def _hold(hold_id: str) -> Steps[tuple[int, int, HoldState]]:
+    """Its account, amount and state. Raises LedgerError when there is none."""
+    account, amount_msat, state = yield from only("SELECT account, amount_msat, state FROM holds WHERE id = ?1", hold_id)
+    return int(account), int(amount_msat), state
+
+
+def _end(hold_id: str, before: HoldState, state: HoldState, posted_msat: int) -> Steps[None]:
+    check_end(before, state)
     yield from run("UPDATE holds SET state = ?1, posted_msat = ?2 WHERE id = ?3", state, posted_msat, hold_id)
-    return int(account), int(amount_msat)
 
 
 def _ids(found: Iterable[Row]) -> list[str]:

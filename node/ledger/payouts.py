@@ -30,16 +30,17 @@ def begin(payout: Payout, now: int) -> Steps[Payout]:
 
 
 def finish(payout_id: str, paid_msat: int, fee_msat: int, now: int) -> Steps[None]:
-    """The invoice is paid, for that much in all: the rest of the hold is the node's again. Once."""
+    """The invoice is paid, for that much in all, of which the fees did not arrive: the rest of the hold is the node's again.
+    Once."""
     payout = yield from read(payout_id)
     if payout is None or payout.state == "failed":
         raise LedgerError(f"payout {payout_id} was given up or never begun, and yet it was paid")
     if payout.state == "open":
-        yield from holds.pay_out(payout_id, MINTS, paid_msat, "payout", now)
+        booked_msat = yield from holds.pay_out(payout_id, MINTS, paid_msat, "payout", now)
         yield from run(
             "UPDATE payouts SET state = 'done', amount_msat = ?1, fee_msat = ?2 WHERE id = ?3",
-            paid_msat,
-            fee_msat,
+            booked_msat,
+            fee_msat - (paid_msat - booked_msat),
             payout_id,
         )
 

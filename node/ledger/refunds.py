@@ -53,20 +53,20 @@ def receive(refund_id: str, account: int) -> Steps[bool]:
 
 
 def finish(refund_id: str, paid_msat: int | None, fee_msat: int, token: str, now: int) -> Steps[Refund]:
-    """The money has left, all of what was held unless `paid_msat` says less: book it out and keep the token for whoever asks
-    again. Once."""
+    """The money has left, all of what was held unless `paid_msat` says otherwise: book it out and keep the token for whoever
+    asks again. Once. `fee_msat` is the part of it that did not arrive."""
     refund = yield from read(refund_id)
     if refund is None or refund.state == "failed":
         raise LedgerError(f"refund {refund_id} was given up or never begun, and yet it was paid")
     if refund.state == "open":
         paid_msat = refund.amount_msat if paid_msat is None else paid_msat
-        yield from holds.pay_out(refund_id, MINTS, paid_msat, "refund", now)
-        yield from run("UPDATE accounts SET paid_in_msat = paid_in_msat - ?1 WHERE id = ?2", paid_msat, refund.account)
+        booked_msat = yield from holds.pay_out(refund_id, MINTS, paid_msat, "refund", now)
+        yield from run("UPDATE accounts SET paid_in_msat = paid_in_msat - ?1 WHERE id = ?2", booked_msat, refund.account)
         yield from run(
             "UPDATE refunds SET state = 'done', token = ?1, fee_msat = ?2, amount_msat = ?3, received = ?4 WHERE id = ?5",
             token,
-            fee_msat,
-            paid_msat,
+            fee_msat - (paid_msat - booked_msat),
+            booked_msat,
             not token,  # what went to a Lightning address has arrived
             refund_id,
         )

@@ -6,12 +6,15 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from node.payouts import PayoutRule, Payouts
 from relays.money import from_sat
+from router_client.ecash.mint import MeltQuote, MintClient
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from tests.client.purses import until_claimed
@@ -92,3 +95,45 @@ async def test_earnings_from_granted_credit_are_not_paid_out_of_what_callers_bro
         assert await payouts.run() is None
         assert node.node.wallet.balance_msat() >= owed_msat
         await adds_up(node)
+
+
+async def test_a_mint_that_keeps_the_change_of_a_payment_is_the_operators_loss_and_stops_nobody(
+    node: Running,
+    wallet: Wallet,
+    http: httpx.AsyncClient,
+    mint_url: str,
+    address: LnurlServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The refund has arrived and cost more than was held for it: it is over, and the next one can be made."""
+    key = bearer((await wallet.send(2**18, mint_url, "msat", "deposit")).token)
+    assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)).status_code == 200
+    assert len(node.node.wallet.balances()) == 1
+    with monkeypatch.context() as greedy:
+        melt, state = MintClient.melt, MintClient.melt_quote_state
+
+        async def kept(client: MintClient, *wanted: Any) -> MeltQuote:
+            return msgspec.structs.replace(await melt(client, *wanted), change=None)
+
+        async def looked(client: MintClient, quote: str) -> MeltQuote:
+            return msgspec.structs.replace(await state(client, quote), change=None)
+
+        async def nothing(*_: object) -> dict[str, object]:
+            return {}
+
+        greedy.setattr(MintClient, "melt", kept)
+        greedy.setattr(MintClient, "melt_quote_state", looked)
+        greedy.setattr(MintClient, "restore", nothing)
+        paid = await http.post(f"{node.url}/v1/balance/refund", json={"recipient": address.address}, headers=key)
+        assert paid.status_code == 200, paid.text
+    told = paid.json()
+    totals = await node.node.ledger.audit()
+    assert told["msats"] + told["fee_msats"] == 2**18 - totals.earned_msat, "what was held for it, and no more"
+    assert (totals.keys_msat, totals.held_msat, totals.lost_msat) == (0, 0, totals.earned_msat)
+    await node.node.audit()
+    await adds_up(node)
+    more = await token_of(wallet, mint_url, 5_000)
+    topped = await http.post(f"{node.url}/v1/balance/topup", json={"cashu_token": more}, headers=key)
+    back = (await http.post(f"{node.url}/v1/balance/refund", headers=key)).json()
+    assert back["msats"] + back["fee_msats"] == topped.json()["balance"]
+    await adds_up(node)

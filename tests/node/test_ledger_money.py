@@ -139,6 +139,20 @@ async def test_a_token_for_a_refund_that_was_given_up_is_an_alarm(ledger: Ledger
         await ledger.finish_refund("f1", token="token")
 
 
+async def test_what_a_mint_took_beyond_a_refund_is_the_operators_loss(ledger: Ledger) -> None:
+    """It kept the change of a payment. The caller bears no more than the balance, and the refund is over."""
+    account = await paid_in(ledger, 1000)
+    await paid_in(ledger, 500)
+    await begun(ledger, account, "f1")
+    for _ in range(2):
+        done = await ledger.finish_refund("f1", paid_msat=1200, fee_msat=500)
+        assert (done.state, done.amount_msat, done.fee_msat) == ("done", 1000, 300), "what arrived is told"
+    now = await state(ledger, account)
+    assert (now.available_msat, now.held_msat, now.refundable_msat) == (0, 0, 0)
+    totals = await ledger.audit()
+    assert (totals.keys_msat, totals.lost_msat, totals.ecash_in_msat) == (500, 200, 300)
+
+
 # the node's own money ------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +174,40 @@ async def test_payouts_leave_callers_balances_alone(ledger: Ledger) -> None:
     await ledger.fail_payout("p3")
     assert (await ledger.earnings()).available_msat == 110
     assert [done.state for done in await ledger.payouts()] == ["failed", "done"] or len(await ledger.payouts()) == 2
+
+
+async def test_what_a_mint_took_beyond_a_payout_is_a_loss(ledger: Ledger) -> None:
+    account = await paid_in(ledger, 1000)
+    await ledger.hold(account, "r", 400, 60)
+    await ledger.post(draft("r", 400, 400))
+    await ledger.begin_payout(payout(300))
+    for _ in range(2):
+        await ledger.finish_payout("p1", 350, 60)
+    (done,) = await ledger.payouts()
+    assert (done.state, done.amount_msat, done.fee_msat) == ("done", 300, 10)
+    totals = await ledger.audit()
+    assert (totals.earned_msat, totals.lost_msat, totals.ecash_in_msat) == (100, 50, 650)
+
+
+async def test_what_is_being_paid_out_is_not_free_any_more(ledger: Ledger) -> None:
+    """Else a fee that is taken beside a payout would be a caller's."""
+    account = await paid_in(ledger, 1000)
+    await ledger.hold(account, "r", 400, 60)
+    await ledger.post(draft("r", 400, 400))
+    assert await ledger.free_msat() == 400
+    await ledger.begin_payout(payout(300))
+    assert await ledger.free_msat() == 100
+    await ledger.finish_payout("p1", 290, 5)
+    assert await ledger.free_msat() == 110
+
+
+async def test_granted_credit_that_was_spent_is_no_money_to_pay_out(ledger: Ledger) -> None:
+    await paid_in(ledger, 1000)
+    granted = await key(ledger, 500)
+    await ledger.hold(granted, "r", 400, 60)
+    await ledger.post(draft("r", 400, 400))
+    assert (await ledger.earnings()).available_msat == 400
+    assert await ledger.free_msat() == 0
 
 
 async def test_what_redeeming_saved_or_lost_is_booked_once(ledger: Ledger) -> None:
