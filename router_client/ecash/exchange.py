@@ -6,8 +6,9 @@ Each step is an operation of its own, journaled and done once, whose id derives 
     <id>:out:<n>   ask the primary mint for an invoice; once it is paid, claim it
     <id>:pay:<n>   pay that invoice with the foreign coins, for no more than what the token brought
 
-Asked again, each step that is done answers at once and the first that is not goes on. `n` counts payments that failed or
-invoices that ran out before they were paid: then nothing has moved, and the next has an invoice of its own.
+Asked again, each step that is done answers at once and the first that is not goes on. A payment that failed is tried again,
+with the same invoice, which cannot be paid twice. `n` counts invoices that ran out before they were paid: then nothing has
+moved, and the next payment has an invoice of its own. There is no last one: the token's coins are ours until they have arrived.
 What the exchange would cost is asked of both mints before the token is touched.
 """
 
@@ -33,7 +34,6 @@ from router_client.ecash.token import MSAT_PER_UNIT, Proof, Token, to_msat
 from router_client.errors import InsufficientFunds, MintUnavailable, PaymentFailed, TokenRefused
 
 CLAIM_WAIT_S, CLAIM_PAUSE_S = 10.0, 0.2
-MAX_PAYMENTS = 20
 LEAST_INVOICE_LIFE_S = 60
 """An invoice that ends sooner is not paid any more: a payment takes its time."""
 
@@ -61,16 +61,13 @@ class Exchange:
         if self._operations.outcome(f"{order.id}:in") is None:
             await self._check_worth(order)
         came = await self._receiving.receive(order.token, f"{order.id}:in")
-        for n in range(MAX_PAYMENTS):
-            if self._is_over(order, n):
-                continue
-            invoice = await self._invoice(order, n, came)
-            paid = await self._pay(order, n, came, invoice)
-            arrived = await self._claimed(f"{order.id}:out:{n}")
-            left_msat = came.amount_msat - paid.paid_msat - paid.fee_msat
-            fee_msat = order.token.amount_msat - arrived.amount_msat - left_msat
-            return Exchanged(order.mint, order.unit, arrived.amount_msat, Msat(fee_msat), Msat(left_msat))
-        raise PaymentFailed(f"{MAX_PAYMENTS} payments from {order.token.mint} to {order.mint} failed")
+        n = next(n for n in itertools.count() if not self._is_over(order, n))
+        invoice = await self._invoice(order, n, came)
+        paid = await self._pay(order, n, came, invoice)
+        arrived = await self._claimed(f"{order.id}:out:{n}")
+        left_msat = came.amount_msat - paid.paid_msat - paid.fee_msat
+        fee_msat = order.token.amount_msat - arrived.amount_msat - left_msat
+        return Exchanged(order.mint, order.unit, arrived.amount_msat, Msat(fee_msat), Msat(left_msat))
 
     async def _check_worth(self, order: Order) -> None:
         """Raise TokenRefused for a token that costs more to exchange than it is worth."""
@@ -83,14 +80,12 @@ class Exchange:
             raise TokenRefused(f"the token of {token.mint} is worth less than bringing it to {order.mint} costs")
 
     def _is_over(self, order: Order, n: int) -> bool:
-        """Whether the n-th payment failed, or was never begun and its invoice is too old now."""
-        pay = self._operations.outcome(f"{order.id}:pay:{n}")
-        if pay is not None:
-            return pay.state == "failed"
-        out = self._operations.outcome(f"{order.id}:out:{n}")
-        if out is None or not out.journal.expires_at:  # some mints say 0 for none
+        """Whether the n-th invoice is too old now and was not paid, nor may be."""
+        pay, out = (self._operations.outcome(f"{order.id}:{step}:{n}") for step in ("pay", "out"))
+        if out is None or (pay is not None and pay.state != "failed"):
             return False
-        return out.journal.expires_at < self._operations.clock() + LEAST_INVOICE_LIFE_S
+        ends = [end for end in (out.journal.expires_at, read_invoice(out.journal.invoice).expires_at) if end]
+        return min(ends) < self._operations.clock() + LEAST_INVOICE_LIFE_S
 
     async def _invoice(self, order: Order, n: int, came: Received) -> Invoice:
         """The n-th invoice, over what is left of the token after what its payment takes at most."""
@@ -121,7 +116,7 @@ class Exchange:
     async def _pay(self, order: Order, n: int, came: Received, invoice: Invoice) -> Melted:
         name = f"{order.id}:pay:{n}"
         begun = self._operations.outcome(name)
-        if begun is not None:
+        if begun is not None and begun.state != "failed":
             return melted(await self._operations.finish(begun))
         unit_msat = MSAT_PER_UNIT[came.unit]
         max_fee = (came.amount_msat - invoice.amount_msat) // unit_msat

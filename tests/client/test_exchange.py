@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.localnet.mint import start_mint, wait_mint
+from node.localnet.process import free_port
 from relays.money import ceil_div
 from router_client.ecash.exchange import arrival
 from router_client.ecash.token import MSAT_PER_UNIT, decode
@@ -74,22 +77,39 @@ async def test_a_token_that_is_not_worth_it_is_left_untouched(
     assert (await payer.reclaim("small")).amount_msat >= 1400
 
 
-async def test_a_payment_that_fails_is_tried_anew_when_asked_again(
+async def test_a_payment_that_fails_is_tried_again_until_lightning_finds_a_way(
     folder: Path, http: httpx.AsyncClient, mint_url: str
 ) -> None:
-    extra = {"FAKEWALLET_PAY_INVOICE_STATE": "FAILED", "FAKEWALLET_PAYMENT_STATE": "FAILED"}
-    with running_mint(folder / "mint", extra=extra) as foreign:
+    """A node asks every minute: half an hour of trouble is no end of the money. The same invoice is paid, while it is good;
+    it cannot be paid twice."""
+    failing = {"FAKEWALLET_PAY_INVOICE_STATE": "FAILED", "FAKEWALLET_PAYMENT_STATE": "FAILED"}
+    port, now = free_port(), time.time()
+    mint, foreign = start_mint(folder / "mint", port=port, input_fee_ppk=100, extra=failing)
+    try:
+        wait_mint(mint, foreign)
         payer = await funded(folder / "a.db", http, foreign, 200_000)
         token = (await payer.send(100_000, foreign, "msat", "pay")).token
-        node = await Wallet.open(folder / "n.db", http)
-        for n in range(3):
+        payer.close()
+        node = await Wallet.open(folder / "n.db", http, lambda: now)
+        for _ in range(25):
             with pytest.raises(PaymentFailed):
                 await node.exchange(token, mint_url, "msat", "x")
-            failed = node.outcome(f"x:pay:{n}")
+            failed = node.outcome("x:pay:0")
             assert failed is not None
             assert failed.state == "failed"
             assert node.balances() == {(foreign, "msat"): 100_000}
+            now += 60
+        mint.stop()
+        mint, _ = start_mint(folder / "mint", port=port, input_fee_ppk=100)
+        wait_mint(mint, foreign)
+        done = await node.exchange(token, mint_url, "msat", "x")
+        assert node.balance_msat() == done.amount_msat + done.left_msat
+        assert done.amount_msat > 90_000
+        assert await node.exchange(token, mint_url, "msat", "x") == done
+        assert node.outcome("x:pay:1") is None
         node.close()
+    finally:
+        mint.stop()
 
 
 async def test_a_stuck_payment_is_waited_for(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
