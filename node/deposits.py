@@ -56,6 +56,8 @@ TOKEN_HASH_CHARS: Final = 64
 """Deposits of other names are Lightning's: see `invoices`."""
 RECOVER_AFTER_S: Final = 60
 """A deposit under way is left alone for this long before a sweep goes on with it."""
+RECOVER_AT_ONCE: Final = 16
+"""A foreign mint may keep each of its tokens waiting."""
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -139,14 +141,26 @@ class Deposits:
     async def recover(self, older_than_s: float = RECOVER_AFTER_S) -> int:
         """Finish deposits that a crash or a silent mint left open; returns how many are credited now."""
         await self._wallet.recover(older_than_s)
+        room = asyncio.Semaphore(RECOVER_AT_ONCE)
+        waiting = [deposit for deposit in await self._ledger.open_deposits() if len(deposit.id) == TOKEN_HASH_CHARS]
         credited = 0
-        for deposit in await self._ledger.open_deposits():
-            if deposit.id not in self._under_way and len(deposit.id) == TOKEN_HASH_CHARS:
-                try:
-                    credited += await self._resume(deposit)
-                except (NodeFault, ClientError) as error:  # one deposit's trouble is not the others'
-                    log.error("deposit %s waits: %s", deposit.id[:12], error)
+        work = (self._recovered(deposit, room) for deposit in waiting)
+        for each in await asyncio.gather(*work, return_exceptions=True):  # all are at their end
+            if isinstance(each, BaseException):
+                raise each
+            credited += each
         return credited
+
+    async def _recovered(self, deposit: Deposit, room: asyncio.Semaphore) -> bool:
+        """Whether one is credited now; its trouble is not the others', nor is its waiting."""
+        async with room:
+            if deposit.id in self._under_way:
+                return False
+            try:
+                return await self._resume(deposit)
+            except (NodeFault, ClientError) as error:
+                log.error("deposit %s waits: %s", deposit.id[:12], error)
+                return False
 
     async def _resume(self, deposit: Deposit) -> bool:
         """Go on with a deposit from the wallet's journal. Its token is not stored, but its coins are."""

@@ -48,7 +48,7 @@ class Redemptions:
                 batches += len(done)
             unfinished = self._wallet.unfinished_since()
             if unfinished is not None:  # what its mint left open
-                batches += len([done for done in await self._wallet.recover() if done.kind == "redeem"])
+                batches += await self._wallet.recover_redemptions()
             await self._book_all()
             # One that was begun before may have been finished just now: the next look goes back a little further, and as
             # far as what is still open.

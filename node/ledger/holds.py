@@ -148,7 +148,9 @@ def running(account: int) -> Steps[bool]:
 
 def _hold(hold_id: str) -> Steps[tuple[int, int, HoldState]]:
     """Its account, amount and state. Raises LedgerError when there is none."""
-    account, amount_msat, state = yield from only("SELECT account, amount_msat, state FROM holds WHERE id = ?1", hold_id)
+    account, amount_msat, state = yield from only(
+        "SELECT account, amount_msat, state FROM holds WHERE id = ?1", hold_id
+    )
     return int(account), int(amount_msat), state
 
 

@@ -61,7 +61,9 @@ def finish(refund_id: str, paid_msat: int | None, fee_msat: int, token: str, now
     if refund.state == "open":
         paid_msat = refund.amount_msat if paid_msat is None else paid_msat
         booked_msat = yield from holds.pay_out(refund_id, MINTS, paid_msat, "refund", now)
-        yield from run("UPDATE accounts SET paid_in_msat = paid_in_msat - ?1 WHERE id = ?2", booked_msat, refund.account)
+        yield from run(
+            "UPDATE accounts SET paid_in_msat = paid_in_msat - ?1 WHERE id = ?2", booked_msat, refund.account
+        )
         yield from run(
             "UPDATE refunds SET state = 'done', token = ?1, fee_msat = ?2, amount_msat = ?3, received = ?4 WHERE id = ?5",
             token,

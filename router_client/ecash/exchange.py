@@ -8,7 +8,7 @@ Each step is an operation of its own, journaled and done once, whose id derives 
 
 Asked again, each step that is done answers at once and the first that is not goes on. A payment that failed is tried again,
 with the same invoice, which cannot be paid twice. `n` counts invoices that ran out before they were paid: then nothing has
-moved, and the next payment has an invoice of its own. There is no last one: the token's coins are ours until they have arrived.
+moved, and the next payment has an invoice of its own. There is no last one: the token's coins are ours until they arrive.
 What the exchange would cost is asked of both mints before the token is touched.
 """
 

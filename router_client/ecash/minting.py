@@ -102,6 +102,6 @@ class Minting:
             )
 
     def _is_over(self, journal: Journal) -> bool:
-        """Whether nobody can pay any more: the payer knows the invoice's end alone, and mints tell an earlier one, or none."""
+        """Whether nobody can pay any more: the payer knows the invoice's end alone, whatever the mint says of its quote."""
         latest = self._operations.clock() - GRACE_S
         return (journal.expires_at or 0) < latest and read_invoice(journal.invoice).expires_at < latest

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -30,6 +30,9 @@ from router_client.errors import MintSilent, MintUnavailable, TokenRefused, Toke
 log = logging.getLogger(__name__)
 
 Step = Callable[[Operation], Awaitable[object]]
+MINTS_AT_ONCE = 16
+"""Where foreign mints' tokens are taken, any number of them may be strangers that do not answer."""
+
 Ask = Callable[[MintClient, Sequence[BlindedMessage]], Awaitable[list[BlindSignature]]]
 
 
@@ -97,24 +100,42 @@ class Operations:
                 raise failure(current.result)
             return current if current.state == "done" else await (step or self._steps[current.kind])(current)
 
-    async def recover(self, older_than_s: float) -> list[Operation]:
-        """Go on with every open operation of at least that age; returns those that are finished now."""
-        finished = []
-        away: set[str] = set()
+    async def recover(self, older_than_s: float, kinds: Collection[Kind] | None = None) -> list[Operation]:
+        """Go on with every open operation of at least that age, of these kinds if some are named; returns those that are
+        finished now. What one mint keeps waiting keeps no other mint's waiting."""
+        by_mint: dict[str, list[Operation]] = {}
         for operation in self.db.read(store.open_operations):
             # Both ways: one that was begun while the clock was ahead must not wait for that time to come.
-            if abs(self.clock() - operation.created_at) < older_than_s or operation.mint in away:
-                continue
-            try:
-                await self._recoveries[operation.kind](operation)
-            except MintSilent as error:
-                away.add(operation.mint)  # one deadline per silent mint, not one per operation
-                log.warning("%s %s waits: %s", operation.kind, operation.id, error)
-            except WalletError as error:  # a stranger's pending coins, say: they keep nobody else's waiting
-                log.warning("%s %s: %s", operation.kind, operation.id, error)
-            after = self.outcome(operation.id)
-            if after is not None and after.state != "open":
-                finished.append(after)
+            is_old = abs(self.clock() - operation.created_at) >= older_than_s
+            if is_old and (kinds is None or operation.kind in kinds):
+                by_mint.setdefault(operation.mint, []).append(operation)
+        room = asyncio.Semaphore(MINTS_AT_ONCE)
+        work = (self._recovered(each, room) for each in by_mint.values())
+        found = []
+        for each in await asyncio.gather(*work, return_exceptions=True):  # all are at their end
+            if isinstance(each, BaseException):
+                raise each
+            found += each
+        return found
+
+    async def _recovered(self, operations: Sequence[Operation], room: asyncio.Semaphore) -> list[Operation]:
+        """Those of one mint that are finished now; a silent one is waited for once, not once for each operation."""
+        finished: list[Operation] = []
+        async with room:
+            for operation in operations:
+                is_silent = False
+                try:
+                    await self._recoveries[operation.kind](operation)
+                except MintSilent as error:
+                    is_silent = True
+                    log.warning("%s %s waits: %s", operation.kind, operation.id, error)
+                except WalletError as error:  # a stranger's pending coins, say: they keep nobody else's waiting
+                    log.warning("%s %s: %s", operation.kind, operation.id, error)
+                after = self.outcome(operation.id)
+                if after is not None and after.state != "open":
+                    finished.append(after)
+                if is_silent:
+                    break
         return finished
 
     async def swap(self, operation: Operation) -> Operation:
@@ -141,8 +162,8 @@ class Operations:
             return await self.signed(anew, lambda client, outputs: client.swap(inputs, outputs))
 
     async def _replanned(self, operation: Operation) -> Operation | None:
-        """The operation with outputs of the keyset in use, if those in its journal are of another. The mint has refused these
-        and never signed them."""
+        """The operation with outputs of the keyset in use, if those in its journal, which the mint has refused and never
+        signed, are of another."""
         mint = await self.keyring.refresh(operation.mint)
         journal = operation.journal
         if mint.is_active(journal.keyset) or not mint.makes(operation.unit):

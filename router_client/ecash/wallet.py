@@ -46,7 +46,7 @@ from router_client.ecash.outcomes import (
     received,
 )
 from router_client.ecash.receiving import Receiving
-from router_client.ecash.redeeming import Redeeming
+from router_client.ecash.redeeming import BOOKED, Redeeming
 from router_client.ecash.restoring import Restoring
 from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
@@ -285,6 +285,10 @@ class Wallet:
         One that still cannot be finished stays open for the next time.
         """
         return await self._operations.recover(older_than_s)
+
+    async def recover_redemptions(self) -> int:
+        """The same for those that `redemptions` tells of; returns how many of `redeem_locked` are finished now."""
+        return len([done for done in await self._operations.recover(0, BOOKED) if done.kind == "redeem"])
 
     async def restore(self, without: Collection[str] = ()) -> Restored:
         """Make an old copy of a wallet safe to go on with: the copied one may have taken counters, spent coins, handed out

@@ -23,7 +23,7 @@ NEXT = """["m/0'/0'/1'", "m/0'/1'/1'"]"""
 
 
 class Rotated:
-    """A mint with new keysets, a wallet with coins of its old ones, a seller who has not looked since, and the old ones' names."""
+    """A mint with new keysets, a wallet with coins of its old ones, and a seller who has not looked since."""
 
     def __init__(self, url: str, wallet: Wallet, seller: Wallet, old: set[str]) -> None:
         self.url, self.wallet, self.seller, self.old = url, wallet, seller, old

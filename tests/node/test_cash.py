@@ -384,7 +384,12 @@ async def test_a_swap_that_took_hours_is_booked_all_the_same(
 
 
 async def test_a_locked_token_and_its_change_ask_nothing_of_a_mint_that_is_known(
-    folder: Path, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, model_url: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    wallet: Wallet,
+    http: httpx.AsyncClient,
+    mint_url: str,
+    model_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also when its keys were looked up long ago: a mint that is silent would keep each caller for half a minute."""
     for job in ("MINTS", "REDEEM", "RESTOCK", "INVOICES", "RECOVER"):

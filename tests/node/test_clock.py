@@ -1,4 +1,4 @@
-"""A clock that was wrong and is set right: what was begun in the future is finished and booked now, not when its time comes."""
+"""A clock that was ahead and is set right: what was begun then is finished and booked now, not when its time comes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ DAY_S = 24 * 3600
 
 
 async def test_fees_of_swaps_are_booked_though_the_clock_was_set_back(
-    folder: Path, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, model_url: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    wallet: Wallet,
+    http: httpx.AsyncClient,
+    mint_url: str,
+    model_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or the audit calls them lost money, until the clock is where it was."""
     for job in ("REDEEM_EVERY_S", "RESTOCK_EVERY_S", "AUDIT_EVERY_S"):

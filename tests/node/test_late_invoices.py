@@ -1,5 +1,4 @@
-"""Lightning invoices that nobody pays in time, and those that somebody pays all the same: nothing paid is lost, nothing waits
-for ever."""
+"""Lightning invoices that nobody pays in time, or somebody pays all the same: nothing paid is lost, nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import msgspec
 import pytest
 
 from router_client.ecash.invoices import read_invoice
-from router_client.ecash.minting import GRACE_S
 from router_client.ecash.mint import MintClient, MintQuote
+from router_client.ecash.minting import GRACE_S
 from router_client.ecash.wallet import Wallet
 from tests.node.harness import Running, adds_up, bearer, running_node
 
