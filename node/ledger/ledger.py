@@ -336,7 +336,7 @@ class Ledger:
     # the node's own money --------------------------------------------------------------------------------------------
 
     async def begin_payout(self, payout: Payout) -> Payout:
-        """Hold earnings, or return the payout that is open. Raises LedgerConflict when they are less."""
+        """Hold earnings, or return the payout that is open. Raises LedgerConflict when they are less, or no money."""
         return await self._db.run(partial(payouts.begin, payout, self._now()))
 
     async def finish_payout(self, payout_id: str, paid_msat: int, fee_msat: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.errors import LedgerError
+from node.errors import LedgerConflict, LedgerError
 from node.ledger import accounts, holds
 from node.ledger.model import EARNINGS, LOSSES, MINTS, Payout
 from node.ledger.sql import Steps, columns, one, rows, run, struct
@@ -11,10 +11,13 @@ _COLUMNS = columns(Payout)
 
 
 def begin(payout: Payout, now: int) -> Steps[Payout]:
-    """Hold the amount of the node's own money; the one that is open is returned instead."""
+    """Hold the amount of the node's own money; the one that is open is returned instead. Earnings that no money came in for,
+    such as those from granted credit, are refused (LedgerConflict): they would be paid out of callers' balances."""
     found = yield from still_open(payout.instance)
     if found:
         return found[0]
+    if payout.amount_msat > (yield from accounts.free()):
+        raise LedgerConflict(f"{payout.id} of {payout.amount_msat} msat is more than callers could not ask back")
     yield from holds.reserve(payout.id, EARNINGS, payout.amount_msat, "payout", payout.instance, now)
     yield from run(
         f"INSERT INTO payouts ({_COLUMNS}) VALUES (?1, 'open', ?2, ?3, ?4, 0, ?5, ?6, ?7)",

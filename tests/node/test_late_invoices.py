@@ -1,4 +1,4 @@
-"""Lightning invoices that nobody pays in time, or somebody pays all the same: nothing paid is lost, nothing waits for ever."""
+"""Lightning invoices that nobody pays in time, or somebody pays late: nothing paid is lost, nothing waits for ever."""
 
 from __future__ import annotations
 

@@ -208,6 +208,10 @@ async def test_granted_credit_that_was_spent_is_no_money_to_pay_out(ledger: Ledg
     await ledger.post(draft("r", 400, 400))
     assert (await ledger.earnings()).available_msat == 400
     assert await ledger.free_msat() == 0
+    with pytest.raises(LedgerConflict):
+        await ledger.begin_payout(payout(1))
+    assert await ledger.open_payouts() == []
+    await ledger.audit()
 
 
 async def test_what_redeeming_saved_or_lost_is_booked_once(ledger: Ledger) -> None:
