@@ -117,6 +117,12 @@ def source(account: int) -> Steps[tuple[str, str] | None]:
     return None if row is None else (str(row[0]), str(row[1]))
 
 
+def mints() -> Steps[set[str]]:
+    """Whose ecash was ever credited."""
+    found = yield from rows("SELECT DISTINCT mint FROM deposits WHERE state = 'credited'")
+    return {str(mint) for (mint,) in found}
+
+
 def owed() -> Steps[list[tuple[str, str, int]]]:
     """What callers have on their accounts, by the mint and unit of their latest deposit."""
     found = yield from rows(

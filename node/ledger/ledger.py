@@ -351,6 +351,10 @@ class Ledger:
         """Those that this process has to finish."""
         return await self._db.read(partial(payouts.still_open, self._mine))
 
+    async def mints(self) -> set[str]:
+        """Whose ecash came in, ever: what is in the books is there."""
+        return await self._db.survey(deposits.mints)
+
     async def owed(self) -> dict[tuple[str, str], int]:
         """What callers have on their accounts in msat, by the (mint, unit) that it came from."""
         return {(mint, unit): msat for mint, unit, msat in await self._db.survey(deposits.owed)}

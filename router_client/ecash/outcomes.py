@@ -112,12 +112,12 @@ class Holdings(msgspec.Struct, frozen=True):
     spendable_msat: Msat
     locked_msat: Msat
     """Accepted offline and not redeemed yet, at what it was credited for."""
-    swapping_msat: Msat
-    """Coins of our own that are at the mint to be made smaller or larger."""
+    away_msat: Msat
+    """Coins of our own that are at the mint, to be made smaller or larger or to pay with, as long as it has not answered."""
 
     @property
     def all_msat(self) -> int:
-        return self.spendable_msat + self.locked_msat + self.swapping_msat
+        return self.spendable_msat + self.locked_msat + self.away_msat
 
 
 class Restored(msgspec.Struct, frozen=True):

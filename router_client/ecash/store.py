@@ -325,11 +325,11 @@ def holds(conn: sqlite3.Connection, mint: str, unit: str, amount: int) -> bool:
     return amount <= 0
 
 
-def swapping(conn: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """Sums of our own coins that are being swapped for our own, by (mint, unit), in the unit."""
+def away(conn: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """Sums of our own coins whose mint has not said yet what became of them, by (mint, unit), in the unit."""
     rows = conn.execute(
         "SELECT coins.mint, coins.unit, SUM(amount) FROM operations JOIN coins ON used_by = operations.id "
-        "WHERE operations.state = 'open' AND kind = 'swap' AND coins.state = 'reserved' GROUP BY coins.mint, coins.unit"
+        "WHERE operations.state = 'open' AND coins.state = 'reserved' GROUP BY coins.mint, coins.unit"
     )
     return {(mint, unit): int(amount) for mint, unit, amount in rows}
 

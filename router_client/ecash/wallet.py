@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import httpx
@@ -105,16 +105,20 @@ class Wallet:
         """All spendable coins together."""
         return Msat(sum(to_msat(amount, unit) for (_, unit), amount in self.balances().items()))
 
-    def holdings(self) -> Holdings:
-        """All coins as of one moment, so that a swap between two looks hides nothing."""
+    def holdings(self, mints: Collection[str] | None = None) -> Holdings:
+        """All coins, or those of these mints, as of one moment, so that a swap between two looks hides nothing."""
+
+        def in_msat(amounts: Mapping[tuple[str, str], int]) -> Msat:
+            ours = (group for group in amounts if mints is None or group[0] in mints)
+            return Msat(sum(to_msat(amounts[group], group[1]) for group in ours))
 
         def read(conn: sqlite3.Connection) -> Holdings:
             conn.execute("BEGIN")
             try:
-                sums = store.balances(conn), lockedcoins.values(conn), store.swapping(conn)
+                sums = store.balances(conn), lockedcoins.values(conn), store.away(conn)
             finally:
                 conn.execute("COMMIT")
-            return Holdings(*(Msat(sum(to_msat(amount, unit) for (_, unit), amount in each.items())) for each in sums))
+            return Holdings(*(in_msat(each) for each in sums))
 
         return self._db.read(read)
 

@@ -78,7 +78,7 @@ async def test_a_silent_mint_is_not_given_one_coin_after_another(
         wallet = await Wallet.open(folder / "w.db", faulty, stock=AIM, clock=lambda: now)
         for _ in range(4):
             assert await wallet.restock(MOST_FEE_MSAT) == 0
-            assert wallet.holdings().swapping_msat == COIN, "the largest coin"
+            assert wallet.holdings().away_msat == COIN, "the largest coin"
             assert not wallet.lacks_stock(), "it is left alone for a while"
             now += 3600
         wallet.close()
@@ -172,7 +172,7 @@ async def test_no_lost_exchange_loses_or_makes_money(
                     assert wallet.holdings().all_msat == 2**14 + sum(s.saved_msat for s in wallet.redemptions())
                     await wallet.restock(MOST_FEE_MSAT)
                 except MintUnavailable:
-                    assert wallet.holdings().swapping_msat or not wallet.redemptions()
+                    assert wallet.holdings().away_msat or not wallet.redemptions()
                     assert wallet.holdings().all_msat == 2**14 + sum(s.saved_msat for s in wallet.redemptions())
                 finally:
                     wallet.close()

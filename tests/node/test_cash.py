@@ -370,7 +370,7 @@ async def test_a_swap_that_took_hours_is_booked_all_the_same(
     with monkeypatch.context() as away:
         away.setattr(MintClient, "swap", silent)
         assert await redemptions.restock() == 0
-        assert node.node.wallet.holdings().swapping_msat > 0
+        assert node.node.wallet.holdings().away_msat > 0
         await node.node.audit()
         for _ in range(5):
             now += 3600

@@ -12,14 +12,16 @@ import httpx
 import msgspec
 import pytest
 
+from node.errors import LedgerError
 from node.payouts import PayoutRule, Payouts
 from relays.money import from_sat
 from router_client.ecash.mint import MeltQuote, MintClient
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
+from tests.client.mints import running_mint
 from tests.client.purses import until_claimed
 from tests.client.test_lnurl import LnurlServer
-from tests.node.harness import HELLO, Running, adds_up, bearer, granted_key, running_node, token_of
+from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, granted_key, running_node, token_of
 
 
 @pytest.fixture
@@ -137,3 +139,42 @@ async def test_a_mint_that_keeps_the_change_of_a_payment_is_the_operators_loss_a
     back = (await http.post(f"{node.url}/v1/balance/refund", headers=key)).json()
     assert back["msats"] + back["fee_msats"] == topped.json()["balance"]
     await adds_up(node)
+
+
+async def test_coins_of_strangers_mints_do_not_hide_what_is_missing_from_the_audit(
+    node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, payee_url: str, folder: Path
+) -> None:
+    """Those that come home leave a rest abroad, and what a stranger's mint says of its coins is no money."""
+    key = bearer(await token_of(wallet, mint_url, 50_000))
+    assert (await http.get(f"{node.url}/v1/balance", headers=key)).status_code == 200
+    stranger = await funded_wallet(folder / "stranger.db", http, payee_url)
+    await node.node.wallet.receive(await token_of(stranger, payee_url, 30_000), "a rest abroad")
+    stranger.close()
+    await node.node.audit()
+    await node.node.wallet.send(1_000, mint_url, "msat", "the operator took this out by hand")
+    assert node.node.wallet.holdings().all_msat > (await node.node.ledger.audit()).ecash_in_msat
+    with pytest.raises(LedgerError, match="the wallet holds"):
+        await node.node.audit()
+
+
+async def test_a_payment_that_hangs_does_not_stop_the_audit_of_the_wallet(
+    folder: Path, http: httpx.AsyncClient, model_url: str, address: LnurlServer
+) -> None:
+    """Whoever has an address chooses how long: nobody could say meanwhile whether coins are missing."""
+    stuck = {"FAKEWALLET_PAY_INVOICE_STATE": "PENDING", "FAKEWALLET_PAYMENT_STATE": "PENDING"}
+    with running_mint(folder / "mint", extra=stuck) as mint_url:
+        wallet = await funded_wallet(folder / "caller.db", http, mint_url)
+        async with running_node(
+            folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True
+        ) as node:
+            for key in [bearer(await token_of(wallet, mint_url, 50_000)) for _ in range(2)]:
+                assert (await http.get(f"{node.url}/v1/balance", headers=key)).status_code == 200
+            wish = {"recipient": address.address}
+            hanging = await http.post(f"{node.url}/v1/balance/refund", json=wish, headers=key)
+            assert hanging.status_code == 503, hanging.text
+            assert len(await node.node.ledger.open_refunds()) == 1
+            await node.node.audit()
+            await node.node.wallet.send(1_000, mint_url, "msat", "the operator took this out by hand")
+            with pytest.raises(LedgerError, match="the wallet holds"):
+                await node.node.audit()
+        wallet.close()
