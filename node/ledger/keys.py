@@ -106,7 +106,11 @@ def all_roots() -> Steps[list[Key]]:
 
 def children(parent: int) -> Steps[list[Key]]:
     """The keys that one made, oldest first."""
-    found = yield from rows(f"SELECT {_COLUMNS} FROM keys WHERE parent = ?1 ORDER BY id", parent)
+    # By their common account, of which there is an index: each token that was ever paid with is a key.
+    found = yield from rows(
+        f"SELECT {_COLUMNS} FROM keys WHERE account = (SELECT account FROM keys WHERE id = ?1) AND parent = ?1 ORDER BY id",
+        parent,
+    )
     return [_key(row) for row in found]
 
 

@@ -17,7 +17,7 @@ from node.errors import LedgerError
 from node.ledger.sql import CONNECT_S
 from router_client.errors import StorageError
 
-CURRENT = "0005"
+CURRENT = "0006"
 """The last revision in `migrations/`."""
 _VERSION = "SELECT version_num FROM alembic_version"
 
