@@ -39,6 +39,8 @@ LAST_WORD_S: Final = 3.0
 """A node that goes does not wait longer for relays."""
 PAYMENTS: Final = ("key", "cashu", "x-cashu", "lightning")
 """Ways to pay that the HTTP room has."""
+L402: Final = "l402"
+"""The one that an operator switches on."""
 
 
 class Announcer:
@@ -98,7 +100,7 @@ class Announcer:
                 requests_per_minute=settings.requests_per_minute or None,
                 tokens_per_minute=settings.tokens_per_minute or None,
             ),
-            payments=PAYMENTS,
+            payments=(*PAYMENTS, L402) if settings.l402 else PAYMENTS,
             region=settings.region or None,
         )
 

@@ -19,6 +19,7 @@ from node.front import open_front
 from node.gauge import Gauge
 from node.invoices import Invoices
 from node.jobs import schedule
+from node.l402 import L402
 from node.ledger.ledger import Ledger
 from node.lightning import Cashier
 from node.limits import RateLimits
@@ -109,14 +110,15 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         redemptions = Redemptions(ledger, wallet)
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
-        pulse = Pulse()
-        limits, fixed = limits_of(settings), settings.fixed_btc_usd
+        limits, fixed, pulse = limits_of(settings), settings.fixed_btc_usd, Pulse()
         till = Till(catalogue, lambda: front.btc_price.known_until if fixed is None else math.inf, pulse.hear)
         gauge = Gauge(settings, signer.pubkey, catalogue, pulse, lambda: limits.in_flight + till.running)
         directory = Directory(pool, addresses, probing=False)
         announcer = Announcer(
             settings, signer, catalogue, pool, gauge, lambda: cash.lock, lambda: pulse.asked, board=directory.board
         )
+        invoices = Invoices(ledger, wallet, settings.cashu_mints[0], unit, signer.secret_for("invoices"))
+        l402 = L402(signer, ledger, invoices, tasks, is_offered=settings.l402)
         rule = PayoutRule(settings.receive_ln_address, from_sat(settings.minimum_payout), settings.cashu_mints)
         node = Node(
             settings=settings,
@@ -131,11 +133,12 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             deposits=deposits,
             refunds=refunds,
             cash=cash,
-            invoices=Invoices(ledger, wallet, settings.cashu_mints[0], unit, signer.secret_for("invoices")),
+            invoices=invoices,
+            l402=l402,
             redemptions=redemptions,
             payouts=Payouts(ledger, wallet, cashier, rule),
             replays=Replays(ledger),
-            credentials=Credentials(ledger, deposits),
+            credentials=Credentials(ledger, deposits, l402),
             completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
             limits=limits,
             utilisation=Utilisation(settings.utilisation_capacity),

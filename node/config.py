@@ -17,7 +17,7 @@ from pydantic_settings import NoDecode
 
 from node import betas
 from node.errors import BadSettings
-from node.settingsfile import read_settings_file, remarks_on
+from node.settingsfile import example_of, read_settings_file, remarks_on
 from node.storage import StorageSettings
 from node.tor.settings import TorSettings
 from node.upstream.kinds import known_kinds
@@ -82,6 +82,11 @@ class Settings(TorSettings):
     swap_foreign_mints: bool = Field(
         default=False,
         description="Take ecash of any mint, by bringing it to the primary mint over Lightning; the sender bears the fees",
+    )
+    l402: bool = Field(
+        default=False,
+        description="Refuse who brings no money with a Lightning invoice that pays for the request (L402); the primary mint "
+        "is asked for each",
     )
     receive_ln_address: str = Field(
         "", description="Lightning address that the node's earnings are paid out to", examples=["you@example.com"]
@@ -358,17 +363,10 @@ def load_settings(kind: type[S], env_file: Path | None = None, **overrides: Any)
 
 def env_example() -> str:
     """The text of `.env.example`: every setting with its meaning and its default."""
-    lines = ["# Settings of `satroute serve`, from the environment or from a file given with --env-file.", ""]
     tors = TorSettings.model_fields.keys() - StorageSettings.model_fields.keys()
-    for name, field in sorted(Settings.model_fields.items(), key=lambda named: named[0] in tors):  # those come last
-        lines.append(f"# {field.description}")
-        if field.is_required() or field.validate_default:
-            lines.append(f"{name.upper()}={field.examples[0] if field.examples else ''}")
-        else:
-            example = field.examples[0] if field.examples else _default(field.default)
-            lines.append(f"#{name.upper()}={example}")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return example_of(
+        dict(sorted(Settings.model_fields.items(), key=lambda named: named[0] in tors))
+    )  # those come last
 
 
 def unused_settings(settings: Settings) -> list[str]:
@@ -379,12 +377,6 @@ def unused_settings(settings: Settings) -> list[str]:
         for name, field in Settings.model_fields.items()
         if name in settings.model_fields_set and (field.description or "").startswith("Reserved")
     ]
-
-
-def _default(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _line(detail: Any) -> str:

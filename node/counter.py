@@ -15,6 +15,7 @@ from node.errors import NotHere
 from node.follower import Followed, Follower
 from node.front import open_fleet
 from node.jobs import schedule_counter
+from node.l402 import L402
 from node.ledger.ledger import Ledger
 from node.node import Node
 from node.pulse import Pulse
@@ -48,6 +49,7 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
     fleet = await open_fleet(settings, [spec for spec in specs if spec.name not in left_out], tasks)
     away: Any = _Away()
     signer = settings.signer()
+    l402 = L402(signer, ledger, away, tasks, is_offered=settings.l402)
     node = Node(
         settings=settings,
         signer=signer,
@@ -62,10 +64,11 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
         refunds=away,
         cash=away,
         invoices=away,
+        l402=l402,
         redemptions=away,
         payouts=away,
         replays=Replays(ledger),
-        credentials=Credentials(ledger, away),
+        credentials=Credentials(ledger, away, l402),
         completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
         limits=limits,
         utilisation=away,

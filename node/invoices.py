@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 PREFIX: Final = "inv_"
 MOST_OPEN: Final = 500
 """Anyone may ask for invoices, and each that waits is looked at every few seconds."""
+MOST_CHALLENGES: Final = 100
+"""Of all that wait: whoever asks for an invoice finds room still."""
+CHALLENGE: Final = f"{PREFIX}l402_"
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -67,18 +70,24 @@ class Invoices:
         self._secret = secret
 
     async def offer(self, amount_sats: int, account: int | None) -> Offered:
-        """An invoice for a new account, or to top one up. Raises Refusal 400, or 503 when the mint is away."""
+        """An invoice for a new account, or to top one up. Raises Refusal 400, 429, or 503 when the mint is away."""
+        told = f"{PREFIX}{secrets.token_hex(16)}"
+        return await self._offer(amount_sats, account, told, _kept_as(told), MOST_OPEN)
+
+    async def challenge(self, amount_sats: int, id_: str) -> Offered:
+        """One for a new account that nobody has asked for, of that name (`challenge_id`) in the books. Raises the same."""
+        return await self._offer(amount_sats, None, "", id_, MOST_CHALLENGES)
+
+    async def _offer(self, amount_sats: int, account: int | None, told: str, id_: str, most_open: int) -> Offered:
         if not 0 < amount_sats <= MAX_MSAT // MSAT_PER_SAT:
             raise Refusal(400, payment.INVALID_REQUEST, "'amount_sats' is a whole number of sats from 1")
-        if len([deposit for deposit in await self._ledger.open_deposits() if _is_invoice(deposit)]) >= MOST_OPEN:
+        if len([deposit for deposit in await self._ledger.open_deposits() if _is_invoice(deposit)]) >= most_open:
             raise Refusal(
                 429,
                 payment.RATE_LIMITED,
                 "too many invoices of this node wait to be paid: try again later",
                 headers={"retry-after": "60"},
             )
-        told = f"{PREFIX}{secrets.token_hex(16)}"
-        id_ = _kept_as(told)
         amount_msat = amount_sats * MSAT_PER_SAT
         try:
             invoice = await self._wallet.invoice(amount_msat // MSAT_PER_UNIT[self._unit], self._mint, self._unit, id_)
@@ -111,21 +120,32 @@ class Invoices:
             raise not_found("there is no invoice of that id")
         # Another process's invoice is in its wallet: its own watch credits it. One that was given up may be paid since.
         if deposit.state != "credited" and self._ledger.is_mine(deposit.instance):
-            try:
-                await self._look(deposit)
-            except MintUnavailable as error:
-                raise _mint_away() from error
-            deposit = await self._ledger.deposit(id_) or deposit
+            deposit = await self._as_of_now(deposit)
         if deposit.state == "credited":
             return Status("paid", deposit.amount_msat, await self._untold(deposit))
         return Status("pending" if deposit.state == "open" else "expired", deposit.amount_msat)
 
+    async def claim(self, id_: str) -> bool:
+        """Credit the invoice of that name in the books, if it is paid and was not credited before; whether it is credited.
+
+        Raises Refusal 503 when nobody here can tell.
+        """
+        deposit = await self._ledger.deposit(id_)
+        if deposit is not None and deposit.state != "credited":
+            if not self._ledger.is_mine(deposit.instance):
+                raise _mint_away()
+            deposit = await self._as_of_now(deposit)
+        return deposit is not None and deposit.state == "credited"
+
     async def watch(self) -> int:
-        """Credit every invoice that was paid; returns how many were. The job behind: nobody has to ask."""
+        """Credit every invoice that was paid; returns how many were. The job behind: nobody has to ask.
+
+        Of challenges the mint is asked by the wallet's own sweep, once a minute: few are paid, and who pays comes with it.
+        """
         credited = 0
         silent: set[str] = set()
         for deposit in await self._ledger.open_deposits():
-            if _is_invoice(deposit) and deposit.mint not in silent:
+            if _is_invoice(deposit) and deposit.mint not in silent and not self._can_wait(deposit):
                 try:
                     credited += await self._look(deposit)
                 except MintUnavailable as error:
@@ -134,6 +154,19 @@ class Invoices:
                 except (NodeFault, ClientError) as error:  # one invoice's trouble is not the others'
                     log.error("invoice %s waits: %s", deposit.id, error)
         return credited
+
+    def _can_wait(self, deposit: Deposit) -> bool:
+        operation = self._wallet.outcome(deposit.id)
+        return deposit.id.startswith(CHALLENGE) and operation is not None and operation.state == "open"
+
+    async def _as_of_now(self, deposit: Deposit) -> Deposit:
+        """The same after its mint was asked. Raises Refusal 503 when that cannot tell."""
+        try:
+            await self._look(deposit)
+        except WalletError as error:
+            log.warning("invoice %s waits: %s", deposit.id, error)
+            raise _mint_away() from error
+        return await self._ledger.deposit(deposit.id) or deposit
 
     async def _look(self, deposit: Deposit) -> bool:
         """Claim and credit one if it is paid, in its time or after; give it up when it ran out unpaid."""
@@ -149,19 +182,26 @@ class Invoices:
             if is_over:
                 await self._ledger.fail_deposit(deposit.id, "expired" if operation is None else operation.result)
             return False
-        key = self._key(deposit.id)
+        key = key_for(self._secret, deposit.id)
         await self._ledger.credit_deposit(deposit.id, received.amount_msat, received.fee_msat, key.hash, key.hint)
         return True
-
-    def _key(self, id_: str) -> NewKey:
-        digest = hmac.digest(self._secret, f"satroute invoice key {id_}".encode(), hashlib.sha256)
-        return new_key(f"sk-{digest.hex()}")
 
     async def _untold(self, deposit: Deposit) -> str | None:
         """The key that the invoice paid for, as long as it was never used."""
         if deposit.purpose == "open" and await self._ledger.key_of(deposit.id) is not None:
-            return self._key(deposit.id).text
+            return key_for(self._secret, deposit.id).text
         return None
+
+
+def key_for(secret: bytes, id_: str) -> NewKey:
+    """The key that the invoice of that name in the books pays for."""
+    digest = hmac.digest(secret, f"satroute invoice key {id_}".encode(), hashlib.sha256)
+    return new_key(f"sk-{digest.hex()}")
+
+
+def challenge_id(token_id: bytes) -> str:
+    """What the invoice of an L402 token is called in the books: a name that nobody can ask for the status of."""
+    return CHALLENGE + hashlib.sha256(token_id).hexdigest()[:32]
 
 
 def _is_invoice(deposit: Deposit) -> bool:

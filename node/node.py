@@ -15,6 +15,7 @@ from node.credentials import Credentials
 from node.deposits import Deposits
 from node.errors import LedgerError
 from node.invoices import Invoices
+from node.l402 import L402
 from node.ledger.ledger import Ledger
 from node.limits import RateLimits
 from node.payouts import Payouts
@@ -56,6 +57,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     refunds: Refunds
     cash: Cash
     invoices: Invoices
+    l402: L402
     redemptions: Redemptions
     payouts: Payouts
     replays: Replays

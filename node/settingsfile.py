@@ -1,4 +1,4 @@
-"""The file that `--env-file` names: NAME=value lines, as shells, systemd and Docker read them."""
+"""The file that `--env-file` names: NAME=value lines, as shells, systemd and Docker read them; and an example of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from node.errors import BadSettings
 
@@ -50,3 +52,23 @@ def remarks_on(said: Mapping[str, str], settings: Collection[str], used: Collect
         near = get_close_matches(name.upper(), settings, 1, cutoff=0.7)
         remarks.append(f"{name} is no setting, and has no effect" + (f": is it {near[0]}?" if near else ""))
     return remarks
+
+
+def example_of(fields: Mapping[str, FieldInfo]) -> str:
+    """A file with every setting, its meaning and its default."""
+    lines = ["# Settings of `satroute serve`, from the environment or from a file given with --env-file.", ""]
+    for name, field in fields.items():
+        lines.append(f"# {field.description}")
+        if field.is_required() or field.validate_default:
+            lines.append(f"{name.upper()}={field.examples[0] if field.examples else ''}")
+        else:
+            example = field.examples[0] if field.examples else _default(field.default)
+            lines.append(f"#{name.upper()}={example}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)

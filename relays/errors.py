@@ -9,6 +9,7 @@ RelaysError
 │   ├── InvalidProof
 │   ├── InvalidReceipt
 │   └── InvalidReview
+├── InvalidL402          no L402 credential that can be read
 ├── InvalidKey           not a Nostr key (nsec, npub or 64 hex digits)
 ├── NoTor                only Tor leads there, and there is none
 └── RelayUnavailable     no relay took or answered the request in time
@@ -50,6 +51,10 @@ class InvalidReceipt(InvalidEvent):
 
 class InvalidReview(InvalidEvent):
     """A valid event that says nothing of a node, or nothing that is known."""
+
+
+class InvalidL402(RelaysError, ValueError):
+    """Not a credential of a token and a preimage, or none of our form."""
 
 
 class InvalidKey(RelaysError, ValueError):

@@ -16,7 +16,7 @@ from node.api.intake import Intake
 from node.api.reply import CallerGone, Reply, method_of, read_body, while_connected
 from node.asks import LONG_BYTES, read_ask
 from node.completions import Answer, Keep, Used
-from node.credentials import authorization_in, bearer
+from node.credentials import authorization_in, credential_in
 from node.errors import NotHere, Refusal
 from node.ledger.model import Key, Refund
 from node.metering.told import cost_of
@@ -25,6 +25,7 @@ from node.quote import Quote, quote_for
 from node.replay import MAX_ATTEMPTS, Kept, NamedRequest, check_name
 from relays import payment, receipt
 from relays.endpoints import COUNT_TOKENS, ENDPOINTS, MESSAGES, Endpoint
+from relays.l402 import is_l402
 from relays.money import MSAT_PER_BTC
 
 NO_CHANGE_FOR: Final = (payment.REQUEST_RUNNING, payment.REQUEST_DONE, payment.IDEMPOTENCY_MISMATCH)
@@ -58,6 +59,7 @@ def _paid(node: Node, intake: Intake, endpoint: Endpoint) -> ASGIApp:
     async def paid(scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_request_id())
         quote: Quote | None = None
+        headers: dict[bytes, bytes] = {}
         try:
             if method_of(scope) != "POST":
                 raise Refusal(405, payment.INVALID_REQUEST, "use POST", headers={"allow": "POST"})
@@ -75,20 +77,30 @@ def _paid(node: Node, intake: Intake, endpoint: Endpoint) -> ASGIApp:
             raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever it was, the caller gets an answer and the log a line
             with suppress(TimeoutError):  # nobody reads any more
-                await _refuse(node, endpoint, reply, quote, as_refusal(error))
+                await _refuse(node, endpoint, reply, quote, as_refusal(error), headers)
 
     return paid
 
 
-async def _refuse(node: Node, endpoint: Endpoint, reply: Reply, quote: Quote | None, refusal: Refusal) -> None:
+async def _refuse(
+    node: Node,
+    endpoint: Endpoint,
+    reply: Reply,
+    quote: Quote | None,
+    refusal: Refusal,
+    asked: Mapping[bytes, bytes],
+) -> None:
     """Say so, where nothing else was said yet. Raises TimeoutError."""
     if reply.started:
         await reply.end()
         return
-    extra = dict(refusal.headers)
+    extra, challenges = dict(refusal.headers), tuple[str, ...]()
     if refusal.status == 402 and quote is not None:
         extra.setdefault(payment.CASHU_HEADER, node.cash.challenge(quote))
-    await reply.whole(refusal.status, error_body(refusal, reply.request_id, endpoint), extra)
+        if refusal.code == payment.PAYMENT_REQUIRED or is_l402(asked.get(b"authorization", b"").decode("latin-1")):
+            challenges = await node.l402.challenges(quote.hold_msat)
+    body = error_body(refusal, reply.request_id, endpoint)
+    await reply.whole(refusal.status, body, extra, challenges=challenges)
 
 
 def _quote(node: Node, endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]) -> Quote:
@@ -111,7 +123,7 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
         key = await node.cash.payer(token, call.quote, repeated=bool(call.header(payment.IDEMPOTENCY_HEADER)))
     else:
         key = await node.credentials.key(authorization)
-    named = call.named(key, token or bearer(authorization))
+    named = call.named(key, token or credential_in(authorization))
     try:
         with node.limits.running(key.account, call.quote.likely_tokens) as place:
             reply.tell(place.told)

@@ -51,10 +51,17 @@ class Reply:
         return None if self._record is None else bytes(self._record)
 
     async def whole(
-        self, status: int, body: bytes, headers: Mapping[str, str], content_type: str = "application/json"
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str],
+        content_type: str = "application/json",
+        challenges: Iterable[str] = (),
     ) -> None:
-        """The whole response. Raises TimeoutError for a caller that does not read."""
+        """The whole response, with a line of `WWW-Authenticate` for each of the `challenges`. Raises TimeoutError for a
+        caller that does not read."""
         fixed = [(b"content-type", content_type.encode("latin-1")), (b"content-length", str(len(body)).encode())]
+        fixed += _encoded(("www-authenticate", challenge) for challenge in challenges)
         async with asyncio.timeout(LAST_WRITE_S):
             await self._start(status, [*fixed, *_encoded(headers.items())])
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
