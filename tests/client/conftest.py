@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
@@ -22,7 +21,7 @@ from router_client.spending.account import Spending
 from router_client.spending.allowance import Allowance
 from router_client.spending.budget import Budget
 from tests.client.cheat import DONE, NOTHING_LEFT, Cheat, announce, receipt, serving
-from tests.client.proxies import HELLO, URL, calling
+from tests.client.proxies import HELLO, calling, sdk_by
 from tests.client.purses import funded
 
 
@@ -87,6 +86,5 @@ async def stranger(idle: RouterClient) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def sdk(caller: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
-    http: Any = caller  # the SDK has a fork of httpx
-    async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", http_client=http, max_retries=0) as client:
+    async with sdk_by(caller) as client:
         yield client

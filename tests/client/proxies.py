@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import httpx
+import openai
 
 from router_client.proxy.app import Proxy
 
@@ -24,3 +25,9 @@ HELLO = [chunk({"role": "assistant", "content": ""}), chunk({"content": "hel"}),
 def calling(proxy: Proxy) -> httpx.AsyncClient:
     door: Any = proxy
     return httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url=URL)
+
+
+def sdk_by(caller: httpx.AsyncClient, max_retries: int = 0) -> openai.AsyncOpenAI:
+    """OpenAI's SDK, which tells of every refusal unless it may try again."""
+    http: Any = caller  # the SDK has a fork of httpx
+    return openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", http_client=http, max_retries=max_retries)

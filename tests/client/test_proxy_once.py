@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from aiohttp import web
 
@@ -22,7 +21,7 @@ from router_client.proxy.refusal import Refusal
 from router_client.proxy.replay import Kept, Named, Replays
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, Cheat, receipt
 from tests.client.clock import Clock
-from tests.client.proxies import HELLO, URL, calling, chunk
+from tests.client.proxies import HELLO, calling, chunk, sdk_by
 
 CHAT = "/v1/chat/completions"
 STREAM = {**BODY, "stream": True}
@@ -76,7 +75,8 @@ async def test_a_repeated_request_is_paid_once_and_answered_the_same(
     assert bought(cheat) == 2
 
 
-async def test_while_it_runs_a_repeated_request_is_told_to_wait(ask: Asking, cheat: Cheat) -> None:
+def thinking(cheat: Cheat) -> tuple[asyncio.Event, asyncio.Event]:
+    """The node has been paid; set the other, and it answers."""
     paid, thought = asyncio.Event(), asyncio.Event()
 
     async def thinks(_: str) -> None:
@@ -84,6 +84,11 @@ async def test_while_it_runs_a_repeated_request_is_told_to_wait(ask: Asking, che
         await thought.wait()
 
     cheat.on_payment = thinks
+    return paid, thought
+
+
+async def test_while_it_runs_a_repeated_request_is_told_to_wait(ask: Asking, cheat: Cheat) -> None:
+    paid, thought = thinking(cheat)
     async with asyncio.timeout(20):
         first = asyncio.create_task(ask())
         await paid.wait()
@@ -99,14 +104,8 @@ async def test_while_it_runs_a_repeated_request_is_told_to_wait(ask: Asking, che
 
 async def test_an_sdk_that_repeats_by_itself_gets_the_answer(caller: httpx.AsyncClient, cheat: Cheat) -> None:
     """OpenAI's waits at a 409 and asks again."""
-    thought = asyncio.Event()
-
-    async def thinks(_: str) -> None:
-        await thought.wait()
-
-    cheat.on_payment = thinks
-    http: Any = caller
-    async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", http_client=http, max_retries=4) as sdk:
+    _, thought = thinking(cheat)
+    async with sdk_by(caller, max_retries=4) as sdk:
         asked: Any = {**BODY, "extra_headers": {"Idempotency-Key": "once"}}
         both = [asyncio.create_task(sdk.chat.completions.create(**asked)) for _ in range(2)]
         await asyncio.sleep(0.2)
@@ -222,13 +221,7 @@ async def test_a_stream_that_its_caller_left_in_the_midst_is_not_paid_again(
 async def test_a_stream_left_before_its_first_word_whose_money_came_back_may_be_repeated(
     proxy: Proxy, ask: Asking, cheat: Cheat
 ) -> None:
-    gone, thought = asyncio.Event(), asyncio.Event()
-
-    async def thinks(_: str) -> None:
-        gone.set()
-        await thought.wait()
-
-    cheat.on_payment = thinks
+    gone, thought = thinking(cheat)
     async with asyncio.timeout(20):
         await leaving(proxy, STREAM, gone)
     cheat.on_payment = None

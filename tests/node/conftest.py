@@ -114,3 +114,9 @@ async def upstream(
     async with buying(folder, cheat) as opened:
         assert [entry["id"] for entry in await opened.models()] == ["m"]
         yield opened
+
+
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job credits what a Lightning invoice was paid."""
+    monkeypatch.setattr("node.jobs.INVOICES_EVERY_S", 3600)

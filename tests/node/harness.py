@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +50,11 @@ async def running_node(folder: Path, **settings: Any) -> AsyncIterator[Running]:
         lay_out(Path(chosen.ledger_url.removeprefix("sqlite:///")))
     async with open_node(chosen) as node, _serving(node) as url:
         yield Running(node, url)
+
+
+def paying_node(folder: Path, mint_url: str, model_url: str) -> AbstractAsyncContextManager[Running]:
+    """One that may pay to Lightning addresses on this machine."""
+    return running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True)
 
 
 class _Server(uvicorn.Server):

@@ -4,102 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import bolt11
 import httpx
-import msgspec
 import pytest
 
 from node.ledger.ledger import Ledger
-from node.localnet.mint import start_mint, wait_mint
-from node.localnet.process import free_port
 from relays.l402 import encode_token, read_claim
 from relays.money import MSAT_PER_SAT, to_sat_ceil
-from router_client.ecash.invoices import read_invoice
 from router_client.ecash.mint import MintClient, MintQuote
 from router_client.ecash.outcomes import Received
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintMisbehaved, StorageError
 from tests.node.harness import HELLO, Running, adds_up, bearer, hold_of, receipt_of, running_node, streamed_receipt
-from tests.node.test_counter import running_pair
+from tests.node.payers import CHAT, Asked, asked_by, pay, settled
 from tests.node.test_late_invoices import Patience
-
-CHAT = "/v1/chat/completions"
-APERTURES = re.compile(r'(LSAT|L402) macaroon="(.*?)", invoice="(.*?)"')
-"""As Aperture's client reads the first line."""
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """What a 402 asks for."""
-
-    token: str
-    invoice: str
-
-    @property
-    def preimage(self) -> bytes:
-        """nutshell's simulated payments hash the digits of the secret that the invoice tells its payer."""
-        return (bolt11.decode(self.invoice).payment_secret or "").encode()
-
-    @property
-    def amount_msat(self) -> int:
-        return read_invoice(self.invoice).amount_msat
-
-    @property
-    def paid(self) -> dict[str, str]:
-        """The header of who has paid."""
-        return {"Authorization": f"L402 {self.token}:{self.preimage.hex()}"}
-
-
-@pytest.fixture
-def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No job credits what is paid."""
-    monkeypatch.setattr("node.jobs.INVOICES_EVERY_S", 3600)
 
 
 @pytest.fixture
 async def node(folder: Path, mint_url: str, model_url: str, unwatched: None) -> AsyncIterator[Running]:
     async with running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url, l402="true") as running:
         yield running
-
-
-async def asked_by(url: str, http: httpx.AsyncClient, body: dict[str, Any] = HELLO, **headers: str) -> Asked:
-    answer = await http.post(url + CHAT, json=body, headers=headers)
-    assert (answer.status_code, bool(answer.headers["x-cashu"])) == (402, True)
-    first, second = answer.headers.get_list("www-authenticate")
-    older = APERTURES.search(first)
-    newer = re.fullmatch(r'L402 version="0", token="(.+)", macaroon="\1", invoice="(ln.+)"', second)
-    assert older is not None
-    assert newer is not None
-    assert older.groups() == ("LSAT", *newer.groups())
-    return Asked(*newer.groups())
-
-
-async def settled(node: Running) -> None:
-    """Until the mint has seen a payment, and it is credited: as the jobs do it, though nobody comes."""
-    for _ in range(100):
-        await node.node.wallet.recover()
-        if await node.node.invoices.watch():
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("what was paid is not credited")
-
-
-async def pay(
-    url: str, http: httpx.AsyncClient, asked: Asked, body: dict[str, Any] = HELLO, **more: str
-) -> httpx.Response:
-    """The request with its credential, as soon as the mint has seen the payment."""
-    for _ in range(100):
-        answer = await http.post(url + CHAT, json=body, headers=asked.paid | more)
-        if answer.status_code != 401:
-            break
-        assert "does not know" in answer.json()["error"]["message"]
-        await asyncio.sleep(0.1)
-    return answer
 
 
 async def test_an_invoice_that_comes_with_a_402_pays_this_request_and_later_ones(
@@ -387,43 +315,6 @@ async def test_no_402_waits_for_a_mint_that_does_not_answer_and_few_ask_it(
     await asked_by(node.url, http)
 
 
-async def test_a_mint_that_is_away_takes_no_payment_and_loses_none(
-    folder: Path, model_url: str, unwatched: None, http: httpx.AsyncClient
-) -> None:
-    port = free_port()
-    mint, url = start_mint(folder / "mint", port=port)
-    try:
-        wait_mint(mint, url)
-        async with running_node(folder, cashu_mints=url, upstream_base_url=model_url, l402="true") as node:
-            asked = await asked_by(node.url, http)
-            mint.stop()
-            away = await http.post(node.url + CHAT, json=HELLO)
-            assert (away.status_code, bool(away.headers["x-cashu"])) == (402, True)
-            assert "www-authenticate" not in away.headers
-            untold = await http.post(node.url + CHAT, json=HELLO, headers=asked.paid)
-            error = untold.json()["error"]
-            assert (untold.status_code, error["code"]) == (503, "mint_unavailable"), untold.text
-            assert untold.headers["retry-after"]
-            mint, url = start_mint(folder / "mint", port=port)
-            wait_mint(mint, url)
-            served = await pay(node.url, http, asked)
-            assert served.status_code == 200, served.text
-            await adds_up(node)
-    finally:
-        mint.stop()
-
-
-@pytest.mark.parametrize("is_on", [False, True])
-async def test_it_is_offered_and_announced_where_the_operator_wants_it(
-    folder: Path, mint_url: str, model_url: str, http: httpx.AsyncClient, is_on: bool
-) -> None:
-    on = {"l402": "true"} if is_on else {}
-    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=model_url, **on) as node:
-        answer = await http.post(node.url + CHAT, json=HELLO)
-        assert (answer.status_code, "www-authenticate" in answer.headers) == (402, is_on)
-        assert ("l402" in (node.node.announcer.announcement().payments or ())) == is_on
-
-
 async def test_neither_token_nor_preimage_is_stored_or_logged(
     node: Running, folder: Path, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -440,22 +331,3 @@ async def test_neither_token_nor_preimage_is_stored_or_logged(
     for secret in (asked.token, asked.preimage.hex(), claim.token_id.hex()):
         assert secret not in logged
         assert secret.encode() not in kept
-
-
-async def test_a_counter_serves_who_has_paid_and_asks_its_till_for_the_rest(
-    folder: Path, postgres_books_url: str, mint_url: str, model_url: str, http: httpx.AsyncClient, unwatched: None
-) -> None:
-    prices = {"fixed_per_1k_input_tokens": "2", "fixed_per_1k_output_tokens": "8"}
-    common = {"database_url": postgres_books_url, "cashu_mints": mint_url, "upstream_base_url": model_url}
-    async with running_pair(folder, **common, **prices, l402="true") as pair:
-        asked = await asked_by(pair.url, http)
-        first = await pay(pair.url, http, asked)
-        assert first.status_code == 200, first.text
-        second = await http.post(pair.url + CHAT, json={**HELLO, "max_tokens": 1}, headers=asked.paid)
-        assert second.status_code == 200, second.text
-        more = await asked_by(pair.url, http, {**HELLO, "max_tokens": 1024}, **asked.paid)
-        assert more.token != asked.token
-        spent = receipt_of(first).cost_msat + receipt_of(second).cost_msat
-        balance = (await http.get(f"{pair.url}/v1/balance", headers=asked.paid)).json()
-        assert (balance["balance"], balance["spent"]) == (asked.amount_msat - spent, spent)
-        await pair.till.audit()

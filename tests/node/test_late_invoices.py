@@ -62,7 +62,7 @@ async def paid(node: Running, http: httpx.AsyncClient, invoice_id: str) -> None:
     await adds_up(node)
 
 
-@pytest.mark.parametrize("expiry", [0, 1, int(time.time()) - GRACE_S - JUST_NOW_S])
+@pytest.mark.parametrize("expiry", [0, 1, int(time.time()) - GRACE_S - JUST_NOW_S], ids=["none", "1970", "just over"])
 async def test_an_invoice_is_good_to_its_own_end_whatever_the_mint_says_of_its_quote(
     node: Running, http: httpx.AsyncClient, patience: Patience, expiry: int
 ) -> None:
@@ -94,15 +94,20 @@ async def test_a_quote_without_an_end_ends_with_its_invoice(
     wallet.close()
 
 
+async def run_out(node: Running, expires_at: int, later: pytest.MonkeyPatch) -> None:
+    """The wallet looks at its invoices when this one's time is over."""
+    ahead_s = expires_at + GRACE_S + JUST_NOW_S - time.time()
+    later.setattr(node.node.wallet._operations, "clock", lambda: time.time() + ahead_s)
+    await node.node.wallet.recover()
+
+
 async def test_what_was_paid_after_its_time_is_credited_when_its_owner_asks(
     node: Running, http: httpx.AsyncClient, patience: Patience, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that was wrong for a minute, or a payment that took its time: the mint has the money."""
     made = (await http.post(f"{node.url}/lightning/invoice", json=WISH)).json()
     with monkeypatch.context() as later:
-        ahead_s = made["expires_at"] + GRACE_S + JUST_NOW_S - time.time()
-        later.setattr(node.node.wallet._operations, "clock", lambda: time.time() + ahead_s)
-        await node.node.wallet.recover()
+        await run_out(node, made["expires_at"], later)
         await node.node.invoices.watch()
     where = f"{node.url}/lightning/invoice/{made['invoice_id']}/status"
     for _ in range(2):
@@ -116,9 +121,7 @@ async def test_one_that_was_paid_just_before_it_is_given_up_is_credited_unasked(
 ) -> None:
     made = (await http.post(f"{node.url}/lightning/invoice", json=WISH)).json()
     with monkeypatch.context() as later:
-        ahead_s = made["expires_at"] + GRACE_S + JUST_NOW_S - time.time()
-        later.setattr(node.node.wallet._operations, "clock", lambda: time.time() + ahead_s)
-        await node.node.wallet.recover()
+        await run_out(node, made["expires_at"], later)
     patience.is_paid = True
     assert await node.node.invoices.watch() == 1
     await paid(node, http, made["invoice_id"])

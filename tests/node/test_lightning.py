@@ -20,14 +20,12 @@ from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from tests.client.mints import running_mint
 from tests.client.test_lnurl import LnurlServer
-from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, running_node, token_of
+from tests.node.harness import HELLO, Running, adds_up, bearer, funded_wallet, paying_node, running_node, token_of
 
 
 @pytest.fixture
 async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Running]:
-    async with running_node(
-        folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True
-    ) as running:
+    async with paying_node(folder, mint_url, model_url) as running:
         yield running
 
 

@@ -16,9 +16,9 @@ from router_client.spending.account import Spending
 from router_client.spending.allowance import Allowance
 from tests.node.harness import running_node
 from tests.node.shopful import running_shopful
-from tests.system.test_client import announced, buyer, relay, settings
+from tests.system.test_client import announced, buyer, settings
 
-__all__ = ["buyer", "relay"]
+__all__ = ["buyer"]
 REFUSAL = ["I'm sorry", ", but I cannot", " help with that."]
 ASK: dict[str, Any] = {
     "model": "auto",

@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from node.localnet.process import free_port
-from node.localnet.relay import start_relay, wait_relay
 from node.quote import Quote, told
 from relays import kinds
 from relays.event import Event, npub
@@ -49,15 +48,6 @@ async def announced(running: Running) -> Running:
     object.__setattr__(running.node.settings, "http_url", running.url)
     await running.node.announcer.publish()
     return running
-
-
-@pytest.fixture
-async def relay(folder: Path) -> AsyncIterator[str]:
-    """A relay of this test's own, so that it holds these nodes alone."""
-    child, url = start_relay(folder / "relay", port=free_port())
-    wait_relay(child, url)
-    yield url
-    child.stop()
 
 
 @pytest.fixture

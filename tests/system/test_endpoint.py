@@ -12,8 +12,6 @@ import httpx
 import openai
 import pytest
 
-from node.localnet.process import free_port
-from node.localnet.relay import start_relay, wait_relay
 from relays.endpoints import EMBEDDINGS
 from relays.pricing import cost
 from relays.prompt import inputs
@@ -23,7 +21,7 @@ from router_client.proxy.app import Proxy
 from router_client.proxy.guard import Guard
 from router_client.proxy.replay import Replays
 from router_client.spending.budget import Budget
-from tests.client.proxies import URL, calling
+from tests.client.proxies import calling, sdk_by
 from tests.client.purses import until_claimed
 from tests.node.harness import MODEL, Running, running_node
 from tests.system.forked import Served
@@ -32,15 +30,6 @@ from tests.system.test_client import announced, settings
 TEXTS = ["A cat sat on the mat.", "The kitten sits on a rug.", "Interest rates rose in March."]
 GONE = "http://127.0.0.1:9/v1"
 CHEAP = {"fixed_per_1k_input_tokens": "0.1", "fixed_per_1k_output_tokens": "0.1"}
-
-
-@pytest.fixture
-async def relay(folder: Path) -> AsyncIterator[str]:
-    """A relay of this test's own, so that it holds these nodes alone."""
-    child, url = start_relay(folder / "relay", port=free_port())
-    wait_relay(child, url)
-    yield url
-    child.stop()
 
 
 @pytest.fixture
@@ -59,8 +48,7 @@ async def caller(buyer: RouterClient) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def sdk(caller: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
-    http: Any = caller  # the SDK has a fork of httpx
-    async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", http_client=http, max_retries=0) as client:
+    async with sdk_by(caller) as client:
         yield client
 
 

@@ -10,9 +10,9 @@ from router_client.client import RouterClient
 from router_client.routing.health import Healths
 from tests.node.harness import HELLO, MODEL, running_node
 from tests.node.shopful import running_shopful
-from tests.system.test_client import announced, buyer, relay, settings
+from tests.system.test_client import announced, buyer, settings
 
-__all__ = ["buyer", "relay"]
+__all__ = ["buyer"]
 
 
 async def test_a_late_node_is_left_and_gives_its_money_back(
