@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import AsyncIterator, Mapping
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ MAX_CONNECTIONS: Final = 1000
 MAX_FIELD_BYTES: Final = 64 * 1024
 """Of a header: an answer is not lost for a long one."""
 LONG_BODY_BYTES: Final = 512 * 1024
+ROUND_TRIP_S: Final = 1.0
+"""Within it a server that had closed a connection says so to who still uses it, by Tor too."""
 
 
 _OF_THE_ACCOUNT: Final = re.compile(
@@ -129,9 +132,7 @@ class HttpPool:
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> HttpReply:
         try:
-            response = await self._session.request(
-                method, url, data=_readable(body), headers=headers, timeout=timeout, allow_redirects=False
-            )
+            response = await self._sent(method, url, body, headers, timeout)
             if response.status == 200:
                 return HttpReply(response, self._idle_s)
             async with response:
@@ -145,7 +146,28 @@ class HttpPool:
         except TimeoutError as error:
             raise UpstreamTimeout("the upstream did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamUnreachable("the upstream cannot be reached") from error
+            raise UpstreamUnreachable("the upstream hung up without an answer") from error
+
+    async def _sent(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """A server may close a kept connection just as it is used again (RFC 9112, 9.3.1). It has then done nothing for the
+        request, which is sent once more. A server that hung up later may have worked on it."""
+
+        async def send() -> aiohttp.ClientResponse:
+            return await self._session.request(
+                method, url, data=_readable(body), headers=headers, timeout=timeout, allow_redirects=False
+            )
+
+        began = monotonic()
+        try:
+            return await send()
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if monotonic() - began > ROUND_TRIP_S:
+                raise
+        return await send()
 
 
 def _readable(body: bytes | None) -> bytes | io.BytesIO | None:
