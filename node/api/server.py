@@ -16,6 +16,9 @@ from node.api.connection import Connection
 from node.shop.lease import listen_at
 
 GRACE_S: Final = 30
+KEPT_S: Final = 130
+"""A connection waits so long for its next request: longer than Caddy (120 s), nginx (60) and clients keep theirs, for they
+are to close it first. A request that is sent as the node closes is lost, and looks like a failure of the node."""
 
 
 def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on", grace_s: int = GRACE_S) -> uvicorn.Config:
@@ -28,6 +31,7 @@ def config_of(app: Any, *, lifespan: Literal["on", "off"] = "on", grace_s: int =
         server_header=False,
         proxy_headers=False,  # nobody is told apart by address
         ws="none",
+        timeout_keep_alive=KEPT_S,
         timeout_graceful_shutdown=grace_s,
         lifespan=lifespan,
     )

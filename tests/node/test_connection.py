@@ -202,3 +202,9 @@ async def test_a_long_head_that_is_no_longer_than_that_is_read(port: int) -> Non
 async def test_what_is_no_http_is_told_so_as_all_else_is(port: int, raw: bytes) -> None:
     status, message = error_in(await said(port, raw))
     assert (status, message) == (400, "this is no HTTP request that can be read")
+
+
+def test_who_is_in_front_closes_a_connection_first() -> None:
+    """A request that meets the node's own closing is lost. Caddy keeps connections for the longest."""
+    caddys_s = 120
+    assert config_of(echo).timeout_keep_alive > caddys_s
