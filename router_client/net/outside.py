@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import ssl
 from functools import cache
+from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from relays.errors import NoTor
 from relays.routes import Purpose, Routes, Socks
+
+IDLE_S: Final = 3.0
+"""A connection is kept so long for the next request. Mints and nodes on uvicorn close theirs after 5 s: a request that met
+that would be lost, and the money in it not to be had before it is looked for."""
 
 
 def client_for(purpose: Purpose, routes: Routes, *, timeout: httpx.Timeout | float = 5.0) -> httpx.AsyncClient:
@@ -58,9 +63,13 @@ class Outside(httpx.AsyncBaseTransport):
                 # Loaded where there is Tor: nobody else should wait for it.
                 from router_client.net.sockstransport import SocksTransport  # noqa: PLC0415
 
-                self._transports[way] = SocksTransport(way, tls())
+                self._transports[way] = SocksTransport(way, tls(), IDLE_S)
             else:
-                self._transports[way] = httpx.AsyncHTTPTransport(verify=tls(), proxy=httpx.Proxy(way) if way else None)
+                self._transports[way] = httpx.AsyncHTTPTransport(
+                    verify=tls(),
+                    limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=IDLE_S),
+                    proxy=httpx.Proxy(way) if way else None,
+                )
         return self._transports[way]
 
 

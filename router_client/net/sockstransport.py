@@ -20,14 +20,14 @@ GREETING_S: Final = 60.0
 
 
 class SocksTransport(httpx.AsyncHTTPTransport):
-    def __init__(self, way: Socks, tls: ssl.SSLContext) -> None:
+    def __init__(self, way: Socks, tls: ssl.SSLContext, idle_s: float) -> None:
         super().__init__(verify=tls)
         # httpx has no way to hand a backend in; this is what it makes itself, with one.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=100,
             max_keepalive_connections=20,
-            keepalive_expiry=5.0,
+            keepalive_expiry=idle_s,
             network_backend=_SocksBackend(way),
         )
 

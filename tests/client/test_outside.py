@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from relays.routes import DIRECT, Purpose, Routes
-from router_client.net import torport
+from router_client.net import outside, torport
 from router_client.net.fetch import FetchFailed, fetch
 from router_client.net.outside import NoWay, client_for
 from router_client.net.torport import found_socks
@@ -145,6 +145,34 @@ async def test_proxies_of_the_environment_count_for_what_goes_directly(monkeypat
             with pytest.raises(httpx.ConnectError, match="Tor made no connection"):
                 await http.get("http://a.example/")
         assert port.asked == [("mints", "x.onion"), ("mints", "a.example")]
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "x.onion"])
+async def test_a_connection_that_is_left_idle_is_not_used_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server may close it at that moment."""
+    assert 0 < outside.IDLE_S < 5, "uvicorn's patience"
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(ANSWER)
+
+    async def after_two(idle_s: float) -> int:
+        monkeypatch.setattr(outside, "IDLE_S", idle_s)
+        before = connections
+        async with client_for(Purpose.MINTS, Routes(port.where)) as http:
+            for _ in range(2):
+                assert (await http.get(url)).text == "hi"
+                await asyncio.sleep(0.01)
+        return connections - before
+
+    async with listening(talk) as where, socks_port(x__onion=f"http://{where}") as port:
+        url = f"http://{where}/".replace("127.0.0.1", name)
+        assert await after_two(60) == 1
+        assert await after_two(0) == 2
 
 
 async def test_tor_is_found_where_it_speaks() -> None:
