@@ -110,7 +110,14 @@ class Minting:
 
     async def _recover(self, operation: Operation) -> None:
         """Nobody pays an invoice after its time: then the operation is over, until somebody claims it all the same."""
-        if await self.claim(operation.id) is None and self._is_over(operation.journal):
+        is_over = self._is_over(operation.journal)
+        try:
+            is_unpaid = await self.claim(operation.id) is None
+        except (TokenRefused, TokenSpent):  # the mint knows it no more
+            if not is_over:
+                raise
+            is_unpaid = True
+        if is_unpaid and is_over:
             await self.give_up(operation.id, "invoice expired")
 
     async def give_up(self, operation_id: str, reason: str) -> bool:

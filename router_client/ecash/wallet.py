@@ -256,6 +256,10 @@ class Wallet:
         """The ecash for a paid invoice, or None while it is unpaid."""
         return await self._minting.claim(operation_id)
 
+    async def give_up(self, operation_id: str, reason: str) -> bool:
+        """Ask no more after an unpaid invoice, unless it is being claimed; whether that is so. `claim` takes it up again."""
+        return await self._minting.give_up(operation_id, reason)
+
     async def melt_cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
         """What paying the invoice with coins of that mint takes at most; nothing is begun. Raises what `melt` does."""
         return await self._melting.cost(bolt11, mint_url, unit)
