@@ -46,7 +46,7 @@ from router_client.ecash.outcomes import (
     received,
 )
 from router_client.ecash.receiving import Receiving
-from router_client.ecash.redeeming import BOOKED, Redeeming
+from router_client.ecash.redeeming import Redeeming
 from router_client.ecash.restoring import Restoring
 from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
@@ -233,14 +233,18 @@ class Wallet:
         """
         return await self._spending.restock(most_fee_msat)
 
-    def redemptions(self, since: int = 0) -> list[Redeemed]:
+    def redemptions(self) -> list[Redeemed]:
         """Finished redemptions, and swaps of our own coins (`restock`, and before payments that took too many small ones),
-        that were begun at `since` (Unix seconds) or later, those of `recover` among them."""
-        return self._redeeming.finished(since)
+        those of `recover` among them, each until `know_redemption` is called for it."""
+        return self._redeeming.finished()
 
-    def unfinished_since(self) -> int | None:
-        """When the oldest of those that are still open was begun, Unix seconds."""
-        return self._redeeming.unfinished_since()
+    async def know_redemption(self, operation_id: str) -> None:
+        """It is booked: `redemptions` need not tell of it any more."""
+        await self._redeeming.told(operation_id)
+
+    def has_unfinished_redemptions(self) -> bool:
+        """Whether one of those is still open."""
+        return self._redeeming.has_unfinished()
 
     def locked_msat(self) -> Msat:
         """Accepted coins that are not redeemed yet, at what they were credited for."""
@@ -296,7 +300,7 @@ class Wallet:
 
     async def recover_redemptions(self) -> int:
         """The same for those that `redemptions` tells of; returns how many of `redeem_locked` are finished now."""
-        return len([done for done in await self._operations.recover(0, BOOKED) if done.kind == "redeem"])
+        return len([done for done in await self._operations.recover(0, store.TOLD) if done.kind == "redeem"])
 
     async def restore(self, without: Collection[str] = ()) -> Restored:
         """Make an old copy of a wallet safe to go on with: the copied one may have taken counters, spent coins, handed out
