@@ -17,6 +17,7 @@ from typing import Final
 from node.ledger.ledger import Ledger
 from router_client.ecash.outcomes import Redeemed
 from router_client.ecash.wallet import Wallet
+from router_client.errors import WalletError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,20 @@ class Redemptions:
                     return swaps
                 await self._book_all()
             return MOST_SWAPS
+
+    async def part(self, amount: int, mint: str, unit: str) -> None:
+        """Swap a coin of our own for smaller ones, where a payment of that amount would take a much larger one and may hang,
+        if its mint's fee can be had of what is nobody else's, as in `restock`. Else nothing is done."""
+        if not self._wallet.lacks_parts(amount, mint, unit):
+            return
+        async with self._turn:
+            await self._book_all()
+            free_msat = await self._ledger.free_msat()
+            try:
+                if free_msat >= 0 and await self._wallet.part(amount, mint, unit, free_msat):
+                    await self._book_all()
+            except WalletError as error:
+                log.warning("a payment of %d %s takes a larger coin: %s", amount, unit, error)
 
     @asynccontextmanager
     async def booked(self) -> AsyncIterator[None]:

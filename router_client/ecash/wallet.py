@@ -51,7 +51,7 @@ from router_client.ecash.restoring import Restoring
 from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
 from router_client.ecash.store import Operation
-from router_client.ecash.token import Token, decode, to_msat
+from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat
 
 
 class Wallet:
@@ -232,6 +232,15 @@ class Wallet:
         One swap per mint and unit; returns how many there were. What they cost is the wallet's own loss: `redemptions`.
         """
         return await self._spending.restock(most_fee_msat)
+
+    def lacks_parts(self, amount: int, mint_url: str, unit: str) -> bool:
+        """Whether a payment of that amount would take a coin of more than twice that: for as long as it hangs, all of it."""
+        return self._spending.lacks_parts(mint_url, unit, amount)
+
+    async def part(self, amount: int, mint_url: str, unit: str, most_fee_msat: int) -> bool:
+        """Have such a coin swapped for some of that amount and the rest, for that fee at most; whether it was. The fee is
+        the wallet's own loss: `redemptions`. Raises what `receive` does."""
+        return await self._spending.part(mint_url, unit, amount, most_fee_msat // MSAT_PER_UNIT[unit])
 
     def redemptions(self) -> list[Redeemed]:
         """Finished redemptions, and swaps of our own coins (`restock`, and before payments that took too many small ones),
