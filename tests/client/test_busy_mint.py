@@ -93,3 +93,34 @@ async def test_a_swap_that_is_under_way_was_not_refused(folder: Path, http: http
         assert (await bob.receive(token, "in")).amount_msat == bob.balance_msat() == 100
         bob.close()
     alice.close()
+
+
+async def test_who_answers_in_the_mints_stead_has_not_spoken_for_it(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A gateway that refuses everything, after a swap whose answer was lost: the mint has done it."""
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    token = (await alice.send(100, mint_url, "msat", "x")).token
+    alice.close()
+    swaps, is_blocked = 0, True
+
+    class Gateway(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal swaps
+            swaps += request.url.path == "/v1/swap"
+            if is_blocked and swaps > 1:
+                return httpx.Response(403, stream=httpx.ByteStream(b'{"error": "forbidden"}'))
+            response = await super().handle_async_request(request)
+            if is_blocked and swaps == 1:
+                await response.aread()
+                raise httpx.ReadError("lost on the way back", request=request)
+            return response
+
+    async with httpx.AsyncClient(transport=Gateway()) as guarded:
+        bob = await Wallet.open(folder / "b.db", guarded)
+        for _ in range(2):
+            with pytest.raises(MintUnavailable):
+                await bob.receive(token, "in")
+        is_blocked = False
+        assert (await bob.receive(token, "in")).amount_msat == bob.balance_msat() == 100
+        bob.close()
