@@ -122,7 +122,8 @@ class Operations:
         """Those of one mint that are finished now; a silent one is waited for once, not once for each operation."""
         finished: list[Operation] = []
         async with room:
-            for operation in operations:
+            # Invoices wait for their payers: hundreds of them come after what has money on its way.
+            for operation in sorted(operations, key=lambda each: each.kind == "mint"):
                 is_silent = False
                 try:
                     await self._recoveries[operation.kind](operation)

@@ -12,9 +12,9 @@ import pytest
 
 from router_client.ecash.mint import MintClient, MintQuote
 from router_client.ecash.wallet import Wallet
-from router_client.errors import MintUnavailable
+from router_client.errors import MintSilent, MintUnavailable
 from tests.client.mints import running_mint
-from tests.client.purses import until_claimed
+from tests.client.purses import funded, until_claimed
 
 MINT_PATH = "/v1/mint/bolt11"
 
@@ -99,6 +99,29 @@ async def test_coins_that_are_made_between_two_questions_are_found(
         assert received.amount_msat == wallet.balance_msat() == 500
         await wallet.send(400, mint_url, "msat", "real")
         wallet.close()
+
+
+async def test_unpaid_invoices_keep_no_money_waiting(
+    folder: Path, http: httpx.AsyncClient, mint_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone may ask a node for hundreds, and each is a question to its mint: whose coins are on their way comes first."""
+    payer = await funded(folder / "payer.db", http, mint_url, 1000)
+    token = (await payer.send(100, mint_url, "msat", "x")).token
+    payer.close()
+    wallet = await Wallet.open(folder / "w.db", http)
+    await wallet.invoice(500, mint_url, "msat", "in")
+
+    async def silent(*_: object) -> None:
+        raise MintSilent("no answer")
+
+    with monkeypatch.context() as away:
+        away.setattr(MintClient, "swap", silent)
+        with pytest.raises(MintUnavailable):
+            await wallet.receive(token, "open")
+    monkeypatch.setattr(MintClient, "mint_quote_state", silent)
+    assert [(done.id, done.state) for done in await wallet.recover()] == [("open", "done")]
+    assert wallet.balance_msat() == 100
+    wallet.close()
 
 
 async def test_an_invoice_that_is_claimed_as_it_is_given_up_is_not(
