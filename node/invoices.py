@@ -36,7 +36,7 @@ from relays.money import MAX_MSAT, MSAT_PER_SAT
 from router_client.ecash.invoices import read_invoice
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, MintUnavailable, TokenRefused, TokenSpent, WalletError
+from router_client.errors import ClientError, MintSilent, MintUnavailable, TokenRefused, TokenSpent, WalletError
 
 log = logging.getLogger(__name__)
 
@@ -205,9 +205,11 @@ class Invoices:
             if deposit.mint not in silent:
                 try:
                     credited += await self._look(deposit)
-                except MintUnavailable as error:
+                except MintSilent as error:
                     log.warning("invoices of %s wait: %s", deposit.mint, error)
                     silent.add(deposit.mint)
+                except MintUnavailable as error:
+                    log.warning("invoice %s waits: %s", deposit.id, error)
                 except (NodeFault, ClientError) as error:  # one invoice's trouble is not the others'
                     log.error("invoice %s waits: %s", deposit.id, error)
         return credited

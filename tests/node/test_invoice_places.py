@@ -13,7 +13,7 @@ import pytest
 from node.invoices import GAVE_WAY
 from router_client.ecash.mint import MintClient, MintQuote
 from router_client.ecash.wallet import Wallet
-from router_client.errors import MintMisbehaved
+from router_client.errors import MintMisbehaved, MintUnavailable
 from tests.node.harness import HELLO, Running, adds_up, bearer, granted_key, running_node
 from tests.node.payers import CHAT, asked_by, pay
 from tests.node.test_late_invoices import Patience
@@ -172,6 +172,32 @@ async def test_hundreds_that_wait_take_turns(
     for _ in range(3):
         assert await node.node.invoices.watch() == 0
     assert (len(asked), len(set(asked))) == (6, 5)
+
+
+async def test_one_that_its_mint_is_at_keeps_no_other_waiting(
+    node: Running, http: httpx.AsyncClient, patience: Patience, mint_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be for ever, if the mint crashed in the midst of it; the others are credited though nobody asks."""
+    for _ in range(2):
+        assert (await invoiced(node, http)).status_code == 200
+    await seen(node, http, mint_url)
+    patience.is_paid = True
+    first, second = await node.node.ledger.open_deposits()
+    operation, mint = node.node.wallet.outcome(first.id), MintClient.mint
+    assert operation is not None
+
+    async def at_it(client: MintClient, quote: str, outputs: Any) -> Any:
+        if quote == operation.journal.quote:
+            raise MintUnavailable("it is at it")
+        return await mint(client, quote, outputs)
+
+    monkeypatch.setattr(MintClient, "mint", at_it)
+    assert await node.node.invoices.watch() == 1
+    assert [each.id for each in await node.node.ledger.open_deposits()] == [first.id]
+    credited = await node.node.ledger.deposit(second.id)
+    assert credited is not None
+    assert credited.state == "credited"
+    await adds_up(node)
 
 
 async def test_a_402_that_finds_no_place_has_no_invoice(
