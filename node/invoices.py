@@ -48,6 +48,8 @@ MOST_OF_ACCOUNT: Final = 20
 """Of top-ups, which do not give way: their owners may not ask after them."""
 GIVE_WAY_S: Final = 5
 """Invoices give way no faster: the mint is asked for as many new ones."""
+ASK_AGAIN_S: Final = 1.0
+"""The status of an invoice is no younger."""
 GAVE_WAY: Final = "others were asked for since"
 MOST_LOOKS: Final = 20
 """Invoices that the mint is asked after at a time; more take turns."""
@@ -86,6 +88,7 @@ class Invoices:
         self._next_gives_way_at: dict[Crowd, float] = {}
         """By the loop's clock."""
         self._looks = 0
+        self._asked_at: dict[str, float] = {}
 
     async def offer(self, amount_sats: int, account: int | None) -> Offered:
         """An invoice for a new account, or to top one up. Raises Refusal 400, 429, or 503 when the mint is away."""
@@ -163,17 +166,27 @@ class Invoices:
         return Offered(told, invoice.bolt11, read.payment_hash, read.expires_at)
 
     async def status(self, told: str) -> Status:
-        """Where it stands, as of now. Raises Refusal 404, or 503 when the mint is away."""
+        """Where it stands, as of a moment ago. Raises Refusal 404, or 503 when the mint is away."""
         id_ = _kept_as(told)
         deposit = await self._ledger.deposit(id_) if told.startswith(PREFIX) else None
         if deposit is None:
             raise not_found("there is no invoice of that id")
         # Another process's invoice is in its wallet: its own watch credits it. One that was given up may be paid since.
-        if deposit.state != "credited" and self._ledger.is_mine(deposit.instance):
+        if deposit.state != "credited" and self._ledger.is_mine(deposit.instance) and self._is_due(id_):
             deposit = await self._as_of_now(deposit)
         if deposit.state == "credited":
             return Status("paid", deposit.amount_msat, await self._untold(deposit))
         return Status("pending" if self._may_be_paid(deposit) else "expired", deposit.amount_msat)
+
+    def _is_due(self, id_: str) -> bool:
+        """Whether the mint is to be asked for whoever wants to know, which anyone may as often as they like."""
+        now = asyncio.get_running_loop().time()
+        if len(self._asked_at) >= MOST_OPEN:
+            self._asked_at = {name: at for name, at in self._asked_at.items() if at > now - ASK_AGAIN_S}
+        is_due = self._asked_at.get(id_, -ASK_AGAIN_S) <= now - ASK_AGAIN_S
+        if is_due:
+            self._asked_at[id_] = now
+        return is_due
 
     def _may_be_paid(self, deposit: Deposit) -> bool:
         """Whether its payer need not hurry: it waits, or gave way before its end."""

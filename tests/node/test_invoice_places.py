@@ -200,6 +200,24 @@ async def test_one_that_its_mint_is_at_keeps_no_other_waiting(
     await adds_up(node)
 
 
+async def test_who_asks_for_a_status_over_and_over_asks_the_mint_now_and_then(
+    node: Running, http: httpx.AsyncClient, patience: Patience, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.invoices.ASK_AGAIN_S", 3600)
+    made = [await invoiced(node, http) for _ in range(2)]
+    asked, looked = 0, MintClient.mint_quote_state
+
+    async def counted(client: MintClient, quote: str) -> MintQuote:
+        nonlocal asked
+        asked += 1
+        return await looked(client, quote)
+
+    monkeypatch.setattr(MintClient, "mint_quote_state", counted)
+    told = await asyncio.gather(*(status(node, http, made[at % 2]) for at in range(20)))
+    assert {each["status"] for each in told} == {"pending"}
+    assert asked == 2
+
+
 async def test_a_402_that_finds_no_place_has_no_invoice(
     node: Running, http: httpx.AsyncClient, patience: Patience
 ) -> None:
