@@ -9,14 +9,20 @@ Boundaries, each committed before the next begins:
 
 The key that an invoice pays for is made from the node's own secret and the invoice's name in the books, so that it can be
 told again until it is first used, and is stored nowhere. The id that the caller is told is stored as its hash.
+
+Anyone may ask for invoices, and each that waits costs questions to the mint: so many wait and no more. Then the oldest gives
+way, at a pace that a mint can bear: nobody asks after it any more but its owner, who has it credited by that, however late.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import secrets
+import time
+from collections import Counter
 from typing import Final, Literal
 
 import msgspec
@@ -30,16 +36,26 @@ from relays.money import MAX_MSAT, MSAT_PER_SAT
 from router_client.ecash.invoices import read_invoice
 from router_client.ecash.token import MSAT_PER_UNIT
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, MintUnavailable, TokenRefused, TokenSpent, WalletError
+from router_client.errors import ClientError, MintSilent, MintUnavailable, TokenRefused, TokenSpent, WalletError
 
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "inv_"
-MOST_OPEN: Final = 500
-"""Anyone may ask for invoices, and each that waits is looked at every few seconds."""
-MOST_CHALLENGES: Final = 100
-"""Of all that wait: whoever asks for an invoice finds room still."""
 CHALLENGE: Final = f"{PREFIX}l402_"
+MOST_OPEN: Final = 500
+MOST_CHALLENGES: Final = 100
+MOST_OF_ACCOUNT: Final = 20
+"""Of top-ups, which do not give way: their owners may not ask after them."""
+GIVE_WAY_S: Final = 5
+"""Invoices give way no faster: the mint is asked for as many new ones."""
+ASK_AGAIN_S: Final = 1.0
+"""The status of an invoice is no younger."""
+GAVE_WAY: Final = "others were asked for since"
+MOST_LOOKS: Final = 20
+"""Invoices that the mint is asked after at a time; more take turns."""
+
+Crowd = Literal["open", "topup", "challenge"]
+"""Who waits for the same places: none of them takes another's."""
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -68,27 +84,64 @@ class Invoices:
         self._mint = mint
         self._unit = unit
         self._secret = secret
+        self._making: Counter[Crowd] = Counter()
+        self._next_gives_way_at: dict[Crowd, float] = {}
+        """By the loop's clock."""
+        self._looks = 0
+        self._asked_at: dict[str, float] = {}
 
     async def offer(self, amount_sats: int, account: int | None) -> Offered:
         """An invoice for a new account, or to top one up. Raises Refusal 400, 429, or 503 when the mint is away."""
         told = f"{PREFIX}{secrets.token_hex(16)}"
-        return await self._offer(amount_sats, account, told, _kept_as(told), MOST_OPEN)
+        return await self._offer(amount_sats, account, told, _kept_as(told))
 
     async def challenge(self, amount_sats: int, id_: str) -> Offered:
         """One for a new account that nobody has asked for, of that name (`challenge_id`) in the books. Raises the same."""
-        return await self._offer(amount_sats, None, "", id_, MOST_CHALLENGES)
+        return await self._offer(amount_sats, None, "", id_)
 
-    async def _offer(self, amount_sats: int, account: int | None, told: str, id_: str, most_open: int) -> Offered:
+    async def _offer(self, amount_sats: int, account: int | None, told: str, id_: str) -> Offered:
         if not 0 < amount_sats <= MAX_MSAT // MSAT_PER_SAT:
             raise Refusal(400, payment.INVALID_REQUEST, "'amount_sats' is a whole number of sats from 1")
-        if len([deposit for deposit in await self._ledger.open_deposits() if _is_invoice(deposit)]) >= most_open:
-            raise Refusal(
-                429,
-                payment.RATE_LIMITED,
-                "too many invoices of this node wait to be paid: try again later",
-                headers={"retry-after": "60"},
-            )
-        amount_msat = amount_sats * MSAT_PER_SAT
+        crowd = _crowd_of(id_, account)
+        self._making[crowd] += 1
+        try:
+            await self._find_room(crowd, account)
+            return await self._made(amount_sats * MSAT_PER_SAT, account, told, id_)
+        finally:
+            self._making[crowd] -= 1
+
+    async def _find_room(self, crowd: Crowd, account: int | None) -> None:
+        """Raises Refusal 429, or 503 when the mint is away."""
+        open_ = [deposit for deposit in await self._ledger.open_deposits() if _is_invoice(deposit)]
+        waiting = [deposit for deposit in open_ if _crowd_of(deposit.id, deposit.account) == crowd]
+        if account is not None and len([each for each in waiting if each.account == account]) >= MOST_OF_ACCOUNT:
+            raise _too_many()
+        if len(waiting) + self._making[crowd] <= (MOST_CHALLENGES if crowd == "challenge" else MOST_OPEN):
+            return
+        now = asyncio.get_running_loop().time()
+        oldest = next((deposit for deposit in waiting if not self._is_claimed(deposit)), None)
+        if crowd == "topup" or oldest is None or now < self._next_gives_way_at.get(crowd, 0):
+            raise _too_many()
+        self._next_gives_way_at[crowd] = now + GIVE_WAY_S
+        await self._give_way(oldest)
+
+    def _is_claimed(self, deposit: Deposit) -> bool:
+        operation = self._wallet.outcome(deposit.id)
+        return operation is not None and bool(operation.journal.amounts)
+
+    async def _give_way(self, deposit: Deposit) -> None:
+        """Look at it a last time, and give it up as one whose time is over. Raises Refusal 503 when the mint is away."""
+        is_paid = False
+        try:
+            is_paid = await self._look(deposit)
+        except MintUnavailable as error:
+            raise _mint_away() from error
+        except WalletError as error:
+            log.warning("invoice %s gives way, though: %s", deposit.id, error)
+        if not is_paid and await self._wallet.give_up(deposit.id, GAVE_WAY):
+            await self._ledger.fail_deposit(deposit.id, GAVE_WAY)
+
+    async def _made(self, amount_msat: int, account: int | None, told: str, id_: str) -> Offered:
         try:
             invoice = await self._wallet.invoice(amount_msat // MSAT_PER_UNIT[self._unit], self._mint, self._unit, id_)
         except MintUnavailable as error:
@@ -113,17 +166,34 @@ class Invoices:
         return Offered(told, invoice.bolt11, read.payment_hash, read.expires_at)
 
     async def status(self, told: str) -> Status:
-        """Where it stands, as of now. Raises Refusal 404, or 503 when the mint is away."""
+        """Where it stands, as of a moment ago. Raises Refusal 404, or 503 when the mint is away."""
         id_ = _kept_as(told)
         deposit = await self._ledger.deposit(id_) if told.startswith(PREFIX) else None
         if deposit is None:
             raise not_found("there is no invoice of that id")
         # Another process's invoice is in its wallet: its own watch credits it. One that was given up may be paid since.
-        if deposit.state != "credited" and self._ledger.is_mine(deposit.instance):
+        if deposit.state != "credited" and self._ledger.is_mine(deposit.instance) and self._is_due(id_):
             deposit = await self._as_of_now(deposit)
         if deposit.state == "credited":
             return Status("paid", deposit.amount_msat, await self._untold(deposit))
-        return Status("pending" if deposit.state == "open" else "expired", deposit.amount_msat)
+        return Status("pending" if self._may_be_paid(deposit) else "expired", deposit.amount_msat)
+
+    def _is_due(self, id_: str) -> bool:
+        """Whether the mint is to be asked for whoever wants to know, which anyone may as often as they like."""
+        now = asyncio.get_running_loop().time()
+        if len(self._asked_at) >= MOST_OPEN:
+            self._asked_at = {name: at for name, at in self._asked_at.items() if at > now - ASK_AGAIN_S}
+        is_due = self._asked_at.get(id_, -ASK_AGAIN_S) <= now - ASK_AGAIN_S
+        if is_due:
+            self._asked_at[id_] = now
+        return is_due
+
+    def _may_be_paid(self, deposit: Deposit) -> bool:
+        """Whether its payer need not hurry: it waits, or gave way before its end."""
+        operation = self._wallet.outcome(deposit.id)
+        if deposit.state == "open" or deposit.reason != GAVE_WAY or operation is None:
+            return deposit.state == "open"
+        return read_invoice(operation.journal.invoice).expires_at > time.time()
 
     async def claim(self, id_: str) -> bool:
         """Credit the invoice of that name in the books, if it is paid and was not credited before; whether it is credited.
@@ -144,16 +214,25 @@ class Invoices:
         """
         credited = 0
         silent: set[str] = set()
-        for deposit in await self._ledger.open_deposits():
-            if _is_invoice(deposit) and deposit.mint not in silent and not self._can_wait(deposit):
+        for deposit in self._turns([each for each in await self._ledger.open_deposits() if _is_invoice(each)]):
+            if deposit.mint not in silent:
                 try:
                     credited += await self._look(deposit)
-                except MintUnavailable as error:
+                except MintSilent as error:
                     log.warning("invoices of %s wait: %s", deposit.mint, error)
                     silent.add(deposit.mint)
+                except MintUnavailable as error:
+                    log.warning("invoice %s waits: %s", deposit.id, error)
                 except (NodeFault, ClientError) as error:  # one invoice's trouble is not the others'
                     log.error("invoice %s waits: %s", deposit.id, error)
         return credited
+
+    def _turns(self, waiting: list[Deposit]) -> list[Deposit]:
+        """Those that are looked at this time: strangers must not have the mint asked a hundred times a second."""
+        due = [deposit for deposit in waiting if not self._can_wait(deposit)]
+        at = self._looks % len(due) if len(due) > MOST_LOOKS else 0
+        self._looks = at + MOST_LOOKS
+        return [*due[at:], *due[:at]][:MOST_LOOKS]
 
     def _can_wait(self, deposit: Deposit) -> bool:
         operation = self._wallet.outcome(deposit.id)
@@ -204,6 +283,12 @@ def challenge_id(token_id: bytes) -> str:
     return CHALLENGE + hashlib.sha256(token_id).hexdigest()[:32]
 
 
+def _crowd_of(id_: str, account: int | None) -> Crowd:
+    if id_.startswith(CHALLENGE):
+        return "challenge"
+    return "open" if account is None else "topup"
+
+
 def _is_invoice(deposit: Deposit) -> bool:
     return deposit.id.startswith(PREFIX)
 
@@ -211,6 +296,15 @@ def _is_invoice(deposit: Deposit) -> bool:
 def _kept_as(told: str) -> str:
     """What an invoice is called in the books: who reads those cannot ask for its key."""
     return PREFIX + hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def _too_many() -> Refusal:
+    return Refusal(
+        429,
+        payment.RATE_LIMITED,
+        "too many invoices of this node wait to be paid: try again later",
+        headers={"retry-after": str(GIVE_WAY_S)},
+    )
 
 
 def _mint_away() -> Refusal:

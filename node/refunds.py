@@ -197,6 +197,8 @@ class Refunds:
 
     async def _pay(self, refund: Refund) -> Refund:
         """To a Lightning address, whatever is left after the fees; what the fees do not need stays on the balance."""
+        if self._wallet.outcome(refund.id) is None:
+            await self._redemptions.part(refund.amount_msat // MSAT_PER_UNIT[refund.unit], refund.mint, refund.unit)
         paid = await self._cashier.pay(refund.recipient, Msat(refund.amount_msat), refund.mint, refund.unit, refund.id)
         return await self._ledger.finish_refund(
             refund.id, paid_msat=paid.paid_msat + paid.fee_msat, fee_msat=paid.fee_msat

@@ -51,12 +51,16 @@ def credit(
     """Book what arrived, once, on the deposit's account or on a new one; returns the account. `source` is the (mint, unit)
     that it arrived at, if that is another than the token's.
 
-    A new account is named by the token, until a key that was made with it is first used.
+    A new account is named by the token, until a key that was made with it is first used. A sweep that was faster has
+    credited it without one: its owner is told of the key all the same.
     """
     deposit = yield from read(deposit_id)
     if deposit is None:
         raise LedgerError(f"deposit {deposit_id[:12]} does not exist")
     if deposit.state == "credited" and deposit.account is not None:
+        named = None if key_hash is None else (yield from keys.by_hash(deposit_id))
+        if named is not None and key_hash is not None:
+            yield from keys.succeed(named.id, key_hash, hint)
         return deposit.account
     account = deposit.account
     if account is None:

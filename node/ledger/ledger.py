@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from node.errors import LedgerError
-from node.ledger import accounts, answers, audit, deposits, holds, keys, payouts, refunds
+from node.ledger import accounts, answers, audit, deposits, due, holds, keys, payouts, refunds
 from node.ledger.backend import Backend
+from node.ledger.due import Due
 from node.ledger.model import Account, Deposit, HoldOutcome, Key, Limits, NothingToRefund, Payout, Posted, Refund
 from node.ledger.page import Hold, Post, Release
 from node.ledger.postgres import PostgresBackend
@@ -290,9 +291,9 @@ class Ledger:
 
     # refunds ---------------------------------------------------------------------------------------------------------
 
-    async def ecash_in_msat(self) -> int:
-        """What mints paid in less what went out: the node's wallets hold it."""
-        return await self._db.read(accounts.ecash_in)
+    async def due(self) -> Due:
+        """What the wallet of this process must hold."""
+        return await self._db.survey(partial(due.due, self._mine))
 
     async def free_msat(self) -> int:
         """What the node's wallets hold beyond all that callers could ask back."""

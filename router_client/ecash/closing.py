@@ -36,6 +36,7 @@ def complete(conn: sqlite3.Connection, operation: Operation, proofs: Sequence[Pr
         store.set_journal(conn, operation.id, operation.journal)  # now it has the fee that was paid
     store.add_coins(conn, operation, proofs, "unspent")
     store.close_operation(conn, operation.id, "done", result)
+    store.tell_of(conn, operation)
     return msgspec.structs.replace(operation, state="done", result=result)
 
 

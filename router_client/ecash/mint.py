@@ -36,8 +36,11 @@ TURN_S = 10.0
 CODE_UNKNOWN = 0
 CODE_SPENT = 11001
 CODE_PENDING = 11002
+CODE_OUTPUTS_PENDING = 11004
+"""Of a swap: the same one is under way. nutshell has it for a witness that is too long, too."""
 CODE_QUOTE_UNPAID = 20001
 CODE_QUOTE_PENDING = 20005
+SWAP = "/v1/swap"
 _BUSY = re.compile(r"failed to acquire database lock|(\(sqlite3\.OperationalError\) )?database is locked")
 """How nutshell begins when its database kept it waiting, as if it were about the coins: the next try may find it free."""
 
@@ -155,7 +158,7 @@ class MintClient:
         """Old coins for new signatures (NUT-03)."""
         body = {"inputs": [_input(proof) for proof in inputs], "outputs": outputs}
         async with self._turn():
-            return (await self._call("POST", "/v1/swap", _Signatures, body)).signatures
+            return (await self._call("POST", SWAP, _Signatures, body)).signatures
 
     async def mint_quote(self, amount: int, unit: str) -> MintQuote:
         """An invoice for `amount` of `unit`."""
@@ -230,7 +233,7 @@ class MintClient:
         if reply.status >= 500 or reply.status == 429:
             raise MintUnavailable(f"the mint {self.url} is in trouble (HTTP {reply.status})")
         if reply.status >= 400:
-            raise _refusal(self.url, reply)
+            raise _refusal(self.url, path, reply)
         try:
             return from_json(reply.body, form)
         except InvalidJson as error:
@@ -242,7 +245,7 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[at : at + MOST_ASKED] for at in range(0, len(items), MOST_ASKED))
 
 
-def _refusal(url: str, reply: Reply) -> Exception:
+def _refusal(url: str, path: str, reply: Reply) -> Exception:
     try:
         refusal = from_json(reply.body, _Refusal)
     except InvalidJson:
@@ -251,6 +254,11 @@ def _refusal(url: str, reply: Reply) -> Exception:
     if refusal.code == CODE_SPENT:
         return TokenSpent(words)
     if refusal.code in (CODE_PENDING, CODE_QUOTE_UNPAID, CODE_QUOTE_PENDING):
+        return MintUnavailable(f"{words}; this is not done yet")
+    if (refusal.code, path) == (
+        CODE_OUTPUTS_PENDING,
+        SWAP,
+    ) and "pending" in words:  # of an invoice, its quote tells more
         return MintUnavailable(f"{words}; this is not done yet")
     if refusal.code in (CODE_UNKNOWN, None) and _BUSY.match(str(refusal.detail)):
         return MintUnavailable(f"the mint {url} is busy")

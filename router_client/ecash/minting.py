@@ -10,10 +10,11 @@ from router_client.ecash import store
 from router_client.ecash.closing import complete
 from router_client.ecash.coins import split
 from router_client.ecash.invoices import read_invoice
+from router_client.ecash.mint import BlindSignature
 from router_client.ecash.operations import Operations, opened
 from router_client.ecash.outcomes import Invoice, Received, received
 from router_client.ecash.store import Journal, Operation
-from router_client.ecash.token import to_msat
+from router_client.ecash.token import Proof, to_msat
 from router_client.errors import MintUnavailable, TokenRefused, TokenSpent
 
 GRACE_S = 3600
@@ -77,29 +78,57 @@ class Minting:
         try:
             proofs = await self._operations.signed(operation, lambda client, outputs: client.mint(quote, outputs))
         except (TokenSpent, TokenRefused) as refusal:
-            await self._refused(operation, refusal)
-            raise
+            proofs = await self._in_spite_of(operation, refusal)
         return await self._operations.db.run(lambda conn: complete(conn, operation, proofs))
 
-    async def _refused(self, operation: Operation, refusal: TokenSpent | TokenRefused) -> None:
-        """The mint said no, and had not said yes before: the operation has failed, unless its invoice is paid all the same.
+    async def _in_spite_of(self, operation: Operation, refusal: TokenSpent | TokenRefused) -> list[Proof]:
+        """The coins that the mint refused, and had not made before, if it has made them since: an earlier request of ours,
+        whose answer was lost, may have been under way.
 
-        Then the no was about the outputs (a keyset was rotated): they are planned anew. Raises MintUnavailable for that.
+        Raises the refusal where it has not: then the operation has failed. Raises MintUnavailable as long as the mint is at
+        it, and for an invoice that is paid all the same: then the no was about the outputs (a keyset was rotated), which are
+        planned anew.
         """
         mint = await self._operations.keyring.mint(operation.mint)
-        if (await mint.client.mint_quote_state(operation.journal.quote)).state == "PAID":
+        state = (await mint.client.mint_quote_state(operation.journal.quote)).state
+        if state == "PENDING":
+            raise MintUnavailable(f"{refusal}; it is at it") from refusal
+        if state == "PAID":
             unplanned = msgspec.structs.replace(operation.journal, amounts=())
             await self._operations.db.run(lambda conn: store.set_journal(conn, operation.id, unplanned))
             self._operations.keyring.forget(operation.mint)
             raise MintUnavailable(f"{refusal}; the invoice is paid: claim it again") from refusal
-        await self._operations.fail(operation, refusal)
+
+        async def refused(*_: object) -> list[BlindSignature]:
+            raise refusal
+
+        try:
+            return await self._operations.signed(operation, refused)
+        except (TokenSpent, TokenRefused):
+            await self._operations.fail(operation, refusal)
+            raise
 
     async def _recover(self, operation: Operation) -> None:
         """Nobody pays an invoice after its time: then the operation is over, until somebody claims it all the same."""
-        if await self.claim(operation.id) is None and self._is_over(operation.journal):
-            await self._operations.db.run(
-                lambda conn: store.close_operation(conn, operation.id, "failed", "invoice expired")
-            )
+        is_over = self._is_over(operation.journal)
+        try:
+            is_unpaid = await self.claim(operation.id) is None
+        except (TokenRefused, TokenSpent):  # the mint knows it no more
+            if not is_over:
+                raise
+            is_unpaid = True
+        if is_unpaid and is_over:
+            await self.give_up(operation.id, "invoice expired")
+
+    async def give_up(self, operation_id: str, reason: str) -> bool:
+        """See `Wallet.give_up`. One that somebody claims in this moment goes on."""
+
+        def close(conn: sqlite3.Connection) -> bool:
+            current = store.operation(conn, operation_id)
+            is_claimed = current is not None and bool(current.journal.amounts)
+            return not is_claimed and store.close_operation(conn, operation_id, "failed", reason)
+
+        return await self._operations.db.run(close)
 
     def _is_over(self, journal: Journal) -> bool:
         """Whether nobody can pay any more: the payer knows the invoice's end alone, whatever the mint says of its quote."""

@@ -122,7 +122,8 @@ class Operations:
         """Those of one mint that are finished now; a silent one is waited for once, not once for each operation."""
         finished: list[Operation] = []
         async with room:
-            for operation in operations:
+            # Invoices wait for their payers: hundreds of them come after what has money on its way.
+            for operation in sorted(operations, key=lambda each: each.kind == "mint"):
                 is_silent = False
                 try:
                     await self._recoveries[operation.kind](operation)
@@ -209,12 +210,20 @@ class Operations:
     async def _restored(
         self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]
     ) -> dict[str, BlindSignature]:
-        """What the mint signed before; nothing, if it cannot tell (no NUT-09) but calls the inputs unspent."""
+        """What the mint signed before; nothing, if it cannot tell (no NUT-09) but calls the inputs unspent.
+
+        One that refuses to tell either has said nothing of our request: it may be somebody before it who answers for it.
+        """
+        untold = MintUnavailable(f"the mint {operation.mint} cannot say what it signed")
         try:
             return await client.restore(outputs)
         except (TokenRefused, TokenSpent) as error:
-            if operation.kind == "mint" or await client.spent(operation.journal.inputs):
-                raise MintUnavailable(f"the mint {operation.mint} cannot say what it signed") from error
+            try:
+                is_free = operation.kind != "mint" and not await client.spent(operation.journal.inputs)
+            except (TokenRefused, TokenSpent):
+                raise untold from error
+            if not is_free:
+                raise untold from error
             return {}
 
 

@@ -31,10 +31,6 @@ from router_client.errors import MintMisbehaved, TokenRefused, TokenSpent, Walle
 log = logging.getLogger(__name__)
 
 
-BOOKED: tuple[store.Kind, ...] = ("redeem", "swap")
-"""Operations whose fees and losses are the wallet's own."""
-
-
 class Redeeming:
     """From locked coins to coins."""
 
@@ -54,14 +50,17 @@ class Redeeming:
                 log.warning("locked coins in %s of %s wait: %s", unit, mint_url, error)
         return done
 
-    def unfinished_since(self) -> int | None:
-        """See `Wallet.unfinished_since`."""
-        return self._operations.db.read(lambda conn: store.oldest_open(conn, BOOKED))
+    def has_unfinished(self) -> bool:
+        """See `Wallet.has_unfinished_redemptions`."""
+        return self._operations.db.read(lambda conn: store.has_open(conn, store.TOLD))
 
-    def finished(self, since: int) -> list[Redeemed]:
+    def finished(self) -> list[Redeemed]:
         """See `Wallet.redemptions`."""
-        operations = self._operations.db.read(lambda conn: store.finished_operations(conn, BOOKED, since))
-        return [redeemed(operation) for operation in operations]
+        return [redeemed(operation) for operation in self._operations.db.read(store.untold_operations)]
+
+    async def told(self, operation_id: str) -> None:
+        """See `Wallet.know_redemption`."""
+        await self._operations.db.run(lambda conn: store.told(conn, operation_id))
 
     async def _begin(self, mint_url: str, unit: str, most: int) -> Operation | None:
         """A batch taken; None when nothing waits, or nothing that is worth its fee yet."""

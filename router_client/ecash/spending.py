@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from router_client.ecash import store
-from router_client.ecash.coins import MOST_INPUTS, swap_fee
+from router_client.ecash.coins import MOST_INPUTS, plan_melt, split, swap_fee
 from router_client.ecash.operations import Operations
 from router_client.ecash.stock import MOST_MADE, MOST_MADE_BEHIND, lacks, stocked, surplus_of
 from router_client.ecash.store import Journal, Operation
@@ -152,6 +152,24 @@ class Spending:
                 return store.some_of(conn, mint_url, unit, size, surplus)
         return store.some_of(conn, mint_url, unit, max(held), 1) if lacks(held, aim, begun=begun) else []
 
+    def lacks_parts(self, mint_url: str, unit: str, amount: int) -> bool:
+        """See `Wallet.lacks_parts`."""
+        return bool(self._operations.db.read(lambda conn: self._much_larger(conn, mint_url, unit, amount=amount)))
+
+    async def part(self, mint_url: str, unit: str, amount: int, most_fee: int) -> bool:
+        """See `Wallet.part`."""
+        async with self.turn(mint_url, unit):
+            choose = partial(self._much_larger, amount=amount)
+            return await self.swap(mint_url, unit, choose, most_fee, part=amount) is not None
+
+    def _much_larger(self, conn: sqlite3.Connection, mint_url: str, unit: str, *, amount: int) -> list[Proof]:
+        """The coin that a payment of that amount would take though half of it were enough, if there is one."""
+        coins = store.unspent(conn, mint_url, unit)
+        if sum(coin.amount for coin in coins) < amount:
+            return []
+        taken = plan_melt(coins, amount, dict.fromkeys((coin.id for coin in coins), 0)).inputs
+        return [coin for coin in taken if coin.amount > 2 * amount]
+
     def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
         return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
 
@@ -161,9 +179,12 @@ class Spending:
         unit: str,
         choose: Callable[[sqlite3.Connection, str, str], list[Proof]],
         most_fee: int | None = None,
+        *,
+        part: int = 0,
     ) -> Operation | None:
-        """Swap what is chosen, if anything is, if it is worth more than the fee, and if that is not above the most. One that
-        the mint has not answered yet is gone on with instead: a silent mint is not given one coin after another."""
+        """Swap what is chosen, if anything is, if it is worth more than the fee, and if that is not above the most; with a
+        `part` so that some of the coins are worth just that. One that the mint has not answered yet is gone on with instead:
+        a silent mint is not given one coin after another."""
         db = self._operations.db
         begun = db.read(lambda conn: store.open_swap(conn, mint_url, unit))
         if begun is not None:
@@ -176,13 +197,15 @@ class Spending:
         def begin(conn: sqlite3.Connection) -> Operation | None:
             coins = choose(conn, mint_url, unit)
             total, fee = sum(coin.amount for coin in coins), swap_fee([fee_ppk.get(coin.id, 0) for coin in coins])
-            if total <= fee or (most_fee is not None and fee > most_fee):
+            if total <= fee + part or (most_fee is not None and fee > most_fee):
                 return None
             operation_id = f"swap:{secrets.token_hex(12)}"
             operation = self._operations.open(conn, operation_id, "swap", mint_url, unit, Journal())
             store.move_coins(conn, [coin.secret for coin in coins], "unspent", "reserved", operation_id)
             aim = self._operations.stock if len(coins) == 1 else 0  # several are merged
             amounts = stocked(total - fee, store.held(conn, mint_url, unit), aim, MOST_MADE_BEHIND, beside=False)
+            if part:
+                amounts = tuple(sorted(split(part) + split(total - fee - part)))
             journal = Journal(
                 keyset=keyset.id,
                 counter=store.take_counters(conn, keyset.id, len(amounts)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -56,9 +56,17 @@ SCHEMA_4 = """
 CREATE INDEX operations_booked ON operations (created_at) WHERE kind IN ('redeem', 'swap');
 CREATE INDEX coins_reserved ON coins (used_by) WHERE state = 'reserved';
 """
-SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3, SCHEMA_4)
+SCHEMA_5 = """
+CREATE TABLE untold (operation TEXT PRIMARY KEY REFERENCES operations (id));
+INSERT INTO untold SELECT id FROM operations WHERE kind IN ('redeem', 'swap') AND state = 'done' AND created_at >=
+    (SELECT MAX(created_at) FROM operations WHERE kind IN ('redeem', 'swap')) - 604800;
+DROP INDEX operations_booked;
+"""
+SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3, SCHEMA_4, SCHEMA_5)
 """What each version added to the one before; a new file goes through all of them."""
 
+TOLD: Final = ("redeem", "swap")
+"""Kinds of operations whose fees and losses are the wallet's own: its owner is told of each until it says that it knows."""
 Kind = Literal["receive", "send", "mint", "accept", "redeem", "melt", "swap", "restore"]
 CoinState = Literal["unspent", "reserved", "sent", "spent"]
 
@@ -208,11 +216,14 @@ def operation(conn: sqlite3.Connection, operation_id: str) -> Operation | None:
     return next(iter(_operations(conn, "WHERE id = ?", (operation_id,))), None)
 
 
-def finished_operations(conn: sqlite3.Connection, kinds: Sequence[Kind], since: int) -> list[Operation]:
-    """Done operations of these kinds that were opened at `since` (Unix seconds) or later, oldest first."""
-    among = ", ".join(f"'{kind}'" for kind in kinds)  # spelled out, as in the index: most operations are of other kinds
-    where = f"WHERE kind IN ({among}) AND state = 'done' AND created_at >= ? ORDER BY created_at"
-    return _operations(conn, where, (since,))
+def untold_operations(conn: sqlite3.Connection) -> list[Operation]:
+    """Done operations whose owner has not said yet that it knows of them, oldest first."""
+    return _operations(conn, "WHERE id IN (SELECT operation FROM untold) ORDER BY created_at, rowid", ())
+
+
+def told(conn: sqlite3.Connection, operation_id: str) -> None:
+    """Its owner knows of it."""
+    conn.execute("DELETE FROM untold WHERE operation = ?", (operation_id,))
 
 
 def open_swap(conn: sqlite3.Connection, mint: str, unit: str) -> Operation | None:
@@ -221,11 +232,10 @@ def open_swap(conn: sqlite3.Connection, mint: str, unit: str) -> Operation | Non
     return next(iter(_operations(conn, where, (mint, unit))), None)
 
 
-def oldest_open(conn: sqlite3.Connection, kinds: Sequence[Kind]) -> int | None:
-    """When the oldest open operation of these kinds was begun, Unix seconds."""
-    query = f"SELECT MIN(created_at) FROM operations WHERE state = 'open' AND kind IN ({', '.join('?' * len(kinds))})"
-    found = conn.execute(query, tuple(kinds)).fetchone()[0]
-    return None if found is None else int(found)
+def has_open(conn: sqlite3.Connection, kinds: Sequence[Kind]) -> bool:
+    """Whether an operation of these kinds is open."""
+    query = f"SELECT 1 FROM operations WHERE state = 'open' AND kind IN ({', '.join('?' * len(kinds))}) LIMIT 1"
+    return conn.execute(query, tuple(kinds)).fetchone() is not None
 
 
 def open_operations(conn: sqlite3.Connection) -> list[Operation]:
@@ -249,6 +259,12 @@ def close_operation(
         "UPDATE operations SET state = ?, result = ? WHERE id = ? AND state = 'open'", (state, result, operation_id)
     )
     return changed.rowcount == 1
+
+
+def tell_of(conn: sqlite3.Connection, operation: Operation) -> None:
+    """Its owner is to know that it is done, if that is of a kind that matters to the books."""
+    if operation.kind in TOLD:
+        conn.execute("INSERT INTO untold VALUES (?)", (operation.id,))
 
 
 def add_coins(conn: sqlite3.Connection, source: Operation, proofs: Iterable[Proof], state: CoinState) -> None:

@@ -46,12 +46,12 @@ from router_client.ecash.outcomes import (
     received,
 )
 from router_client.ecash.receiving import Receiving
-from router_client.ecash.redeeming import BOOKED, Redeeming
+from router_client.ecash.redeeming import Redeeming
 from router_client.ecash.restoring import Restoring
 from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
 from router_client.ecash.store import Operation
-from router_client.ecash.token import Token, decode, to_msat
+from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat
 
 
 class Wallet:
@@ -233,14 +233,27 @@ class Wallet:
         """
         return await self._spending.restock(most_fee_msat)
 
-    def redemptions(self, since: int = 0) -> list[Redeemed]:
-        """Finished redemptions, and swaps of our own coins (`restock`, and before payments that took too many small ones),
-        that were begun at `since` (Unix seconds) or later, those of `recover` among them."""
-        return self._redeeming.finished(since)
+    def lacks_parts(self, amount: int, mint_url: str, unit: str) -> bool:
+        """Whether a payment of that amount would take a coin of more than twice that: for as long as it hangs, all of it."""
+        return self._spending.lacks_parts(mint_url, unit, amount)
 
-    def unfinished_since(self) -> int | None:
-        """When the oldest of those that are still open was begun, Unix seconds."""
-        return self._redeeming.unfinished_since()
+    async def part(self, amount: int, mint_url: str, unit: str, most_fee_msat: int) -> bool:
+        """Have such a coin swapped for some of that amount and the rest, for that fee at most; whether it was. The fee is
+        the wallet's own loss: `redemptions`. Raises what `receive` does."""
+        return await self._spending.part(mint_url, unit, amount, most_fee_msat // MSAT_PER_UNIT[unit])
+
+    def redemptions(self) -> list[Redeemed]:
+        """Finished redemptions, and swaps of our own coins (`restock`, and before payments that took too many small ones),
+        those of `recover` among them, each until `know_redemption` is called for it."""
+        return self._redeeming.finished()
+
+    async def know_redemption(self, operation_id: str) -> None:
+        """It is booked: `redemptions` need not tell of it any more."""
+        await self._redeeming.told(operation_id)
+
+    def has_unfinished_redemptions(self) -> bool:
+        """Whether one of those is still open."""
+        return self._redeeming.has_unfinished()
 
     def locked_msat(self) -> Msat:
         """Accepted coins that are not redeemed yet, at what they were credited for."""
@@ -255,6 +268,10 @@ class Wallet:
     async def claim(self, operation_id: str) -> Received | None:
         """The ecash for a paid invoice, or None while it is unpaid."""
         return await self._minting.claim(operation_id)
+
+    async def give_up(self, operation_id: str, reason: str) -> bool:
+        """Ask no more after an unpaid invoice, unless it is being claimed; whether that is so. `claim` takes it up again."""
+        return await self._minting.give_up(operation_id, reason)
 
     async def melt_cost(self, bolt11: str, mint_url: str, unit: str) -> MeltCost:
         """What paying the invoice with coins of that mint takes at most; nothing is begun. Raises what `melt` does."""
@@ -292,7 +309,7 @@ class Wallet:
 
     async def recover_redemptions(self) -> int:
         """The same for those that `redemptions` tells of; returns how many of `redeem_locked` are finished now."""
-        return len([done for done in await self._operations.recover(0, BOOKED) if done.kind == "redeem"])
+        return len([done for done in await self._operations.recover(0, store.TOLD) if done.kind == "redeem"])
 
     async def restore(self, without: Collection[str] = ()) -> Restored:
         """Make an old copy of a wallet safe to go on with: the copied one may have taken counters, spent coins, handed out

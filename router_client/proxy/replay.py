@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS answers (
 )
 """
 _INDEX: Final = "CREATE INDEX IF NOT EXISTS answers_at ON answers (at)"
-_FORGET: Final = "DELETE FROM answers WHERE at < ?"
+_FORGET: Final = "DELETE FROM answers WHERE at < ? AND run != ?"
+"""Not of what is being bought just now, whatever a clock says that was set."""
 _FEWER: Final = """
 DELETE FROM answers WHERE name IN (SELECT name FROM answers WHERE run = '' ORDER BY at DESC LIMIT -1 OFFSET ?)
 """
@@ -120,7 +121,7 @@ class Replays:
         now = self._clock()
 
         def work(conn: sqlite3.Connection) -> _Known | None:
-            conn.execute(_FORGET, (now - KEEP_S,)).close()
+            conn.execute(_FORGET, (now - KEEP_S, self._run)).close()
             row = conn.execute(_FIND, (named.id,)).fetchone()
             if row is not None:
                 return _Known(*row)

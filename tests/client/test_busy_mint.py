@@ -61,3 +61,66 @@ async def test_no_more_swaps_are_asked_of_a_mint_at_once_than_it_can_bear(
         taken_msat = await asyncio.gather(*(receive(number, token) for number, token in enumerate(tokens)))
         assert most == MOST_AT_ONCE
         assert bob.balance_msat() == sum(taken_msat) == 64 * len(tokens)
+
+
+async def test_a_swap_that_is_under_way_was_not_refused(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+    """Its first request is with the mint still: to take the refusal of the second for its end would lose what it makes."""
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    swaps = 0
+
+    class AtIt(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal swaps
+            if request.url.path != "/v1/swap":
+                return await super().handle_async_request(request)
+            swaps += 1
+            if swaps == 1:
+                raise httpx.ReadTimeout("no answer", request=request)
+            if swaps == 2:
+                refusal = b'{"detail": "Outputs are pending", "code": 11004}'
+                return httpx.Response(400, stream=httpx.ByteStream(refusal))
+            return await super().handle_async_request(request)
+
+    token = (await alice.send(100, mint_url, "msat", "x")).token
+    async with httpx.AsyncClient(transport=AtIt()) as slow:
+        bob = await Wallet.open(folder / "b.db", slow)
+        for _ in range(2):
+            with pytest.raises(MintUnavailable):
+                await bob.receive(token, "in")
+            opened = bob.outcome("in")
+            assert opened is not None
+            assert opened.state == "open"
+        assert (await bob.receive(token, "in")).amount_msat == bob.balance_msat() == 100
+        bob.close()
+    alice.close()
+
+
+async def test_who_answers_in_the_mints_stead_has_not_spoken_for_it(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A gateway that refuses everything, after a swap whose answer was lost: the mint has done it."""
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    token = (await alice.send(100, mint_url, "msat", "x")).token
+    alice.close()
+    swaps, is_blocked = 0, True
+
+    class Gateway(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal swaps
+            swaps += request.url.path == "/v1/swap"
+            if is_blocked and swaps > 1:
+                return httpx.Response(403, stream=httpx.ByteStream(b'{"error": "forbidden"}'))
+            response = await super().handle_async_request(request)
+            if is_blocked and swaps == 1:
+                await response.aread()
+                raise httpx.ReadError("lost on the way back", request=request)
+            return response
+
+    async with httpx.AsyncClient(transport=Gateway()) as guarded:
+        bob = await Wallet.open(folder / "b.db", guarded)
+        for _ in range(2):
+            with pytest.raises(MintUnavailable):
+                await bob.receive(token, "in")
+        is_blocked = False
+        assert (await bob.receive(token, "in")).amount_msat == bob.balance_msat() == 100
+        bob.close()

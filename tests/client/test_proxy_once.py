@@ -316,3 +316,17 @@ async def test_an_answer_is_kept_before_its_last_byte_goes_out(proxy: Proxy, rep
     await proxy({"type": "http", "method": "POST", "path": CHAT, "headers": headers}, receive, send)
     assert runs[-1] == "last "
     assert "" not in runs
+
+
+async def test_what_is_being_bought_is_not_forgotten_by_a_clock_that_is_set(folder: Path) -> None:
+    clock = Clock(1000.0)
+    named = Named.of("", "once", CHAT, BODY)
+    async with Replays.open(folder / "clock.db", clock) as replays:
+        assert await replays.begin(named) is None
+        clock.now += replay.KEEP_S + 1
+        with pytest.raises(Refusal, match="is running"):
+            await replays.begin(named)
+        await replays.keep(named, Kept(200, {}, b"answer"))
+        kept = await replays.begin(named)
+        assert kept is not None
+        assert kept.body == b"answer"

@@ -239,7 +239,8 @@ async def test_many_coins_are_not_handed_out_where_a_larger_one_spares_them(
     (keyset, *_) = [each for each in await MintClient(mint_url, http).keysets() if each.unit == "msat" and each.active]
     amounts = [*[1 << bit for bit in range(7)] * 8, COIN]
     coins = [Proof(keyset.id, amount, secrets.token_hex(32), "02" + "11" * 32) for amount in amounts]
-    (source,) = wallet._db.read(lambda conn: store.finished_operations(conn, ("mint",), 0))
+    source = wallet.outcome("fund")
+    assert source is not None
     await wallet._db.run(lambda conn: store.add_coins(conn, source, coins, "unspent"))
     with pytest.raises(TokenRefused):
         await wallet.send(1010, mint_url, "msat", "56 coins with their fees")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from node.ledger.sql import Steps, rows
 from node.localnet.mint import start_mint, wait_mint
 from node.localnet.process import free_port
-from node.redemptions import Redemptions
 from relays.payment import CASHU_HEADER, CHANGE_SSE_PREFIX
 from router_client.ecash import request as requests
 from router_client.ecash.mint import MintClient
@@ -359,8 +357,7 @@ async def test_a_swap_that_took_hours_is_booked_all_the_same(
     node: Running, wallet: Wallet, http: httpx.AsyncClient, mint_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its fee is in no book until it is finished, however long its mint was away."""
-    now = time.time()
-    redemptions = Redemptions(node.node.ledger, node.node.wallet, lambda: now)
+    redemptions = node.node.redemptions
     key = bearer((await wallet.send(2**19, mint_url, "msat", "deposit")).token)
     assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)).status_code == 200
 
@@ -373,11 +370,10 @@ async def test_a_swap_that_took_hours_is_booked_all_the_same(
         assert node.node.wallet.holdings().away_msat > 0
         await node.node.audit()
         for _ in range(5):
-            now += 3600
             await redemptions.run()
-    assert node.node.wallet.unfinished_since() is not None
+    assert node.node.wallet.has_unfinished_redemptions()
     await node.node.wallet.recover()
-    assert node.node.wallet.unfinished_since() is None
+    assert not node.node.wallet.has_unfinished_redemptions()
     await redemptions.run()
     assert (await node.node.ledger.audit()).lost_msat == 1
     await node.node.audit()

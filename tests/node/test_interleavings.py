@@ -165,6 +165,31 @@ async def test_coins_of_strangers_mints_do_not_hide_what_is_missing_from_the_aud
         await node.node.audit()
 
 
+async def test_a_small_payment_that_hangs_keeps_no_large_coin(
+    folder: Path, http: httpx.AsyncClient, model_url: str, address: LnurlServer
+) -> None:
+    """Whoever has an address chooses how long, and other callers' refunds would lack it meanwhile."""
+    stuck = {"FAKEWALLET_PAY_INVOICE_STATE": "PENDING", "FAKEWALLET_PAYMENT_STATE": "PENDING"}
+    with running_mint(folder / "mint", extra=stuck) as mint_url:
+        wallet = await funded_wallet(folder / "caller.db", http, mint_url)
+        async with running_node(
+            folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True, change_stock=0
+        ) as node:
+            large, small = [bearer(await token_of(wallet, mint_url, amount)) for amount in (2**18, 20_000)]
+            assert (await http.get(f"{node.url}/v1/balance", headers=small)).status_code == 200
+            # Its coins go elsewhere, as in payouts.
+            await node.node.wallet.send(20_000, mint_url, "msat", "small coins", fees="inside")
+            assert (await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=large)).status_code == 200
+            free_msat = await node.node.ledger.free_msat()
+            wish = {"recipient": address.address}
+            hanging = await http.post(f"{node.url}/v1/balance/refund", json=wish, headers=small)
+            assert hanging.status_code == 503, hanging.text
+            assert len(await node.node.ledger.open_refunds()) == 1
+            assert 0 < node.node.wallet.holdings().away_msat <= 2 * 20_000
+            assert (await node.node.ledger.audit()).lost_msat == free_msat - await node.node.ledger.free_msat() == 1
+        wallet.close()
+
+
 async def test_a_payment_that_hangs_does_not_stop_the_audit_of_the_wallet(
     folder: Path, http: httpx.AsyncClient, model_url: str, address: LnurlServer
 ) -> None:

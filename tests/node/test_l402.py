@@ -277,20 +277,6 @@ async def test_a_crash_between_coins_and_credit_is_gone_on_with(
         await adds_up(node)
 
 
-async def test_so_many_wait_and_no_more_and_others_are_had_still(
-    node: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Patience(monkeypatch)  # nobody pays
-    monkeypatch.setattr("node.invoices.MOST_CHALLENGES", 2)
-    for _ in range(2):
-        await asked_by(node.url, http)
-    plain = await http.post(node.url + CHAT, json=HELLO)
-    assert (plain.status_code, bool(plain.headers["x-cashu"])) == (402, True)
-    assert "www-authenticate" not in plain.headers
-    wish = {"amount_sats": 1, "purpose": "create"}
-    assert (await http.post(f"{node.url}/lightning/invoice", json=wish)).status_code == 200
-
-
 async def test_no_402_waits_for_a_mint_that_does_not_answer_and_few_ask_it(
     node: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ class Patience:
             told = await state(client, name)
             return told if self.is_paid else msgspec.structs.replace(told, state="UNPAID")
 
+        monkeypatch.setattr("node.invoices.ASK_AGAIN_S", 0)
         monkeypatch.setattr(MintClient, "mint_quote", quoted)
         monkeypatch.setattr(MintClient, "mint_quote_state", looked)
 

@@ -42,6 +42,22 @@ async def test_a_new_key_that_is_first_used_twice_at_once_is_one_key(ledger: Led
     assert all(key == found[0] is not None for key in found)
 
 
+async def test_a_key_whose_token_a_sweep_has_credited_first_is_good(ledger: Ledger) -> None:
+    """A token of a foreign mint is on its way for minutes, by a sweep too; who asks meanwhile has been told of a key."""
+    await ledger.begin_deposit(deposit("t"))
+    account = await ledger.credit_deposit("t", 990, 10)
+    assert await ledger.credit_deposit("t", 990, 10, "hash of sk", "sk-…x") == account
+    await ledger.credit_deposit("t", 990, 10, "another hash", "sk-…y")
+    assert await ledger.key_of("another hash") is None, "the first counts"
+    named = await ledger.key_of("hash of sk")
+    assert named is not None
+    assert (named.account, named.hint) == (account, "sk-…x")
+    assert await ledger.key_of("t") is None
+    await ledger.credit_deposit("t", 990, 10, "hash of sk", "sk-…x")
+    assert (await ledger.account(account)).available_msat == 990
+    await ledger.audit()
+
+
 async def test_rotation_keeps_the_old_key_until_the_new_one_is_used(ledger: Ledger) -> None:
     await ledger.create_key("old", "sk-…o", "", 100)
     old = await ledger.key_of("old")

@@ -121,25 +121,6 @@ async def test_a_mint_that_is_gone_keeps_nobody_elses_invoice_waiting(
     assert waiting.state == "open", "its mint may come back"
 
 
-async def test_so_many_invoices_wait_and_no_more(
-    folder: Path, mint_url: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Anyone may ask for one, and each is looked at every few seconds."""
-    monkeypatch.setattr("node.invoices.MOST_OPEN", 2)
-    monkeypatch.setattr("node.jobs.INVOICES_EVERY_S", 3600)
-    async with running_node(folder, cashu_mints=mint_url, upstream_base_url="http://127.0.0.1:9/v1") as node:
-        wish = {"amount_sats": 1, "purpose": "create"}
-        asked = [await http.post(f"{node.url}/lightning/invoice", json=wish) for _ in range(3)]
-        assert [answer.status_code for answer in asked] == [200, 200, 429]
-        assert asked[2].headers["retry-after"] == "60"
-        assert asked[2].json()["error"]["code"] == "rate_limited"
-        for _ in range(100):
-            if await node.node.invoices.watch() == 2:
-                break
-            await asyncio.sleep(0.1)
-        assert (await http.post(f"{node.url}/lightning/invoice", json=wish)).status_code == 200
-
-
 # refunds to a Lightning address ---------------------------------------------------------------------------------------
 
 
