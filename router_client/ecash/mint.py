@@ -255,10 +255,8 @@ def _refusal(url: str, path: str, reply: Reply) -> Exception:
         return TokenSpent(words)
     if refusal.code in (CODE_PENDING, CODE_QUOTE_UNPAID, CODE_QUOTE_PENDING):
         return MintUnavailable(f"{words}; this is not done yet")
-    if (refusal.code, path) == (
-        CODE_OUTPUTS_PENDING,
-        SWAP,
-    ) and "pending" in words:  # of an invoice, its quote tells more
+    # Of an invoice, its quote tells more.
+    if refusal.code == CODE_OUTPUTS_PENDING and path == SWAP and "pending" in words:
         return MintUnavailable(f"{words}; this is not done yet")
     if refusal.code in (CODE_UNKNOWN, None) and _BUSY.match(str(refusal.detail)):
         return MintUnavailable(f"the mint {url} is busy")

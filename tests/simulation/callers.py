@@ -196,7 +196,7 @@ class Caller:
         self._count += 1
         balance = Balance(f"{self.purse.name}{self._count}$", text, decode(text).unit, doubtful_tokens=[text])
         self.balances.append(balance)
-        with self.world.taking_coins():  # the change
+        with self.world.taking_coins.block():  # the change
             return "cash " + await self.chat(balance, script, stream=stream, leaves=leaves, cash=True)
 
     async def ask_twice(self, balance: Balance, script: Script, *, together: bool) -> str:
@@ -264,13 +264,14 @@ class Caller:
         due = balance.refundable
         certain = balance.certain and due <= self.world.most_of_one_unit_msat()
         balance.refund_lost = True
-        with balance.exchange(), self.world.taking_coins() as alone:
+        with balance.exchange(), balance.refunds.block() as only_one, self.world.taking_coins.block() as alone:
             before = balance.begun
             answer = await self.world.request("POST", "/v1/balance/refund", bearer=balance.bearer)
             # Coins of one unit that others take meanwhile leave a part for the next refund.
             certain = certain and alone()
             check(answer.status != 500, "the node failed inside")
-            balance.refund_lost = answer.status >= 500
+            # The answer to another one beside it may be lost still.
+            balance.refund_lost = answer.status >= 500 or not only_one()
             if answer.status == 200:
                 self._refunded(balance, answer.json, due if certain and before == balance.begun else None)
         return f"refund {balance.name} {answer.status} {answer.code}"

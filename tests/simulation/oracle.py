@@ -15,6 +15,7 @@ import msgspec
 from node.metering.tokens import count
 from relays.money import ceil_div
 from router_client.ecash.token import Token, decode
+from tests.simulation.alone import Blocks
 from tests.simulation.mint import MSAT_PER_UNIT, Mint
 from tests.simulation.upstream import Script
 from tests.simulation.world import COMPLETION_MSAT, PROMPT_MSAT
@@ -57,6 +58,8 @@ class Balance(msgspec.Struct, eq=False):
     """Paid, and not seen credited."""
     refund_lost: bool = False
     """Whether an answer to a refund was lost: there may be a token that its owner does not have yet."""
+    refunds: Blocks = msgspec.field(default_factory=Blocks)
+    """In which its refund is asked for."""
     refund_tokens: list[str] = []
     untold_fees: int = 0
     """Refunds of which only the token is known, not what the mint took for making it."""

@@ -31,6 +31,7 @@ from node.upstream.kind import Kind
 from router_client.ecash.wallet import Wallet
 from tests.application import Application
 from tests.ledgers import lay_out
+from tests.simulation.alone import Blocks
 from tests.simulation.machine import Disk, Fault, Machine
 from tests.simulation.mint import MSAT_PER_UNIT, Mint
 from tests.simulation.mint_http import MintTransport
@@ -91,7 +92,8 @@ class World:
         self.node: Node
         self.jobs: dict[str, Callable[[], Awaitable[object]]] = {}
         self.crashes = 0
-        self._takings = self._taking = 0
+        self.taking_coins = Blocks()
+        """In which coins may leave the node's wallet."""
         self._life: asyncio.Task[None]
 
     async def start(self, faults: dict[int, Fault] | None = None) -> None:
@@ -204,16 +206,6 @@ class World:
         if machine.dead:
             raise Lost
         return working.result()
-
-    @contextmanager
-    def taking_coins(self) -> Iterator[Callable[[], bool]]:
-        """A block in which coins may leave the node's wallet; gives whether, so far, no other such block ran beside it."""
-        self._takings, self._taking = self._takings + 1, self._taking + 1
-        alone, begun = self._taking == 1, self._takings
-        try:
-            yield lambda: alone and self._takings == begun
-        finally:
-            self._taking -= 1
 
     def most_of_one_unit_msat(self) -> int:
         """A refund is made of coins of one unit: it can be no larger than this."""
