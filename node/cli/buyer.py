@@ -15,6 +15,7 @@ import click
 from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
 from node.cli.place import data_option, json_option, place, relays_option, run_client, tor_options, with_client
 from node.cli.preferences import routing_options
+from node.cli.question import question_argument
 from node.cli.route import profile_option
 from relays.event import pubkey_of
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
@@ -40,7 +41,7 @@ ABANDONED_S = 600
 
 
 @click.command(epilog='Example: satroute ask "What is 2+2?" --max-tokens 50')
-@click.argument("question")
+@question_argument()
 @click.option("--model", default="auto", show_default=True, help="A model's name, with :floor or :nitro; or auto.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @click.option("--max-sats", type=click.IntRange(min=1), help="Refuse to risk more than this on one request.")
@@ -77,7 +78,7 @@ def ask(
         show = None if as_json else lambda text: click.echo(printable(text), nl=False)
         try:
             answer = await client.chat(body, on_text=show, max_cost_msat=limit_msat)
-        except (ClientError, asyncio.CancelledError) as error:  # the latter by Ctrl-C
+        except (ClientError, OSError, asyncio.CancelledError) as error:  # the last by Ctrl-C
             _tell_what_is_out(client.payments.out())
             if isinstance(error, NoProvider):
                 raise CommandFailed(_why_none(error, client, body)) from error
@@ -258,7 +259,7 @@ def receive(data: Path | None) -> None:
 def send(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Take money out as a Cashu token, on standard output."""
 
-    async def work(opened: Wallet) -> str:
+    async def work(opened: Wallet) -> None:
         fitting = [
             (mint, unit, sats * (MSAT_PER_SAT if unit == "msat" else 1))
             for (mint, unit), amount in opened.balances().items()
@@ -267,9 +268,15 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
         if not fitting:
             raise CommandFailed(f"no mint holds {sats} sats of this wallet's")
         mint, unit, amount = fitting[0]
-        return (await opened.send(amount, mint, unit, f"send:{time.time_ns()}")).token
+        operation = f"send:{time.time_ns()}"
+        token = (await opened.send(amount, mint, unit, operation)).token
+        try:
+            click.echo(token)
+        except OSError:  # nobody has seen it
+            await opened.reclaim(operation)
+            raise
 
-    click.echo(_with_wallet(place(data).folder, work))
+    _with_wallet(place(data).folder, work)
 
 
 @wallet.command(epilog="Example: satroute wallet recover")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
 
 from node.cli.console import CommandFailed, escaped, note, out, print_json
+from node.cli.sheet import sheet
 from node.config import load_settings
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
@@ -62,9 +62,9 @@ def list_(env_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"keys": [_flat(key, account) for key, account in found]})
         return
-    table = Table("id", "name", "key", "available", "held", "spent", "made", "state")
-    for key, account in found:
-        table.add_row(
+    columns = ("id", "name", "key", "available", "held", "spent", "made", "state")
+    rows = [
+        (
             str(key.id),
             escaped(key.name),
             key.hint,
@@ -74,7 +74,9 @@ def list_(env_file: Path | None, as_json: bool) -> None:
             datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d"),
             "[red]revoked[/]" if key.revoked else "active",
         )
-    out.print(table if found else "no keys yet; `satroute keys create --sats 100` makes one")
+        for key, account in found
+    ]
+    out.print(sheet(columns, rows, out.width) if rows else "no keys yet; `satroute keys create --sats 100` makes one")
 
 
 @keys.command(epilog="Example: satroute keys revoke 4")

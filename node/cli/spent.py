@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
 
 from node.cli.console import escaped, note, out, print_json
 from node.cli.place import data_option, json_option, place
+from node.cli.sheet import sheet
 from relays.money import from_sat, in_sats
 from router_client.client import BUDGET_FILE, SHELF_FILE, SPENDING_FILE
 from router_client.discovery.shelf import Shelf
@@ -50,9 +50,9 @@ def _show(found: Report) -> None:
     if not found.lines:
         out.print(f"nothing was spent in the last {found.hours:g} hours")
         return
-    table = Table("model", "tier", "node", "requests", "verified", "quality", "spent", "saved", "open")
-    for line in found.lines:
-        table.add_row(
+    columns = ("model", "tier", "node", "requests", "verified", "quality", "spent", "saved", "open")
+    rows = [
+        (
             escaped(line.model),
             line.tier,
             f"{line.node[:16]}…",
@@ -63,7 +63,9 @@ def _show(found: Report) -> None:
             in_sats(line.saved_msat),
             f"{line.open:,}" if line.open else "",
         )
-    out.print(table)
+        for line in found.lines
+    ]
+    out.print(sheet(columns, rows, out.width))
     out.print(f"{found.requests:,} requests, {in_sats(found.spent_msat)}; {in_sats(found.saved_msat)} saved")
 
 

@@ -105,6 +105,23 @@ def test_what_is_wrong_comes_with_its_remedy(words: list[str], code: int, remedy
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["ask"], ["route"], ["price", "a-model"]], ids=" ".join)
+@pytest.mark.parametrize(("question", "given"), [("", ""), (" \t\n", ""), ("-", ""), ("-", " \n")])
+def test_nothing_is_bought_for_an_empty_question(folder: Path, command: list[str], question: str, given: str) -> None:
+    """An answer to nothing was bought."""
+    words = ["--relay", DEAD_RELAY, "--data", str(folder)]
+    done = run(*command, question, *words, stdin=given)
+    assert done.returncode == 2
+    assert 'is empty: ask something, such as "What is 2+2?"' in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_a_question_may_come_by_standard_input(folder: Path) -> None:
+    done = run("ask", "-", "--relay", DEAD_RELAY, "--data", str(folder), stdin="What is 2+2?\n")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+
+
 def test_a_dead_relay_is_said_and_nothing_is_found(folder: Path) -> None:
     done = run("nodes", "--json", "--relay", "ws://127.0.0.1:9", "--data", str(folder))
     assert done.returncode == 1
