@@ -122,11 +122,12 @@ def whole_answer(body: bytes, clock: Callable[[], float]) -> bytes:
     if said.error is not None:
         raise UpstreamUnreachable(_words(said.error))
     answer_id = said.response_id or _name_of(body)
-    choices = []
+    choices, says_something = [], said.blocked
     for candidate in said.candidates or []:
         spoken = _spoken(candidate, answer_id, 0)
         message = {"role": "assistant", "content": None if "tool_calls" in spoken else "", **spoken}
         choices.append(_choice(candidate, "message", message, _finish_reason(candidate, "tool_calls" in spoken)))
+        says_something = says_something or candidate.ended or bool(spoken)
     written = any(_has_words(choice["message"]) for choice in choices)
     if not choices:
         if not said.blocked:
@@ -135,6 +136,8 @@ def whole_answer(body: bytes, clock: Callable[[], float]) -> bytes:
     answer = _head(said, answer_id, "chat.completion", clock) | {"choices": choices}
     if (counted := usage_of(said.usage_metadata, written=written)) is not None:
         answer["usage"] = counted
+    if not says_something and not (counted and counted["completion_tokens"]):
+        raise UpstreamUnreachable("the upstream's answer says nothing")
     return msgspec.json.encode(answer)
 
 
