@@ -26,6 +26,7 @@ from router_client.buying.forms import BOUGHT
 from router_client.buying.quoting import Asked, ask_all
 from router_client.buying.reading import OnText, Reader, TextReader
 from router_client.buying.serving import Serving
+from router_client.buying.tries import why_none
 from router_client.complexity import Task, Tier, asked_text, assess, only_read
 from router_client.discovery.directory import Directory
 from router_client.discovery.opinions import Opinions
@@ -283,7 +284,10 @@ class RouterClient:
 
     async def recommend(self, node: str, words: str = "") -> Event:
         """Publish a recommendation of the node of that key. Raises NoProvider when no relay has it announced, NotTaken."""
-        theirs = [p.announcement for p in await self.directory.providers() if p.announcement.pubkey == node]
+        providers = await self.directory.providers()
+        if not providers:
+            raise NoProvider(why_none({}, (), self.directory.failures))
+        theirs = [p.announcement for p in providers if p.announcement.pubkey == node]
         if self._reviewer is None or not theirs:
             raise NoProvider(f"{npub(node)} is not announced on these relays")
         return await self._reviewer.recommend(max(theirs, key=lambda each: each.created_at), words)

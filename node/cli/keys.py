@@ -24,6 +24,7 @@ T = TypeVar("T")
 _env_file = click.option(
     "--env-file", type=click.Path(path_type=Path, dir_okay=False), help="The node's settings file."
 )
+_ID = click.IntRange(1, 2**63 - 1)
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
@@ -80,7 +81,7 @@ def list_(env_file: Path | None, as_json: bool) -> None:
 
 
 @keys.command(epilog="Example: satroute keys revoke 4")
-@click.argument("key_id", type=int)
+@click.argument("key_id", type=_ID)
 @_env_file
 def revoke(key_id: int, env_file: Path | None) -> None:
     """Close a key for good. Its balance stays in the books."""
@@ -90,7 +91,7 @@ def revoke(key_id: int, env_file: Path | None) -> None:
 
 
 @keys.command(epilog="Example: satroute keys rotate 4")
-@click.argument("key_id", type=int)
+@click.argument("key_id", type=_ID)
 @_env_file
 @_json
 def rotate(key_id: int, env_file: Path | None, as_json: bool) -> None:

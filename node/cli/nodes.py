@@ -16,6 +16,7 @@ from rich.live import Live
 
 from node.cli.console import CommandFailed, err, escaped, note, out, per_1k, print_json
 from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
+from node.cli.real import Real
 from node.cli.sheet import sheet
 from relays.announcement import ModelOffer
 from relays.pricing import TOKENS_PER_PRICE
@@ -66,7 +67,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 @click.command(epilog="Example: satroute nodes --model gpt-4o --max-price 500 --watch")
 @click.option("--model", help="Those that sell a model with this in its name.")
-@click.option("--max-price", type=click.FloatRange(min=0), help="At most so many msat per 1k tokens, read or written.")
+@click.option("--max-price", type=Real(min=0), help="At most so many msat per 1k tokens, read or written.")
 @click.option("--mint", help="Those that take ecash of this mint.")
 @click.option("--onion", is_flag=True, help="Those with an onion address.")
 @click.option("--alive", is_flag=True, help="Those that answer under their key.")

@@ -11,15 +11,18 @@ from rich.console import RenderableType
 
 from node.cli.console import CommandFailed, escaped, out, per_1k, print_json
 from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
-from node.cli.question import question_argument
+from node.cli.question import named, question_argument
 from node.cli.sheet import sheet
 from relays.money import in_sats
 from router_client.buying.quoting import Asked
+from router_client.buying.tries import why_none
 from router_client.client import RouterClient
+from router_client.errors import NoProvider
+from router_client.routing.wishes import AUTO
 
 
 @click.command(epilog='Example: satroute price gpt-4o-mini "What is 2+2?" --max-tokens 50')
-@click.argument("model")
+@click.argument("model", callback=named)
 @question_argument("What is 2+2?")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @data_option
@@ -30,10 +33,15 @@ def price(
     model: str, question: str, max_tokens: int, data: Path | None, relays: tuple[str, ...], as_json: bool
 ) -> None:
     """What a request would hold and is expected to cost at each node, cheapest first."""
+    if model == AUTO:
+        raise click.UsageError("name a model: satroute route says which of them auto would take, and for how much")
     body = {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": question}]}
 
     async def work(client: RouterClient) -> list[Asked]:
-        return await client.quotes(body)
+        asked = await client.quotes(body)
+        if not client.directory.known():
+            raise NoProvider(why_none({}, (), client.directory.failures))
+        return asked
 
     asked = with_client(data, relays, work)
     if as_json:

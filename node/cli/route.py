@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,9 +12,10 @@ import msgspec
 from node.cli.console import CommandFailed, escaped, out, print_json
 from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
 from node.cli.preferences import routing_options
-from node.cli.question import question_argument
+from node.cli.question import model_option, question_argument
 from node.cli.sheet import sheet
 from relays.money import in_sats
+from router_client.buying.tries import why_none
 from router_client.client import RouterClient
 from router_client.complexity import Task
 from router_client.preferences import Profile
@@ -33,7 +35,7 @@ profile_option = click.option(
 
 @click.command(epilog='Example: satroute route "Prove that there are infinitely many primes." --explain')
 @question_argument()
-@click.option("--model", default="auto", show_default=True, help="A model's name, with :floor or :nitro; or auto.")
+@model_option
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @profile_option
 @routing_options
@@ -57,14 +59,16 @@ def route(
     routing = {"profile": profile}
     body = {"model": model, "max_tokens": max_tokens, "messages": [message], "routing": routing}
 
-    async def work(client: RouterClient) -> tuple[Task, Choice]:
-        return await client.choice(body)
+    async def work(client: RouterClient) -> tuple[Task, Choice, Mapping[str, str]]:
+        return *await client.choice(body), client.directory.failures
 
-    task, choice = with_client(data, relays, work)
+    task, choice, failures = with_client(data, relays, work)
     if as_json:
         print_json(_json(task, choice, explain=explain))
     else:
         _show(task, choice, explain=explain)
+    if not choice.candidates and not choice.rejected:
+        raise CommandFailed(why_none({}, (), failures))
     if not choice.candidates:
         raise CommandFailed("no node can serve this: " + ("see above" if explain else "--explain says why"))
 

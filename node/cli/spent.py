@@ -12,6 +12,7 @@ import msgspec
 
 from node.cli.console import escaped, note, out, print_json
 from node.cli.place import data_option, json_option, place
+from node.cli.real import Real
 from node.cli.sheet import sheet
 from relays.money import from_sat, in_sats
 from router_client.client import BUDGET_FILE, SHELF_FILE, SPENDING_FILE
@@ -23,7 +24,7 @@ from router_client.spending.rate import Rate
 
 
 @click.command(epilog="Example: satroute report --hours 168 --json")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--hours", type=Real(min=0, min_open=True), default=24.0, show_default=True)
 @data_option
 @json_option
 def report(hours: float, data: Path | None, as_json: bool) -> None:
@@ -78,7 +79,7 @@ def _limit(window: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     sats = click.option(
         f"--{window}", type=click.IntRange(min=0), metavar="SATS", help=f"At most so much {_a(window)}."
     )
-    most = click.FloatRange(0, MOST_USD)
+    most = Real(0, MOST_USD)
     usd = click.option(f"--{window}-usd", type=most, metavar="USD", help="The same in USD, at the price of the moment.")
     return lambda command: sats(usd(command))
 

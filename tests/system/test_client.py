@@ -422,8 +422,9 @@ async def test_who_interrupts_an_answer_is_told_where_the_money_is(
         assert asking.stdout is not None
         assert await asking.stdout.read(1)
         asking.send_signal(signal.SIGINT)
-        _, told = await asyncio.wait_for(asking.communicate(), 30)
+        said, told = await asyncio.wait_for(asking.communicate(), 30)
         assert asking.returncode == 130
+        assert said.endswith(b"\n"), "what is told does not go on in the answer's line"
         assert "out, not lost: " in told.decode()
         assert "satroute wallet recover" in told.decode()
         assert "Traceback" not in told.decode()
