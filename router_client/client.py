@@ -206,7 +206,7 @@ class RouterClient:
         max_cost_msat: int | None = None,
         explain: bool = False,
     ) -> Answer:
-        """The same with a request of OpenAI's Responses, without cascades: the answer's `body` is the `response`. Nothing is
+        """The same with a request of OpenAI's Responses: the answer's `body` is the `response`. Nothing is
         kept between requests. Raises as `chat`."""
         return await self.ask(
             RESPONSES, body, on_text=on_text, reader=reader, max_cost_msat=max_cost_msat, explain=explain
@@ -234,8 +234,6 @@ class RouterClient:
             raise BadRequest(f"/v1{endpoint.path} is not bought here: ask a node itself")
         plan = msgspec.structs.replace(await self._planned(body, max_cost_msat, endpoint), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
-            if endpoint is not CHAT:
-                raise BadRequest("cascades are of chat: leave 'cascade' out, or ask at /v1/chat/completions", "routing")
             answer = await self._cascades.answered(
                 plan, plan.wishes.cascade, reader.left if reader is not None else None
             )
