@@ -66,7 +66,8 @@ def ask(
     relays: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Buy one answer: find the best node, pay it, stream the answer, verify its receipt."""
+    """Buy one answer: find the best node, pay it, stream the answer, verify its receipt. The question - is read
+    from standard input."""
     message = {"role": "user", "content": question}
     routing = {"profile": profile, "maxCost": max_usd}
     body = {"model": model, "max_tokens": max_tokens, "messages": [message], "routing": routing}

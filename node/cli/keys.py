@@ -47,11 +47,15 @@ def create(sats: int, name: str, env_file: Path | None, as_json: bool) -> None:
         return await ledger.create_key(key.hash, key.hint, name, grant_msat)
 
     id_ = _with_ledger(env_file, make)
-    if as_json:
-        print_json({"id": id_, "name": name, "api_key": key.text, "balance_msat": grant_msat})
-        return
-    note(f"key {id_} with {in_sats(grant_msat)}; it is shown this once:")
-    click.echo(key.text)
+    try:
+        if as_json:
+            print_json({"id": id_, "name": name, "api_key": key.text, "balance_msat": grant_msat})
+        else:
+            note(f"key {id_} with {in_sats(grant_msat)}; it is shown this once:")
+            click.echo(key.text)
+    except OSError:  # nobody has seen it
+        _with_ledger(env_file, lambda ledger: ledger.revoke_key(id_))
+        raise
 
 
 @keys.command("list", epilog="Example: satroute keys list --json")

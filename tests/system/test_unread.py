@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -35,21 +36,22 @@ def unread(*words: str, also_errors: bool = False, buffered: bool = True) -> sub
         os.close(writing)
 
 
-@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
-    "words",
-    [["--help"], ["--version"], ["budget"], ["budget", "--json"], ["report"], ["block", KEY, "--json"]],
-    ids=lambda words: " ".join(words[:1]),
+    ("words", "buffered"),
+    [
+        (["--help"], True),
+        (["--version"], False),
+        (["budget"], True),
+        (["budget", "--json"], True),
+        (["report"], False),
+        (["block", KEY, "--json"], False),
+        (["wallet", "balance"], True),
+    ],
+    ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else "",
 )
 def test_it_ends_without_a_word(folder: Path, words: list[str], buffered: bool) -> None:
     data = [] if words[0].startswith("--") else ["--data", str(folder)]
     done = unread(*words, *data, buffered=buffered)
-    assert (done.returncode, done.stderr) == (UNREAD, "")
-
-
-@pytest.mark.parametrize("words", [["balance"], ["balance", "--json"]], ids=" ".join)
-def test_so_it_does_with_a_wallet_open(folder: Path, words: list[str]) -> None:
-    done = unread("wallet", *words, "--data", str(folder))
     assert (done.returncode, done.stderr) == (UNREAD, "")
 
 
@@ -65,6 +67,16 @@ def test_a_stream_that_is_closed_is_no_fault_of_the_program(folder: Path, stream
     assert done.returncode == code
     told = "error: the result cannot be written (Bad file descriptor)\n"
     assert done.stderr == (told if code else "")
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]], ids=["text", "json"])
+def test_a_key_that_nobody_has_seen_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch, how: list[str]) -> None:
+    monkeypatch.setenv("DATA_DIR", str(folder))
+    done = unread("keys", "create", "--sats", "5", *how)
+    assert done.returncode == UNREAD
+    assert "Traceback" not in done.stderr
+    (listed,) = json.loads(run("keys", "list", "--json", env={"DATA_DIR": str(folder)}).stdout)["keys"]
+    assert listed["revoked"]
 
 
 def test_a_token_that_nobody_has_seen_is_taken_back(folder: Path, mint_url: str) -> None:
