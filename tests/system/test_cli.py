@@ -140,7 +140,14 @@ def test_a_dead_relay_is_said_and_nothing_is_found(folder: Path) -> None:
     assert "cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     to_whom = npub(Signer.generate().pubkey)
-    for words in (["ask", "hi"], ["route", "hi"], ["route", "hi", "--explain"], ["price", "m"], ["recommend", to_whom]):
+    for words in (
+        ["ask", "hi"],
+        ["route", "hi"],
+        ["route", "hi", "--explain"],
+        ["price", "m"],
+        ["recommend", to_whom],
+        ["recommend", to_whom, "--remove"],
+    ):
         asked = run(*words, "--relay", "ws://127.0.0.1:9", "--data", str(folder))
         assert asked.returncode == 1
         assert "cannot be reached" in asked.stderr, "not that nobody sells it, or that --explain says why"
