@@ -19,7 +19,9 @@ MAX_DEPTH = 200
 """What nests deeper is nobody's honest request."""
 MAX_ESCAPES = 1_000_000
 """Each may be looked at, which takes a fraction of a microsecond."""
+MAX_FOLDED_BYTES = 1_000_000
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MARKS = re.compile(_STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
 _SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
@@ -55,6 +57,25 @@ def with_whole_characters(raw: bytes) -> bytes:
     if (b"\\ud" not in raw and b"\\uD" not in raw) or raw.count(b"\\") > MAX_ESCAPES:
         return raw
     return _SURROGATES.sub(lambda found: b"\\ufffd" if len(found[0]) == len(b"\\ufffd") else found[0], raw)
+
+
+def folded(raw: bytes, levels: int) -> bytes:
+    """JSON text in which what nests deeper than so many levels stands as a string, as it was written: that needs no stack to
+    be read. What is too long is left as it is."""
+    if len(raw) > MAX_FOLDED_BYTES:
+        return raw
+    depth = begin = end = 0
+    pieces = []
+    for found in _MARKS.finditer(raw):
+        if found[0] in b"[{":
+            begin = found.start() if depth == levels else begin
+            depth += 1
+        elif found[0] in b"]}":
+            depth -= 1
+            if depth == levels:
+                pieces += [raw[end:begin], msgspec.json.encode(raw[begin : found.end()].decode(errors="replace"))]
+                end = found.end()
+    return b"".join([*pieces, raw[end:]])
 
 
 def shaped(value: object, kind: type[T]) -> T:

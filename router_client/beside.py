@@ -10,11 +10,17 @@ from typing import Any
 
 @asynccontextmanager
 async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these as long as the block runs. What fails in them unforeseen ends the block, and is its caller's to see."""
+    """Run these as long as the block runs. What fails in them unforeseen ends the block, and is its caller's to see; the
+    block's own error is raised as it is."""
+    own: Exception | None = None
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(work) for work in works]
         try:
             yield
+        except Exception as error:  # noqa: BLE001 - a group of tasks would wrap it
+            own = error
         finally:
             for task in tasks:
                 task.cancel()
+    if own is not None:
+        raise own

@@ -26,6 +26,7 @@ from router_client.buying.forms import BOUGHT
 from router_client.buying.quoting import Asked, ask_all
 from router_client.buying.reading import OnText, Reader, TextReader
 from router_client.buying.serving import Serving
+from router_client.buying.tries import why_none
 from router_client.complexity import Task, Tier, asked_text, assess, only_read
 from router_client.discovery.directory import Directory
 from router_client.discovery.opinions import Opinions
@@ -205,7 +206,7 @@ class RouterClient:
         max_cost_msat: int | None = None,
         explain: bool = False,
     ) -> Answer:
-        """The same with a request of OpenAI's Responses, without cascades: the answer's `body` is the `response`. Nothing is
+        """The same with a request of OpenAI's Responses: the answer's `body` is the `response`. Nothing is
         kept between requests. Raises as `chat`."""
         return await self.ask(
             RESPONSES, body, on_text=on_text, reader=reader, max_cost_msat=max_cost_msat, explain=explain
@@ -233,8 +234,6 @@ class RouterClient:
             raise BadRequest(f"/v1{endpoint.path} is not bought here: ask a node itself")
         plan = msgspec.structs.replace(await self._planned(body, max_cost_msat, endpoint), explain=explain)
         if plan.wishes.cascade is not None and plan.wishes.models == (AUTO,):
-            if endpoint is not CHAT:
-                raise BadRequest("cascades are of chat: leave 'cascade' out, or ask at /v1/chat/completions", "routing")
             answer = await self._cascades.answered(
                 plan, plan.wishes.cascade, reader.left if reader is not None else None
             )
@@ -283,7 +282,10 @@ class RouterClient:
 
     async def recommend(self, node: str, words: str = "") -> Event:
         """Publish a recommendation of the node of that key. Raises NoProvider when no relay has it announced, NotTaken."""
-        theirs = [p.announcement for p in await self.directory.providers() if p.announcement.pubkey == node]
+        providers = await self.directory.providers()
+        if not providers:
+            raise NoProvider(why_none({}, (), self.directory.failures))
+        theirs = [p.announcement for p in providers if p.announcement.pubkey == node]
         if self._reviewer is None or not theirs:
             raise NoProvider(f"{npub(node)} is not announced on these relays")
         return await self._reviewer.recommend(max(theirs, key=lambda each: each.created_at), words)

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import click
 import msgspec
-from rich.table import Table
+from rich.console import RenderableType
 
 from node.announcer import Announcer
 from node.cli.console import CommandFailed, escaped, note, out, print_json
 from node.cli.place import json_option
+from node.cli.sheet import sheet
 from node.config import Settings, load_settings
 from node.front import looked_at
 from node.gauge import Gauge
@@ -100,19 +101,22 @@ def _show_withdrawn(answers: dict[str, Published], *, as_json: bool) -> None:
         raise CommandFailed("no relay took the deletion: try again later, announcements expire within an hour")
 
 
-def _table(events: tuple[Event, ...]) -> Table:
-    table = Table("kind", "what", "d", "bytes", "models", "expires after", title=f"as {escaped(events[0].pubkey)}")
+def _table(events: tuple[Event, ...]) -> RenderableType:
+    rows = []
     for event in events:
         ends, is_page = expiration(event), event.kind == kinds.PROVIDER_ANNOUNCEMENT and not event.values(kinds.TAG_URL)
-        table.add_row(
-            str(event.kind),
-            "page" if is_page else WHAT[event.kind],
-            escaped(event.value("d") or ""),
-            f"{len(to_json(event).encode()):,}",
-            _count(event),
-            "" if ends is None else _span(ends - event.created_at),
+        rows.append(
+            (
+                str(event.kind),
+                "page" if is_page else WHAT[event.kind],
+                escaped(event.value("d") or ""),
+                f"{len(to_json(event).encode()):,}",
+                _count(event),
+                "" if ends is None else _span(ends - event.created_at),
+            )
         )
-    return table
+    columns = ("kind", "what", "d", "bytes", "models", "expires after")
+    return sheet(columns, rows, out.width, title=f"as {escaped(events[0].pubkey)}")
 
 
 def _count(event: Event) -> str:

@@ -15,6 +15,8 @@ import click
 from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
 from node.cli.place import data_option, json_option, place, relays_option, run_client, tor_options, with_client
 from node.cli.preferences import routing_options
+from node.cli.question import model_option, question_argument
+from node.cli.real import Real
 from node.cli.route import profile_option
 from relays.event import pubkey_of
 from relays.money import MSAT_PER_SAT, from_sat, in_sats
@@ -40,13 +42,11 @@ ABANDONED_S = 600
 
 
 @click.command(epilog='Example: satroute ask "What is 2+2?" --max-tokens 50')
-@click.argument("question")
-@click.option("--model", default="auto", show_default=True, help="A model's name, with :floor or :nitro; or auto.")
+@question_argument()
+@model_option
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @click.option("--max-sats", type=click.IntRange(min=1), help="Refuse to risk more than this on one request.")
-@click.option(
-    "--max-usd", type=click.FloatRange(min=0, min_open=True), help="Refuse to risk more than this on one request."
-)
+@click.option("--max-usd", type=Real(min=0, min_open=True), help="Refuse to risk more than this on one request.")
 @profile_option
 @routing_options
 @click.option("--review", is_flag=True, help="Publish how the node did, under a key made for that alone.")
@@ -66,22 +66,33 @@ def ask(
     relays: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Buy one answer: find the best node, pay it, stream the answer, verify its receipt."""
+    """Buy one answer: find the best node, pay it, stream the answer, verify its receipt. The question - is read
+    from standard input."""
     message = {"role": "user", "content": question}
     routing = {"profile": profile, "maxCost": max_usd}
     body = {"model": model, "max_tokens": max_tokens, "messages": [message], "routing": routing}
 
+    begun = False
+
+    def show(text: str) -> None:
+        nonlocal begun
+        begun = True
+        click.echo(printable(text), nl=False)
+
     async def work(client: RouterClient) -> tuple[Answer, list[Out]]:
         await client.recover(older_than_s=ABANDONED_S)
         limit_msat = None if max_sats is None else from_sat(max_sats)
-        show = None if as_json else lambda text: click.echo(printable(text), nl=False)
         try:
-            answer = await client.chat(body, on_text=show, max_cost_msat=limit_msat)
-        except (ClientError, asyncio.CancelledError) as error:  # the latter by Ctrl-C
+            answer = await client.chat(body, on_text=None if as_json else show, max_cost_msat=limit_msat)
+        except (ClientError, OSError, asyncio.CancelledError) as error:  # the last by Ctrl-C
+            if begun and not isinstance(error, OSError):
+                click.echo()
             _tell_what_is_out(client.payments.out())
             if isinstance(error, NoProvider):
                 raise CommandFailed(_why_none(error, client, body)) from error
             raise
+        if not as_json:
+            click.echo()
         if review:
             await _review(client, answer)
         return answer, client.payments.out()
@@ -90,7 +101,6 @@ def ask(
     if as_json:
         print_json(answer_json(answer))
     else:
-        click.echo()
         state = "[green]receipt verified[/]" if answer.verified else f"[red]receipt not verified: {answer.problem}[/]"
         note(
             f"[dim]{escaped(answer.model)} at {escaped(answer.node_name)} · {answer.usage.prompt_tokens} + "
@@ -252,13 +262,13 @@ def receive(data: Path | None) -> None:
 
 @wallet.command(epilog="Example: satroute wallet send --sats 100 --mint https://mint.example.com")
 @click.option("--sats", type=click.IntRange(min=1), required=True)
-@click.option("--mint", "mint_url", help="Whose coins; needed when there are several mints.")
+@click.option("--mint", "mint_url", callback=_mint, help="Whose coins; needed when there are several mints.")
 @data_option
 @tor_options
 def send(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Take money out as a Cashu token, on standard output."""
 
-    async def work(opened: Wallet) -> str:
+    async def work(opened: Wallet) -> None:
         fitting = [
             (mint, unit, sats * (MSAT_PER_SAT if unit == "msat" else 1))
             for (mint, unit), amount in opened.balances().items()
@@ -267,9 +277,15 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
         if not fitting:
             raise CommandFailed(f"no mint holds {sats} sats of this wallet's")
         mint, unit, amount = fitting[0]
-        return (await opened.send(amount, mint, unit, f"send:{time.time_ns()}")).token
+        operation = f"send:{time.time_ns()}"
+        token = (await opened.send(amount, mint, unit, operation)).token
+        try:
+            click.echo(token)
+        except OSError:  # nobody has seen it
+            await opened.reclaim(operation)
+            raise
 
-    click.echo(_with_wallet(place(data).folder, work))
+    _with_wallet(place(data).folder, work)
 
 
 @wallet.command(epilog="Example: satroute wallet recover")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -18,13 +19,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from node.cli.logs import FAULT, is_journal
 from relays.pricing import TOKENS_PER_PRICE
 
-PIPED_WIDTH = 160
-"""Tables keep their columns where nobody watches."""
+PIPED_WIDTH = 1000
+"""Tables are tables where nobody watches."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
-err = Console(stderr=True, highlight=False)
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """An error like any other, so that what is open is closed in order; Rich's own ends the program."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads this any more")
+
+
+out = _Terminal(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+err = _Terminal(stderr=True, highlight=False)
 
 
 class CommandFailed(click.ClickException):

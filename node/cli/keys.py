@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
 
 from node.cli.console import CommandFailed, escaped, note, out, print_json
+from node.cli.sheet import sheet
 from node.config import load_settings
 from node.deposits import new_key
 from node.ledger.ledger import Ledger
@@ -24,6 +24,7 @@ T = TypeVar("T")
 _env_file = click.option(
     "--env-file", type=click.Path(path_type=Path, dir_okay=False), help="The node's settings file."
 )
+_ID = click.IntRange(1, 2**63 - 1)
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
@@ -46,11 +47,15 @@ def create(sats: int, name: str, env_file: Path | None, as_json: bool) -> None:
         return await ledger.create_key(key.hash, key.hint, name, grant_msat)
 
     id_ = _with_ledger(env_file, make)
-    if as_json:
-        print_json({"id": id_, "name": name, "api_key": key.text, "balance_msat": grant_msat})
-        return
-    note(f"key {id_} with {in_sats(grant_msat)}; it is shown this once:")
-    click.echo(key.text)
+    try:
+        if as_json:
+            print_json({"id": id_, "name": name, "api_key": key.text, "balance_msat": grant_msat})
+        else:
+            note(f"key {id_} with {in_sats(grant_msat)}; it is shown this once:")
+            click.echo(key.text)
+    except OSError:  # nobody has seen it
+        _with_ledger(env_file, lambda ledger: ledger.revoke_key(id_))
+        raise
 
 
 @keys.command("list", epilog="Example: satroute keys list --json")
@@ -62,9 +67,9 @@ def list_(env_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"keys": [_flat(key, account) for key, account in found]})
         return
-    table = Table("id", "name", "key", "available", "held", "spent", "made", "state")
-    for key, account in found:
-        table.add_row(
+    columns = ("id", "name", "key", "available", "held", "spent", "made", "state")
+    rows = [
+        (
             str(key.id),
             escaped(key.name),
             key.hint,
@@ -74,11 +79,13 @@ def list_(env_file: Path | None, as_json: bool) -> None:
             datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d"),
             "[red]revoked[/]" if key.revoked else "active",
         )
-    out.print(table if found else "no keys yet; `satroute keys create --sats 100` makes one")
+        for key, account in found
+    ]
+    out.print(sheet(columns, rows, out.width) if rows else "no keys yet; `satroute keys create --sats 100` makes one")
 
 
 @keys.command(epilog="Example: satroute keys revoke 4")
-@click.argument("key_id", type=int)
+@click.argument("key_id", type=_ID)
 @_env_file
 def revoke(key_id: int, env_file: Path | None) -> None:
     """Close a key for good. Its balance stays in the books."""
@@ -88,7 +95,7 @@ def revoke(key_id: int, env_file: Path | None) -> None:
 
 
 @keys.command(epilog="Example: satroute keys rotate 4")
-@click.argument("key_id", type=int)
+@click.argument("key_id", type=_ID)
 @_env_file
 @_json
 def rotate(key_id: int, env_file: Path | None, as_json: bool) -> None:

@@ -15,12 +15,13 @@ from types import FrameType
 from typing import Any
 
 import click
+from rich.console import RenderableType
 from rich.panel import Panel
-from rich.table import Table
 
 from node.cli.buyer import answer_json
 from node.cli.console import CommandFailed, escaped, note, out, print_json, steps
 from node.cli.place import ROOT
+from node.cli.sheet import sheet
 from node.localnet.model import MODEL_ID
 from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
 from relays.announcement import Announcement
@@ -257,11 +258,10 @@ def _data_option(network: LocalNetwork) -> str:
     return "" if network.folder == ROOT / "local" else f" --data {network.folder}"
 
 
-def _answers_table(answers: list[Answer]) -> Table:
+def _answers_table(answers: list[Answer]) -> RenderableType:
     columns = ("task", "node", "model", "tier", "tokens", "cost", "saved", "receipt")
-    table = Table(*columns, title="three tasks (cost and saved in msat)")
-    for number, answer in enumerate(answers, start=1):
-        table.add_row(
+    rows = [
+        (
             str(number),
             escaped(answer.node_name),
             escaped(answer.model),
@@ -271,7 +271,9 @@ def _answers_table(answers: list[Answer]) -> Table:
             f"{answer.saved_msat:,}",
             "[green]verified[/]" if answer.verified else f"[red]{escaped(str(answer.problem))}[/]",
         )
-    return table
+        for number, answer in enumerate(answers, start=1)
+    ]
+    return sheet(columns, rows, out.width, title="three tasks (cost and saved in msat)")
 
 
 def _receipt_json(answer: Answer) -> dict[str, Any]:

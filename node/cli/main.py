@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -28,19 +28,29 @@ from node.version import VERSION
 from relays.errors import RelaysError
 from router_client.errors import ClientError
 
-DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Of who writes a result into a file."""
+UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+"""Of who writes a result into a file on a disk that is full or broken, or to nowhere (`>&-`)."""
+UNREAD: Final = 128 + 13
+"""SIGPIPE is 13. The signal itself stays ignored: it would end a program whose connection breaks as well."""
 
 
 class _OneLine(click.Group):
     """Errors of the program end a command with one line each, not with a traceback."""
 
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **settings)  # which writes its help
+        except BrokenPipeError as error:
+            raise click.exceptions.Exit(UNREAD) from error
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # which click would end with 1
+            raise click.exceptions.Exit(UNREAD) from error
         except BadSettings as error:
             raise CommandFailed("\n".join(error.problems)) from error
-        except UnicodeEncodeError as error:
+        except UnicodeError as error:
             raise CommandFailed("the text given is not Unicode") from error
         except (NodeFault, ClientError, RelaysError) as error:
             raise CommandFailed(str(error)) from error
@@ -72,19 +82,36 @@ for _command in (
 
 
 def run() -> None:
-    """Run the command of `sys.argv`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command of `sys.argv`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 where who read the
+    result has left, as a shell calls it."""
     try:
-        code = satroute.main(standalone_mode=False)
+        code = _code()
         sys.stdout.flush()
-        sys.exit(code)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except BrokenPipeError:
+        code = UNREAD
+        _close(1, 2)
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in UNWRITTEN:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is not tried again
+        _close(1)
         CommandFailed(f"the result cannot be written ({error.strerror})").show()
-        sys.exit(1)
+        code = 1
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Raises OSError for a result that cannot be written."""
+    try:
+        return satroute.main(standalone_mode=False) or 0
+    except click.exceptions.Abort:
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
+
+
+def _close(*numbers: int) -> None:
+    """What is left of a result is not tried again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in numbers:
+        os.dup2(nowhere, number)

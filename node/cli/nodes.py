@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
+from rich.console import RenderableType
 from rich.live import Live
-from rich.table import Table
 
 from node.cli.console import CommandFailed, err, escaped, note, out, per_1k, print_json
 from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
+from node.cli.real import Real
+from node.cli.sheet import sheet
 from relays.announcement import ModelOffer
 from relays.pricing import TOKENS_PER_PRICE
 from relays.routes import host_of, is_onion
@@ -23,13 +26,11 @@ from router_client.discovery.directory import Provider, figures_of
 from router_client.ecash.token import normal_mint_url
 
 MAX_ROWS = 200
-COLUMNS: Final = ("node", "npub", "model", "in", "out", "request", "now", "load", "answers", "trust", "seen")
-NEEDED: Final = frozenset({"in", "out", "request", "now", "answers", "trust"})
-"""Shown whole: a price that is cut off is another price."""
-WIDE: Final = 125
-ONLY_WIDE: Final = frozenset({"npub", "now", "load", "seen"})
-"""Left out on a terminal that is narrower than that."""
-TITLE_NOW: Final = ", and now for 1k tokens read and written"
+NOW: Final = "now 1k+1k"
+COLUMNS: Final = ("node", "npub", "model", "in", "out", "request", NOW, "load", "answers", "trust", "seen")
+SPARE: Final = frozenset({"npub", NOW, "load", "seen"})
+"""Left out on a terminal that is too narrow for all."""
+TITLE: Final = "msat per 1k tokens, and per request"
 WATCH_S = 1.0
 
 
@@ -66,7 +67,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 @click.command(epilog="Example: satroute nodes --model gpt-4o --max-price 500 --watch")
 @click.option("--model", help="Those that sell a model with this in its name.")
-@click.option("--max-price", type=click.FloatRange(min=0), help="At most so many msat per 1k tokens, read or written.")
+@click.option("--max-price", type=Real(min=0), help="At most so many msat per 1k tokens, read or written.")
 @click.option("--mint", help="Those that take ecash of this mint.")
 @click.option("--onion", is_flag=True, help="Those with an onion address.")
 @click.option("--alive", is_flag=True, help="Those that answer under their key.")
@@ -145,15 +146,12 @@ def _listed(providers: tuple[Provider, ...], wanted: Wanted) -> list[Provider]:
     return sorted(filter(wanted.fits, providers), key=place)
 
 
-def nodes_table(providers: list[Provider], wanted: Wanted, width: int) -> Table:
+def nodes_table(providers: list[Provider], wanted: Wanted, width: int) -> RenderableType:
     """Nodes and prices for people: msat per 1,000 tokens. `width` is the terminal's, in characters."""
-    shown = [name for name in COLUMNS if width >= WIDE or name not in ONLY_WIDE]
-    table = Table(title="msat per 1k tokens, per request" + (TITLE_NOW if "now" in shown else ""))
-    for name in shown:
-        table.add_column(name, no_wrap=name in NEEDED)
+    rows: list[Sequence[str]] = []
     for provider in providers[:MAX_ROWS]:
         for offer in wanted.offers(provider) or (None,):
-            if table.row_count >= MAX_ROWS:
+            if len(rows) >= MAX_ROWS:
                 break
             price = None if offer is None else offer.price
             row = (
@@ -169,12 +167,10 @@ def nodes_table(providers: list[Provider], wanted: Wanted, width: int) -> Table:
                 _trust(provider),
                 _ago(provider.seen_at),
             )
-            table.add_row(*(cell for name, cell in zip(COLUMNS, row, strict=True) if name in shown))
-    if table.row_count >= MAX_ROWS:
-        table.caption = f"{len(providers)} nodes; the first rows only: --json has all"
-    elif width < WIDE:
-        table.caption = "more on a wider terminal, all in --json"
-    return table
+            rows.append(row)
+    caption = f"{len(providers)} nodes; the first rows only: --json has all" if len(rows) >= MAX_ROWS else ""
+    more = "more on a wider terminal, all in --json"
+    return sheet(COLUMNS, rows, width, title=TITLE, caption=caption, spare=SPARE, without=more)
 
 
 def _price_now(provider: Provider, offer: ModelOffer | None) -> str:

@@ -28,9 +28,17 @@ TOR_ONLY: Final = f"{__name__}.tor_only"
 """Where a command's context keeps what was said of Tor."""
 ROOT = Path("~/.satroute").expanduser()
 
+
+class _Folder(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # as of a variable that is not set: a wallet would lie in whatever folder one is in
+            self.fail("an empty name is no folder; '.' is the one you are in.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Folder(path_type=Path, file_okay=False),
     envvar="SATROUTE_DATA",
     show_envvar=True,
     help="Folder of the wallet, or of a `satroute up`; else the running network's here, or ~/.satroute/client.",

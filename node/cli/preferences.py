@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from node.cli.real import Real
 from router_client.preferences import AUTO_MAX_SATS, EXPLORE, MOST_EXPLORED, Preferences
 from router_client.spending.btc import KNOWN_SOURCES
 
@@ -62,7 +63,7 @@ def routing_options(command: C) -> C:
         ),
         click.option(
             "--explore",
-            type=click.FloatRange(0, MOST_EXPLORED),
+            type=Real(0, MOST_EXPLORED),
             envvar="SATROUTE_EXPLORE",
             help=f"Share of requests that try what is not known yet; {EXPLORE} unless told otherwise.",
             **kept,
@@ -79,7 +80,7 @@ def routing_options(command: C) -> C:
         ),
         click.option(
             "--btc-usd",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Real(min=0, min_open=True),
             envvar="SATROUTE_BTC_USD",
             help="USD per bitcoin, for amounts in USD; else it is asked for.",
             **kept,

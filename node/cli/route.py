@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import msgspec
-from rich.table import Table
 
 from node.cli.console import CommandFailed, escaped, out, print_json
 from node.cli.place import data_option, json_option, relays_option, tor_options, with_client
 from node.cli.preferences import routing_options
+from node.cli.question import model_option, question_argument
+from node.cli.sheet import sheet
 from relays.money import in_sats
+from router_client.buying.tries import why_none
 from router_client.client import RouterClient
 from router_client.complexity import Task
 from router_client.preferences import Profile
@@ -31,8 +34,8 @@ profile_option = click.option(
 
 
 @click.command(epilog='Example: satroute route "Prove that there are infinitely many primes." --explain')
-@click.argument("question")
-@click.option("--model", default="auto", show_default=True, help="A model's name, with :floor or :nitro; or auto.")
+@question_argument()
+@model_option
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @profile_option
 @routing_options
@@ -56,14 +59,16 @@ def route(
     routing = {"profile": profile}
     body = {"model": model, "max_tokens": max_tokens, "messages": [message], "routing": routing}
 
-    async def work(client: RouterClient) -> tuple[Task, Choice]:
-        return await client.choice(body)
+    async def work(client: RouterClient) -> tuple[Task, Choice, Mapping[str, str]]:
+        return *await client.choice(body), client.directory.failures
 
-    task, choice = with_client(data, relays, work)
+    task, choice, failures = with_client(data, relays, work)
     if as_json:
         print_json(_json(task, choice, explain=explain))
     else:
         _show(task, choice, explain=explain)
+    if not choice.candidates and not choice.rejected:
+        raise CommandFailed(why_none({}, (), failures))
     if not choice.candidates:
         raise CommandFailed("no node can serve this: " + ("see above" if explain else "--explain says why"))
 
@@ -83,14 +88,15 @@ def _show(task: Task, choice: Choice, *, explain: bool) -> None:
         f"{task.completion_tokens} to write"
     )
     factors = Factors.__struct_fields__ if explain else ()
-    table = Table("node", "model", "expected", "at most", *factors, *(("score",) if explain else ()))
+    columns = ("node", "model", "expected", "at most", *factors, *(("score",) if explain else ()))
+    rows = []
     for each in choice.candidates:
         row = [escaped(each.label), escaped(each.offer.id), in_sats(each.expected_msat), in_sats(each.hold_msat)]
         if explain:
             row += [f"x{getattr(each.factors, name):.3g}" for name in factors] + [f"{each.score:.4g}"]
-        table.add_row(*row)
-    if choice.candidates:
-        out.print(table)
+        rows.append(row)
+    if rows:
+        out.print(sheet(columns, rows, out.width))
     if explain:
         reasons = list(choice.rejected.items())
         for name, reason in reasons[:MOST_REASONS]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
 
 from node.cli.console import escaped, note, out, print_json
 from node.cli.place import data_option, json_option, place
+from node.cli.real import Real
+from node.cli.sheet import sheet
 from relays.money import from_sat, in_sats
 from router_client.client import BUDGET_FILE, SHELF_FILE, SPENDING_FILE
 from router_client.discovery.shelf import Shelf
@@ -23,7 +24,7 @@ from router_client.spending.rate import Rate
 
 
 @click.command(epilog="Example: satroute report --hours 168 --json")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--hours", type=Real(min=0, min_open=True), default=24.0, show_default=True)
 @data_option
 @json_option
 def report(hours: float, data: Path | None, as_json: bool) -> None:
@@ -50,9 +51,9 @@ def _show(found: Report) -> None:
     if not found.lines:
         out.print(f"nothing was spent in the last {found.hours:g} hours")
         return
-    table = Table("model", "tier", "node", "requests", "verified", "quality", "spent", "saved", "open")
-    for line in found.lines:
-        table.add_row(
+    columns = ("model", "tier", "node", "requests", "verified", "quality", "spent", "saved", "open")
+    rows = [
+        (
             escaped(line.model),
             line.tier,
             f"{line.node[:16]}…",
@@ -63,7 +64,9 @@ def _show(found: Report) -> None:
             in_sats(line.saved_msat),
             f"{line.open:,}" if line.open else "",
         )
-    out.print(table)
+        for line in found.lines
+    ]
+    out.print(sheet(columns, rows, out.width))
     out.print(f"{found.requests:,} requests, {in_sats(found.spent_msat)}; {in_sats(found.saved_msat)} saved")
 
 
@@ -76,7 +79,7 @@ def _limit(window: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     sats = click.option(
         f"--{window}", type=click.IntRange(min=0), metavar="SATS", help=f"At most so much {_a(window)}."
     )
-    most = click.FloatRange(0, MOST_USD)
+    most = Real(0, MOST_USD)
     usd = click.option(f"--{window}-usd", type=most, metavar="USD", help="The same in USD, at the price of the moment.")
     return lambda command: sats(usd(command))
 

@@ -16,6 +16,7 @@ import msgspec
 from node.metering.frame import Frame
 from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
 from node.metering.private import public_event, without_nulls, without_usage
+from node.metering.saying import Choice, reports_writing
 from node.metering.skimmed import Skimmed
 from node.metering.texts import texts_of
 from node.metering.written import Written
@@ -50,8 +51,10 @@ _IMAGE_BEGUN: Final = ("image_generation.partial_image", "image_edit.partial_ima
 _FAILED: Final = ("error", "response.failed")
 _OVER: Final = ("message_stop", "response.completed", "response.incomplete")
 """Nothing comes after them."""
-_SILENT: Final = ("ping", "message_start", "response.created", "response.queued", "response.in_progress")
-"""Events before an answer begins."""
+_SILENT: Final = (
+    *("ping", "message_start", "message_stop", "response.created", "response.queued", "response.in_progress"),
+)
+"""Events around an answer."""
 
 
 class _Head(msgspec.Struct):
@@ -64,24 +67,13 @@ class _Head(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
 
 
-class Choice(msgspec.Struct):
-    """A choice, as far as it can say that it failed (OpenRouter's way)."""
-
-    error: msgspec.Raw = reports.NULL
-    finish_reason: msgspec.Raw = reports.NULL
-
-    @property
-    def failed(self) -> bool:
-        return bytes(self.error) != b"null" or bytes(self.finish_reason) == b'"error"'
-
-
 def says_something(data: bytes, endpoint: Endpoint) -> bool:
     """Whether an event is part of an answer: until one came, a failure is free."""
     head = _head(data)
     if head is None or _failed(head):
         return False
     if endpoint in (CHAT, COMPLETIONS):
-        return bool(head.choices)
+        return any(_choice(raw).says_something for raw in head.choices or ()) or reports_writing(data)
     return head.type is not None and head.type not in (*_SILENT, *_FAILED)
 
 

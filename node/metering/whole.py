@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from node.metering.measure import IMAGE_TOKENS, Known, Measured, measure
-from node.metering.stream import Choice
+from node.metering.saying import NOTHING, Choice, is_said, reports_writing
 from node.metering.texts import texts_of
 from node.metering.tokens import count
 from relays import usage as reports
@@ -29,7 +28,7 @@ from relays.endpoints import (
     Endpoint,
 )
 from relays.errors import InvalidJson
-from relays.jsontext import from_json
+from relays.jsontext import folded, from_json
 from relays.pricing import Usage
 
 _HOLDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -49,8 +48,10 @@ _HOLDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """The field that an answer of an endpoint has something in; a transcription is `text`, or no JSON at all."""
 SPEECH_TOKENS: Final = 2
 """Of a spoken character, for which nobody reports any."""
-_MAY_BE_EMPTY: Final = (RESPONSES, MESSAGES)
-"""A model may end its turn without a word."""
+INPUT_LEVEL: Final = 3
+"""Where Anthropic's answers have the input of a tool, which a model may nest as deeply as it likes: `content[].input`."""
+_ENDS: Final[Mapping[str, str]] = MappingProxyType({RESPONSES.name: "status", MESSAGES.name: "stop_reason"})
+"""The field that says that a model has ended its turn, which it may without a word."""
 
 
 def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
@@ -59,17 +60,40 @@ def is_answer(body: bytes, content_type: str, endpoint: Endpoint) -> bool:
     if fields is None and content_type != "application/json":  # a transcript of silence is empty
         return content_type != "text/html" and (bool(body) or endpoint is not SPEECH)
     try:
-        answer = from_json(body, dict[str, msgspec.Raw])
+        answer = _top(body, endpoint)
     except InvalidJson:
         return False
     if bytes(answer.get("error", reports.NULL)) != b"null":
         return False
-    if endpoint in (CHAT, COMPLETIONS) and b'"error"' in bytes(answer.get("choices", reports.NULL)):
-        with suppress(InvalidJson):
-            if any(choice.failed for choice in from_json(bytes(answer["choices"]), list[Choice])):
-                return False
-    nothing = (b"null",) if endpoint in _MAY_BE_EMPTY else (b"null", b"[]")
-    return any(bytes(answer[field]) not in nothing for field in fields or ("text",) if field in answer)
+    if endpoint in (CHAT, COMPLETIONS):
+        return _has_answered(body, bytes(answer.get("choices", reports.NULL)))
+    said = [bytes(answer[field]) for field in fields or ("text",) if field in answer]
+    if (end := _ENDS.get(endpoint.name)) is not None and said == [b"[]"]:
+        return is_said(answer.get(end, reports.NULL)) or reports_writing(body)
+    return any(value not in (b"null", b"[]") for value in said)
+
+
+def _top(body: bytes, endpoint: Endpoint) -> dict[str, msgspec.Raw]:
+    """The fields of an answer. Raises InvalidJson."""
+    try:
+        return from_json(body, dict[str, msgspec.Raw])
+    except InvalidJson:
+        if endpoint is not MESSAGES:
+            raise
+        return from_json(folded(body, INPUT_LEVEL), dict[str, msgspec.Raw])
+
+
+def _has_answered(body: bytes, choices: bytes) -> bool:
+    """Whether choices are an answer: one that failed makes all of them none."""
+    if choices in NOTHING:
+        return False
+    try:
+        read = from_json(choices, list[Choice])
+    except InvalidJson:
+        return any(texts_of(body))
+    if any(choice.failed for choice in read):
+        return False
+    return any(choice.says_something for choice in read) or reports_writing(body)
 
 
 def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
@@ -85,6 +109,8 @@ def measured(body: bytes, endpoint: Endpoint, known: Known) -> Measured:
         return count("".join(texts))
 
     report = None if endpoint is SPEECH else reports.report_in(body)  # sound reports nothing
+    if report is None and endpoint is MESSAGES:
+        report = reports.report_in(folded(body, INPUT_LEVEL))
     if report is None:
         return measure(None, known, written, images)
     return measure(reports.usage_of(report), known, written, images, is_sum=report.is_sum)

@@ -8,9 +8,12 @@ from typing import Any, Final
 import msgspec
 
 from node.errors import UpstreamUnreachable
+from node.metering.whole import INPUT_LEVEL, is_answer
 from node.sse import DONE, EventReader, data_of
+from relays.endpoints import MESSAGES, Endpoint
 from relays.errors import InvalidJson
-from relays.jsontext import from_cut_json, too_deep
+from relays.jsontext import folded, from_cut_json, too_deep
+from relays.pricing import Usage
 
 MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 """An event that is longer is none."""
@@ -26,6 +29,19 @@ def read(raw: bytes) -> dict[str, Any]:
     if not isinstance(answer, dict) or too_deep(answer):
         raise UpstreamUnreachable("the upstream's answer is no JSON object that can be read")
     return answer
+
+
+def read_answer(raw: bytes, endpoint: Endpoint) -> dict[str, Any]:
+    """A whole answer; inputs of tools that nest too deeply are JSON text. Raises UpstreamUnreachable, also for one that says
+    nothing: translated, it would seem to end well."""
+    if not is_answer(raw, "application/json", endpoint):
+        raise UpstreamUnreachable("the upstream's answer is none")
+    try:
+        return read(raw)
+    except UpstreamUnreachable:
+        if endpoint is not MESSAGES:
+            raise
+        return read(folded(raw, INPUT_LEVEL))
 
 
 def fields(value: object) -> dict[str, Any]:
@@ -73,6 +89,8 @@ class EventTranslation(ABC):
         self._broken: UpstreamUnreachable | None = None
         self._over = False
         """Nothing more is written: the stream has ended well, or with an error."""
+        self._said = False
+        """Whether there was more of it than whose turn it is: a word, or a reason for its end."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The caller's events for what has come so far. Raises UpstreamUnreachable."""
@@ -102,6 +120,11 @@ class EventTranslation(ABC):
             except UpstreamUnreachable:
                 break  # a stream that was cut inside an event, not one that is nonsense
         return b"".join([*written, b"" if self._over else self._end()])
+
+    def _check_said(self, usage: Usage | None) -> None:
+        """Raises UpstreamUnreachable where the end has come of a stream that said nothing, and reports no thought."""
+        if not self._said and (usage is None or not usage.completion_tokens):
+            raise UpstreamUnreachable("the upstream's stream said nothing")
 
     def _raise_broken(self) -> None:
         if self._broken is not None:

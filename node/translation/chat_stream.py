@@ -67,7 +67,11 @@ class ChatStream(EventTranslation):
         if kind == "message_delta":
             self._stop = fields(event.get("delta")).get("stop_reason") or self._stop
             self._note(fields(event.get("usage")))
-        return self._close() if kind == "message_stop" else b""
+        if kind != "message_stop":
+            return b""
+        self._said |= self._stop is not None
+        self._check_said(self.usage)
+        return self._close()
 
     def _start(self, message: dict[str, Any]) -> bytes:
         if self._started:
@@ -133,6 +137,7 @@ class ChatStream(EventTranslation):
         return self._chunk({"tool_calls": [call]})
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        self._said |= "role" not in delta and bool(delta)
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return sse.write({**self._head(), "choices": [choice]})
 

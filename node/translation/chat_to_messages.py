@@ -12,7 +12,7 @@ import msgspec
 
 from node.errors import UpstreamUnreachable
 from node.translation import endings, media, thinking, tokens, tools
-from node.translation.answers import fields, items, read, said, word
+from node.translation.answers import arguments, items, read_answer, said, word
 from node.translation.chat_stream import ChatStream
 from node.translation.reading import (
     bad,
@@ -29,6 +29,7 @@ from node.translation.reading import (
     stops,
     text,
 )
+from relays.endpoints import MESSAGES
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 
@@ -105,7 +106,7 @@ class ChatToMessages:
 
     def answer(self, body: bytes) -> bytes:
         """A message as a chat completion. Raises UpstreamUnreachable."""
-        message = read(body)
+        message = read_answer(body, MESSAGES)
         if not isinstance(message.get("content"), list) or message.get("type", "message") != "message":
             raise UpstreamUnreachable("the upstream answered without a message's content")
         blocks = items(message["content"])
@@ -238,6 +239,6 @@ def _of_type(blocks: list[Json], kind: str) -> list[Json]:
 def _tool_call(block: Json, number: int, answer_id: str) -> Json:
     if not (called := word(block.get("name"))):
         raise UpstreamUnreachable("the upstream called a tool without a name")
-    arguments = msgspec.json.encode(fields(block.get("input"))).decode()
+    given = arguments(block.get("input")) or "{}"
     call_id = word(block.get("id"), f"call_{answer_id}_{number}")
-    return {"id": call_id, "type": "function", "function": {"name": called, "arguments": arguments}}
+    return {"id": call_id, "type": "function", "function": {"name": called, "arguments": given}}

@@ -17,9 +17,10 @@ import msgspec
 from node import sse
 from node.errors import UpstreamUnreachable
 from node.translation import endings
+from node.translation.answers import arguments
 from node.translation.tokens import from_chat
 from relays.errors import InvalidJson
-from relays.jsontext import from_json, shaped
+from relays.jsontext import folded, from_json, shaped
 from relays.pricing import Usage
 from relays.usage import MAX_TOKENS
 
@@ -37,6 +38,8 @@ FILTERED: Final = frozenset(
 UNLIKELY: Final = -9999.0
 """OpenAI's word for a probability of nothing; JSON has no infinity."""
 
+ARGS_LEVEL: Final = 7
+"""Where a model may nest as deeply as it likes: `candidates[].content.parts[].functionCall.args`."""
 _COUNTS: Final = (
     *("promptTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount"),
     *("candidatesTokenCount", "thoughtsTokenCount"),
@@ -45,7 +48,8 @@ _COUNTS: Final = (
 
 class _Call(msgspec.Struct):
     name: str
-    args: Json | None = None
+    args: Json | str | None = None
+    """Or as JSON text, where they nest too deeply."""
     id: str | None = None
 
 
@@ -122,11 +126,12 @@ def whole_answer(body: bytes, clock: Callable[[], float]) -> bytes:
     if said.error is not None:
         raise UpstreamUnreachable(_words(said.error))
     answer_id = said.response_id or _name_of(body)
-    choices = []
+    choices, says_something = [], said.blocked
     for candidate in said.candidates or []:
         spoken = _spoken(candidate, answer_id, 0)
         message = {"role": "assistant", "content": None if "tool_calls" in spoken else "", **spoken}
         choices.append(_choice(candidate, "message", message, _finish_reason(candidate, "tool_calls" in spoken)))
+        says_something = says_something or candidate.ended or bool(spoken)
     written = any(_has_words(choice["message"]) for choice in choices)
     if not choices:
         if not said.blocked:
@@ -135,6 +140,8 @@ def whole_answer(body: bytes, clock: Callable[[], float]) -> bytes:
     answer = _head(said, answer_id, "chat.completion", clock) | {"choices": choices}
     if (counted := usage_of(said.usage_metadata, written=written)) is not None:
         answer["usage"] = counted
+    if not says_something and not (counted and counted["completion_tokens"]):
+        raise UpstreamUnreachable("the upstream's answer says nothing")
     return msgspec.json.encode(answer)
 
 
@@ -274,12 +281,19 @@ def usage_of(reported: Any, *, written: bool) -> Json | None:
 
 def _read(data: bytes) -> _Response:
     try:
-        value = from_json(data)
-        if isinstance(value, list):  # so Google answers where a stream was asked for and there is an error
-            value = value[0] if len(value) == 1 else None
-        return shaped(value, _Response)
+        return _shaped(data)
     except InvalidJson as error:
+        with suppress(InvalidJson):
+            return _shaped(folded(data, ARGS_LEVEL))
         raise UpstreamUnreachable(f"the upstream's answer is not Gemini's: {error}") from error
+
+
+def _shaped(data: bytes) -> _Response:
+    """Raises InvalidJson."""
+    value = from_json(data)
+    if isinstance(value, list):  # so Google answers where a stream was asked for and there is an error
+        value = value[0] if len(value) == 1 else None
+    return shaped(value, _Response)
 
 
 def _head(said: _Response, answer_id: str, kind: str, clock: Callable[[], float]) -> Json:
@@ -331,13 +345,13 @@ def _picture(blob: _Blob) -> Json:
 def _tool_call(part: _Part, name: str) -> Json:
     assert part.function_call is not None
     try:
-        arguments = msgspec.json.encode(part.function_call.args or {}).decode()
+        given = arguments(part.function_call.args or {})
     except RecursionError as error:
         raise UpstreamUnreachable("the upstream's tool call is nested too deeply") from error
     call: Json = {
         "id": part.function_call.id or name,
         "type": "function",
-        "function": {"name": part.function_call.name, "arguments": arguments},
+        "function": {"name": part.function_call.name, "arguments": given},
     }
     if part.thought_signature:
         call["extra_content"] = {"google": {"thought_signature": part.thought_signature}}

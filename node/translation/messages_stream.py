@@ -32,6 +32,7 @@ class MessagesStream(EventTranslation):
         if event is None:
             if not self._started:
                 raise UpstreamUnreachable("the upstream's stream ended before it began")
+            self._check_said(self.usage)
             return self._close()
         choice = next((each for each in items(event.get("choices")) if each.get("index") in (None, 0)), {})
         if event.get("error") or event.get("object") == "error":
@@ -43,7 +44,9 @@ class MessagesStream(EventTranslation):
             return self._fail()
         if isinstance(finish, str) and finish:
             self._finish = finish
-        return self._start(event) + self._delta(fields(choice.get("delta")))
+        begun, written = self._start(event), self._delta(fields(choice.get("delta")))
+        self._said |= bool(written or self._finish)
+        return begun + written
 
     def _start(self, event: dict[str, Any]) -> bytes:
         # Azure's first event has neither: it tells of its filter.

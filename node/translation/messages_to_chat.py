@@ -10,7 +10,7 @@ import msgspec
 
 from node.errors import UpstreamUnreachable
 from node.translation import endings, media, tokens, tools
-from node.translation.answers import fields, items, read, reasoned, said, word
+from node.translation.answers import fields, items, read, read_answer, reasoned, said, word
 from node.translation.messages_stream import MessagesStream
 from node.translation.reading import (
     bad,
@@ -27,6 +27,7 @@ from node.translation.reading import (
     stops,
     text,
 )
+from relays.endpoints import CHAT
 
 _TRANSLATED: Final = frozenset(
     {
@@ -82,10 +83,10 @@ class MessagesToChat:
 
     def answer(self, body: bytes) -> bytes:
         """A chat completion as a message. Raises UpstreamUnreachable."""
-        chat = read(body)
+        chat = read_answer(body, CHAT)
         choice = next(iter(items(chat.get("choices"))), {})
         message = choice.get("message")
-        if not isinstance(message, dict) or chat.get("error") or choice.get("finish_reason") == "error":
+        if not isinstance(message, dict):
             raise UpstreamUnreachable("the upstream answered without a choice that has a message")
         cut = choice.get("finish_reason") == "length"
         calls = [_tool_use(call, i, chat, cut=cut) for i, call in enumerate(items(message.get("tool_calls")))]

@@ -37,6 +37,7 @@ class ResponsesStream(EventTranslation):
         if event is None:
             if not self._started:
                 raise UpstreamUnreachable("the upstream's stream ended before it began")
+            self._check_said(self.usage)
             return self._close()
         choice = next((each for each in items(event.get("choices")) if each.get("index") in (None, 0)), {})
         finish = choice.get("finish_reason")
@@ -46,7 +47,9 @@ class ResponsesStream(EventTranslation):
         self._answer.note(event)
         if isinstance(finish, str) and finish:
             self._finish = finish
-        return self._start(event) + self._write(self._answer.grow(fields(choice.get("delta"))))
+        begun, grown = self._start(event), self._answer.grow(fields(choice.get("delta")))
+        self._said |= bool(grown or self._finish)
+        return begun + self._write(grown)
 
     def _start(self, event: Json) -> bytes:
         # Azure's first event has neither: it tells of its filter.
@@ -134,7 +137,7 @@ def whole_answer(chat: Json, asked: Mapping[str, Any], created: int) -> Json:
     """A chat completion as a response. Raises UpstreamUnreachable for what is none."""
     choice = next(iter(items(chat.get("choices"))), {})
     message, finish = choice.get("message"), choice.get("finish_reason")
-    if not isinstance(message, dict) or chat.get("error") or finish == "error":
+    if not isinstance(message, dict):
         raise UpstreamUnreachable("the upstream answered without a choice that has a message")
     answer = Answer(asked, created)
     answer.note(chat)

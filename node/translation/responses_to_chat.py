@@ -9,9 +9,10 @@ from typing import Any, Final
 import msgspec
 
 from node.translation import responses_input
-from node.translation.answers import read
+from node.translation.answers import read_answer
 from node.translation.reading import bad, check_fields, count, flag, mapping, name, objects, shown, text
 from node.translation.responses_answer import ResponsesStream, whole_answer
+from relays.endpoints import CHAT
 
 _TRANSLATED: Final = frozenset(
     {
@@ -84,7 +85,7 @@ class ResponsesToChat:
 
     def answer(self, body: bytes) -> bytes:
         """A chat completion as a response. Raises UpstreamUnreachable."""
-        return msgspec.json.encode(whole_answer(read(body), self._asked, int(self._clock())))
+        return msgspec.json.encode(whole_answer(read_answer(body, CHAT), self._asked, int(self._clock())))
 
     def stream(self) -> ResponsesStream:
         """For one streamed answer."""

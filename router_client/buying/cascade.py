@@ -16,7 +16,7 @@ import msgspec
 
 from relays.announcement import ModelOffer
 from relays.bounds import completion_bound, most_usage
-from relays.endpoints import CHAT
+from relays.endpoints import CHAT, Endpoint
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 from relays.money import Msat
@@ -128,14 +128,16 @@ def pays(cheap: Costs | None, better: Costs | None, chance: float, asks: int = 1
     return cheap is not None and better is not None and asks * cheap.expected_msat < most * better.expected_msat
 
 
-def shortened(body: dict[str, Any], offer: ModelOffer, most_msat: int) -> dict[str, Any] | None:
+def shortened(
+    body: dict[str, Any], offer: ModelOffer, most_msat: int, endpoint: Endpoint = CHAT
+) -> dict[str, Any] | None:
     """The request, if need be with so few tokens to write that it costs at most that; None where even one is too much."""
-    fields = [name for name in CHAT.output_fields if body.get(name)] or ["max_tokens"]
-    prompt, most = read_prompt(body), completion_bound(body, offer.limits)
+    fields = [name for name in endpoint.output_fields if body.get(name)] or [endpoint.output_fields[-1]]
+    prompt, most = read_prompt(body, endpoint), completion_bound(body, offer.limits, endpoint)
 
     def is_too_much(tokens: int) -> bool:
         bound = body | dict.fromkeys(fields, tokens)
-        return cost(most_usage(bound, offer.limits, offer.price, prompt=prompt), offer.price) > most_msat
+        return cost(most_usage(bound, offer.limits, offer.price, endpoint, prompt=prompt), offer.price) > most_msat
 
     if not is_too_much(most):
         return body

@@ -17,6 +17,7 @@ from router_client.buying.serving import Serving
 from router_client.complexity import Tier, asked_text
 from router_client.difficulty.needs import FEATURES
 from router_client.errors import BudgetExceeded, ClientError, NoProvider
+from router_client.routing.asked import as_chat
 from router_client.routing.feedback import LADDER
 from router_client.routing.wishes import Cascade
 
@@ -42,7 +43,7 @@ class Cascades:
         tiers = tuple(tier for tier in TIERS[wish.max_depth] if LADDER.index(tier) >= least)
         costs = {tier: await self._costs(plan.at(tier, None)) for tier in tiers}
         threshold = THRESHOLD if wish.threshold is None else wish.threshold
-        prompt = asked_text(plan.request) if wish.consistency else None
+        prompt = asked_text(plan.asked) if wish.consistency else None
         askers, limit_msat = _Askers(self._serving, plan, costs, left), self._serving.most_msat(plan)
         try:
             turns = await ascend(tiers, costs, plan.picked.chances, threshold, askers, prompt, limit_msat)
@@ -78,7 +79,7 @@ class Cascades:
         best = next(iter((await self._serving.chosen(plan)).candidates), None)
         if best is None:
             return None
-        written = largest_usage(plan.request, best.offer.limits).completion_tokens
+        written = largest_usage(plan.request, best.offer.limits, plan.endpoint).completion_tokens
         is_text = plan.task.needs <= set(FEATURES)
         node = best.provider.announcement.pubkey
         read = plan.task.prompt_tokens
@@ -129,9 +130,9 @@ class _Askers:
         return await self._asked(tier, plan, costly, elsewhere_msat)
 
     async def _asked(self, tier: Tier, plan: Plan, costly: Costs, most_msat: int) -> Answer:
-        if (request := shortened(plan.request, costly.offer, most_msat)) is None:
+        if (request := shortened(plan.request, costly.offer, most_msat, plan.endpoint)) is None:
             raise NoProvider(f"{most_msat} msat are left for another model, which is too little")
-        part = msgspec.structs.replace(plan.at(tier, most_msat), request=request, asked=request)
+        part = msgspec.structs.replace(plan.at(tier, most_msat), request=request, asked=as_chat(plan.endpoint, request))
         answer = await self._serving.served(part, self._reader)
         is_cut = request is not plan.request and answer.finish_reason == CUT_OFF
         if not is_cut:

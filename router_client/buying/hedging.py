@@ -45,6 +45,16 @@ class Runner(Reader):
             await self._race.reader.read(piece)
 
 
+def _kept_msat(task: asyncio.Task[Answer], runner: Runner, raised: ClientError) -> int:
+    """Of one that was left. Who failed tells it beside (`Race.failures`)."""
+    if not task.done() or task.cancelled():
+        return runner.held_msat
+    error = task.exception()
+    if error is None:  # both ended at once
+        return task.result().cost_msat
+    return error.out_msat if isinstance(error, NodeOutrun) and error is not raised else 0
+
+
 class Race:
     """Runners for one request; `leaving` keeps the tasks of those who lost until they have their change."""
 
@@ -107,6 +117,13 @@ class Race:
             error = task.exception() if task.done() and not task.cancelled() else None
             if isinstance(error, ClientError) and not isinstance(error, NodeOutrun):
                 yield runner.candidate, error
+
+    async def left_msat(self, raised: ClientError, patience_s: float) -> int:
+        """What those keep who were left, where the race has failed with `raised`. Those who still take back their money are
+        waited for; of whom that takes too long, it is what they may have been paid with."""
+        if self.winner is not None and self._running:
+            await asyncio.wait(self._running, timeout=patience_s)
+        return sum(_kept_msat(task, runner, raised) for task, runner in self._running.items())
 
     def end(self) -> None:
         """Those who lost take back their money in their own time. Where the caller has left, all are called off."""

@@ -125,7 +125,7 @@ class Buyer:
                 raise cheat from error
             raise
         except ReaderFailed as error:
-            back = await self._take_back(paid, stream)
+            back = await self._take_back(paid, stream, LEFT_PAUSES_S)
             error.out_msat = paid.credit_msat if back is None else kept_msat(paid, back, 0)
             raise
         most = largest_usage(request, candidate.offer.limits, endpoint)

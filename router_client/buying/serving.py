@@ -212,6 +212,7 @@ class Serving:
             return await race.answer()
         except ClientError as error:
             raised = error
+            tries.lost_msat += await race.left_msat(error, LEAVING_S)
             raise
         finally:
             for candidate, failure in race.failures():

@@ -57,8 +57,12 @@ class Reviewer:
         """Delete what this key has said of the node at the relays (NIP-09); what that was. Raises StorageError, NotTaken."""
         signer, now = self._signer(), int(self._clock())
         said = {"kinds": [kinds.RECOMMENDATION, kinds.REVIEW], "authors": [signer.pubkey]}
-        found = (await self._pool.query(said)).events
-        gone = tuple(event for event in found if _node_of(event, now) == node)
+        found = await self._pool.query(said)
+        gone = tuple(event for event in found.events if _node_of(event, now) == node)
+        if found.failures and not gone:
+            raise NotTaken(
+                "nothing of yours was found, and not all relays were asked: " + "; ".join(found.failures.values())
+            )
         if gone:
             await self._told(deletion(gone, signer, max(now, *(event.created_at for event in gone))))
         return gone

@@ -220,13 +220,13 @@ class Proxy:
         if passing is None:
             await exchange.whole(200, telling.whole(endpoint, answer, now), telling.headers_of(answer, msat_per_usd))
             return
-        if passing.last:
+        if not exchange.begun:  # a cascade's, of which nothing was streamed
+            await exchange.begin(200, STREAMED | telling.headers_of(answer, msat_per_usd))
+            for chunk in telling.unstreamed(endpoint, answer, now):
+                await exchange.write(chunk)
+        if endpoint is RESPONSES:
             await exchange.write(telling.concluding(answer, msat_per_usd, passing.last), last=True)
             return
-        if not exchange.begun:
-            await exchange.begin(200, STREAMED | telling.headers_of(answer, msat_per_usd))
-            for chunk in telling.unstreamed(answer, now):
-                await exchange.write(chunk)
         usage = telling.usage_chunk(answer, now, passing.name) if with_usage else b""
         await exchange.write(usage + telling.ending(answer, msat_per_usd), last=True)
 

@@ -21,6 +21,7 @@ from router_client.buying.answer import Answer
 from router_client.buying.reading import Head
 from router_client.discovery.directory import Provider
 from router_client.proxy.exchange import plain
+from router_client.proxy.retelling import retold
 from router_client.routing.market import Market
 from router_client.routing.stall import Stall
 from router_client.routing.wishes import AUTO
@@ -101,8 +102,11 @@ def whole(endpoint: Endpoint, answer: Answer, now: int) -> bytes:
     })  # fmt: skip
 
 
-def unstreamed(answer: Answer, now: int) -> Iterator[bytes]:
-    """The chunks of an answer of which nothing was streamed."""
+def unstreamed(endpoint: Endpoint, answer: Answer, now: int) -> Iterator[bytes]:
+    """An answer of which nothing was streamed: its chunks, or its events but for the last."""
+    if endpoint is RESPONSES:
+        for said in retold(answer)[0]:
+            yield event(msgspec.json.encode(said).decode(), said["type"])
     for choice in answer.choices:
         message = dict(choice["message"])
         if calls := message.get("tool_calls"):
@@ -137,9 +141,10 @@ def event(data: str, name: str = "") -> bytes:
 
 
 def concluding(answer: Answer, msat_per_usd: float | None, last: str) -> bytes:
-    """The end of a streamed response: its `last` event, with the usage that was verified."""
+    """The end of a streamed response: its `last` event, if that has come, with the usage that was verified."""
     assert answer.body is not None
-    said = from_json(last, dict[str, msgspec.Raw]) | {"response": msgspec.Raw(whole(RESPONSES, answer, 0))}
+    said = from_json(last or msgspec.json.encode(retold(answer)[1]), dict[str, msgspec.Raw])
+    said |= {"response": msgspec.Raw(whole(RESPONSES, answer, 0))}
     return _comments(answer, msat_per_usd) + event(
         msgspec.json.encode(said).decode(), from_json(bytes(said["type"]), str)
     )

@@ -238,6 +238,49 @@ async def test_what_one_kept_is_told_where_the_other_breaks_off(
     assert raised.value.out_msat == sum(line.spent_msat for line in spending.lines(MINUTE_S)) >= stolen[0]
 
 
+async def test_what_one_keeps_that_is_still_leaving_is_told_where_the_other_breaks_off(
+    buyer: RouterClient, cheat: Cheat, slow: Slow, spending: Spending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told as free, and a request with a name was bought again though it had been paid."""
+
+    async def takes(token: str) -> None:
+        taken.append((await cheat.wallet.receive(token, "theft")).amount_msat)
+        await slow.may.wait()
+
+    async def once_it_is_taken(_: str) -> None:
+        async with asyncio.timeout(10):
+            while not taken:
+                await asyncio.sleep(0.01)
+
+    taken: list[int] = []
+    monkeypatch.setattr("router_client.buying.purchase.LEFT_PAUSES_S", (0.0, 0.3))
+    slow.on_payment, cheat.on_payment = takes, once_it_is_taken
+    cheat.chat = [TEXT, b'data: {"error": {"message": "out of memory"}}\n\n']
+    with pytest.raises(NodeError, match="out of memory") as raised:
+        await buyer.chat(HEDGED)
+    assert raised.value.out_msat == sum(line.spent_msat for line in spending.lines(MINUTE_S)) >= taken[0]
+
+
+async def test_what_cannot_be_told_in_time_is_told_as_all_that_was_paid() -> None:
+    race, nobody, never = Race(Reader(), set()), cast("Candidate", None), asyncio.Event()
+
+    async def breaks_off(runner: Runner) -> Any:
+        race.won_by(runner)
+        raise NodeError("broke off")
+
+    async def waits() -> Any:
+        await never.wait()
+
+    quick, late = Runner(race, nobody), Runner(race, nobody, held_msat=300)
+    race.enter(late, waits())
+    race.enter(quick, breaks_off(quick))
+    with pytest.raises(NodeError) as raised:
+        await race.answer()
+    assert await race.left_msat(raised.value, patience_s=0) == 300
+    never.set()
+    race.end()
+
+
 async def test_there_is_no_second_where_one_try_is_left(
     buyer: RouterClient, cheat: Cheat, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

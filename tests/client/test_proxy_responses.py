@@ -191,10 +191,35 @@ async def test_what_is_kept_nowhere_is_not_there(sdk: openai.AsyncOpenAI) -> Non
         await sdk.responses.retrieve("resp_1")
 
 
-async def test_cascades_are_of_chat(sdk: openai.AsyncOpenAI, talks: Cheat) -> None:
-    with pytest.raises(openai.BadRequestError, match="cascade"):
-        await sdk.responses.create(**ASK | {"model": "auto"}, extra_body={"routing": {"cascade": True}})
-    assert talks.asked == []
+CASCADE: dict[str, Any] = {"model": "auto", "extra_body": {"routing": {"cascade": True}}}
+
+
+async def test_a_cascade_is_given_whole(sdk: openai.AsyncOpenAI, talks: Cheat) -> None:
+    answer: Any = await sdk.responses.create(**ASK | CASCADE)
+    assert (answer.output_text, answer.usage.cost) == ("hello", {"total_msats": 102})
+
+
+async def test_a_cascade_is_streamed_at_its_end_as_sdks_put_it_together(sdk: openai.AsyncOpenAI, talks: Cheat) -> None:
+    *begun, _ = events(*HELLO, LAST)
+    refusal = {"type": "refusal", "refusal": "no"}
+    output = [{**MESSAGE, "content": [TEXT, refusal, {"type": "new"}, 7]}, CALL, {"type": "reasoning", "summary": []}]
+    last = {"type": "response.completed", "response": response(output=output, usage=USAGE)}
+    talks.chat = [*begun, receipt(metered="upstream"), *events(last)]
+    told: list[Any] = [event async for event in await sdk.responses.create(**ASK | CASCADE, stream=True)]
+    assert [each.sequence_number for each in told] == list(range(len(told)))
+    kinds = [each.type.removeprefix("response.") for each in told]
+    assert kinds[:3] == ["created", "in_progress", "output_item.added"]
+    assert (told[2].item.content, told[2].item.status) == ([], "in_progress")
+    said = {each.type.removeprefix("response."): each.delta for each in told if each.type.endswith(".delta")}
+    assert said == {"output_text.delta": "hello", "refusal.delta": "no", "function_call_arguments.delta": "{}"}
+    assert kinds.count("content_part.added") == kinds.count("content_part.done") == 3
+    assert kinds.count("output_item.added") == kinds.count("output_item.done") == 3
+    assert (told[-1].type, told[-1].response.usage.cost) == ("response.completed", {"total_msats": 102})
+    *begun, _ = events(*HELLO, LAST)
+    talks.chat = [*begun, receipt(metered="upstream"), *events(LAST)]
+    async with sdk.responses.stream(**ASK | CASCADE) as stream:
+        assert [event.delta async for event in stream if event.type == "response.output_text.delta"] == ["hello"]
+        assert (await stream.get_final_response()).output_text == "hello"
 
 
 async def test_how_much_is_written_is_bounded_by_its_own_field(

@@ -113,7 +113,7 @@ class Shopful:
         return {**head, "choices": [choice], "usage": CHAT_USAGE}
 
     def responses(self, body: dict[str, Any]) -> Any:
-        text = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
+        text = {"type": "output_text", "text": "".join(self.words), "annotations": []}
         item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [text]}
         whole: dict[str, Any] = {
             **{"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": body["model"]},
@@ -126,8 +126,8 @@ class Shopful:
         place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
         events: list[dict[str, Any]] = [
             {"type": "response.created", "response": begun},
-            *({"type": "response.output_text.delta", **place, "delta": word, "logprobs": []} for word in WORDS),
-            {"type": "response.output_text.done", **place, "text": "".join(WORDS), "logprobs": []},
+            *({"type": "response.output_text.delta", **place, "delta": word, "logprobs": []} for word in self.words),
+            {"type": "response.output_text.done", **place, "text": "".join(self.words), "logprobs": []},
             {"type": "response.completed", "response": whole},
         ]
         return [{**event, "sequence_number": number} for number, event in enumerate(events)]

@@ -55,6 +55,8 @@ class Recorder:
         answer = next((made for path, made in self.answers.items() if request.path_qs.startswith(path)), None)
         if answer is None:
             return web.json_response({"error": {"message": "unknown path"}}, status=404)
+        if isinstance(answer, str):
+            return web.Response(text=answer, content_type="application/json")
         if isinstance(answer, bytes):
             return web.Response(body=answer, content_type="text/event-stream")
         return web.json_response(answer)
@@ -182,6 +184,36 @@ async def test_anthropic_natively_and_from_chat(folder: Path, http: httpx.AsyncC
         assert all(headers["x-api-key"] == "secret" for headers in server.headers)
         assert all(headers["anthropic-version"] == "2023-06-01" for headers in server.headers)
         assert server.asked[1][1]["max_tokens"] == 50
+
+
+@pytest.mark.parametrize("levels", [150, 250, 3_000])
+async def test_a_tools_input_that_nests_deeply_is_delivered_and_paid(
+    folder: Path, http: httpx.AsyncClient, levels: int
+) -> None:
+    """Over 200 levels it was lost, and free, though the upstream had made it: a caller could have that paid."""
+    given = '{"a b": ' + '[{"]": ' * (levels // 2) + '"\\"}"' + "}]" * (levels // 2) + "}"
+    said = (
+        '{"type":"message","content":[{"type":"text","text":"Look: "},{"type":"tool_use","id":"t1","name":"f","input":'
+        + given
+        + '}],"stop_reason":"tool_use","usage":{"input_tokens":31,"output_tokens":5}}'
+    )
+    async with (
+        recording({"/models": {"data": [{"id": "m"}]}, "/messages": said}) as (_, url),
+        node_of(folder, f'kind = "anthropic"\nbase_url = "{url}"\napi_key = "secret"') as node,
+    ):
+        reply, receipt = await ask(node, http, "/chat/completions", ASK)
+        message = reply.json()["choices"][0]["message"]
+        assert message["content"] == "Look: "
+        called = message["tool_calls"][0]["function"]
+        assert called["name"] == "f"
+        assert called["arguments"].replace(" ", "") == given.replace(" ", "")
+        assert (receipt.usage, receipt.metered) == (Usage(31, 5), "upstream")
+        reply, receipt = await ask(node, http, "/responses", {"model": "m", "input": "Hi.", "max_output_tokens": 50})
+        assert reply.json()["output"][-1]["arguments"].replace(" ", "") == given.replace(" ", "")
+        assert receipt.usage == Usage(31, 5)
+        reply, receipt = await ask(node, http, "/messages", ASK)
+        assert given in reply.text
+        assert (receipt.usage, receipt.metered) == (Usage(31, 5), "upstream")
 
 
 async def test_a_translated_stream_that_breaks_off_is_charged_by_the_prompt_that_was_told(

@@ -100,3 +100,22 @@ async def test_a_long_prompt_leaves_the_better_model_its_words(
         assert answer.model == "large"
         ((_, body),) = asked
         assert body["max_tokens"] == ASK["max_tokens"]
+
+
+async def test_a_response_goes_up_likewise(folder: Path, mint_url: str, relay: str, buyer: RouterClient) -> None:
+    asked_for = {
+        "model": "auto",
+        "input": "What is two and two?",
+        "max_output_tokens": 40,
+        "routing": {"cascade": True},
+    }
+    async with two_nodes(folder, mint_url, relay, REFUSAL) as asked:
+        _, alone = await buyer.choice({**ASK, "routing": {"quality": "high"}})
+        answer = await buyer.responses(asked_for)
+        assert (answer.model, answer.node_name, answer.verified) == ("large", "dear", True)
+        assert answer.body is not None
+        assert [(step.model, step.verified) for step in answer.steps] == [("small", True)]
+        assert answer.cost_msat <= alone.candidates[0].hold_msat
+        (path, body), *_ = asked
+        assert (path, "max_tokens" in body) == ("/responses", False)
+        assert body["max_output_tokens"] <= 40

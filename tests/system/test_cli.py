@@ -19,6 +19,7 @@ import pytest
 from node.cli import logs
 from node.cli.console import escaped, printable
 from node.cli.main import satroute as command
+from relays.event import Signer, npub
 from tests.conftest import DEAD_MINT, DEAD_RELAY
 from tests.node.harness import HELLO, bearer, running_node
 from tests.system import forked
@@ -96,6 +97,17 @@ def test_serve_with_wrong_settings_is_a_line_for_each() -> None:
         (["keys", "create"], 2, "--sats"),
         (["keys", "create", "--sats", "-1"], 2, "--sats"),
         (["nothing"], 2, "No such command"),
+        (["ask"], 2, "Missing argument 'QUESTION'"),
+        (["ask", "hi", "--model", ""], 2, "satroute nodes lists them"),
+        (["price", " "], 2, "satroute nodes lists them"),
+        (["price", "auto"], 2, "satroute route says"),
+        (["keys", "revoke", "9" * 30], 2, "is not in the range"),
+        (["keys", "rotate", "0"], 2, "is not in the range"),
+        (["nodes", "--max-price", "nan"], 2, "--max-price"),
+        (["nodes", "--max-price", "1e400"], 2, "--max-price"),
+        (["report", "--hours", "nan"], 2, "--hours"),
+        (["budget", "--day-usd", "nan"], 2, "--day-usd"),
+        (["wallet", "balance", "--data", ""], 2, "'.' is the one you are in"),
     ],
 )
 def test_what_is_wrong_comes_with_its_remedy(words: list[str], code: int, remedy: str) -> None:
@@ -105,14 +117,40 @@ def test_what_is_wrong_comes_with_its_remedy(words: list[str], code: int, remedy
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["ask"], ["route"], ["price", "a-model"]], ids=" ".join)
+@pytest.mark.parametrize(("question", "given"), [("", ""), (" \t\n", ""), ("-", ""), ("-", " \n")])
+def test_nothing_is_bought_for_an_empty_question(folder: Path, command: list[str], question: str, given: str) -> None:
+    """An answer to nothing was bought."""
+    words = ["--relay", DEAD_RELAY, "--data", str(folder)]
+    done = run(*command, question, *words, stdin=given)
+    assert done.returncode == 2
+    assert 'is empty: ask something, such as "What is 2+2?"' in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_a_question_may_come_by_standard_input(folder: Path) -> None:
+    done = run("ask", "-", "--relay", DEAD_RELAY, "--data", str(folder), stdin="What is 2+2?\n")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+
+
 def test_a_dead_relay_is_said_and_nothing_is_found(folder: Path) -> None:
     done = run("nodes", "--json", "--relay", "ws://127.0.0.1:9", "--data", str(folder))
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    asked = run("ask", "hi", "--relay", "ws://127.0.0.1:9", "--data", str(folder))
-    assert asked.returncode == 1
-    assert "cannot be reached" in asked.stderr
+    to_whom = npub(Signer.generate().pubkey)
+    for words in (
+        ["ask", "hi"],
+        ["route", "hi"],
+        ["route", "hi", "--explain"],
+        ["price", "m"],
+        ["recommend", to_whom],
+        ["recommend", to_whom, "--remove"],
+    ):
+        asked = run(*words, "--relay", "ws://127.0.0.1:9", "--data", str(folder))
+        assert asked.returncode == 1
+        assert "cannot be reached" in asked.stderr, "not that nobody sells it, or that --explain says why"
 
 
 async def test_the_operator_hands_out_keys_beside_a_running_node(

@@ -36,6 +36,7 @@ from tests.conftest import DEAD_RELAY
 from tests.node.harness import HELLO, Running, running_node
 from tests.system.children import satroute as command
 from tests.system.forked import satroute
+from tests.system.test_unread import UNREAD, unread
 
 
 def settings(name: str, mint_url: str, model_url: str, relay: str, **more: Any) -> dict[str, Any]:
@@ -389,6 +390,26 @@ async def test_a_buyer_without_money_or_with_a_wrong_name_is_told_what_to_do(
         assert wrong.stderr == "error: no node on these relays sells nope: satroute nodes lists what is sold\n"
 
 
+async def test_an_answer_whose_reader_leaves_is_paid_as_far_as_it_came(
+    folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
+) -> None:
+    """`satroute ask … | head -c 1` ended in a traceback, and did not say where the money was."""
+    async with running_node(folder, **settings("solo", mint_url, model_url, relay)) as running:
+        await announced(running)
+        before_msat = buyer.wallet.balance_msat()
+        data = ("--data", str(folder / "buyer"))
+        words = ("ask", "Write a long story about a whale.", "--max-tokens", "1000", "--relay", relay, *data)
+        done = await asyncio.to_thread(unread, *words)
+        assert done.returncode == UNREAD
+        assert done.stderr == "" or done.stderr.startswith("out, not lost: ")
+        back = await asyncio.to_thread(satroute, "wallet", "recover", "--relay", relay, *data, env=os.environ)
+        assert back.returncode == 0, back.stderr
+        assert buyer.payments.open_count() == 0
+        earned_msat = (await running.node.ledger.audit()).earned_msat
+        spent_msat = before_msat - buyer.wallet.balance_msat()
+        assert 0 < earned_msat <= spent_msat < earned_msat + 100, "what is not the node's are the mint's fees"
+
+
 async def test_who_interrupts_an_answer_is_told_where_the_money_is(
     folder: Path, mint_url: str, model_url: str, relay: str, buyer: RouterClient
 ) -> None:
@@ -401,8 +422,9 @@ async def test_who_interrupts_an_answer_is_told_where_the_money_is(
         assert asking.stdout is not None
         assert await asking.stdout.read(1)
         asking.send_signal(signal.SIGINT)
-        _, told = await asyncio.wait_for(asking.communicate(), 30)
+        said, told = await asyncio.wait_for(asking.communicate(), 30)
         assert asking.returncode == 130
+        assert said.endswith(b"\n"), "what is told does not go on in the answer's line"
         assert "out, not lost: " in told.decode()
         assert "satroute wallet recover" in told.decode()
         assert "Traceback" not in told.decode()

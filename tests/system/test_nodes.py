@@ -34,6 +34,7 @@ from tests.node.harness import running_node
 from tests.socks import socks_port
 from tests.system.children import satroute
 from tests.system.test_cli import run
+from tests.system.test_unread import UNREAD, unread
 
 NOW = int(time.time())
 MINT = "https://mint.example"
@@ -129,6 +130,12 @@ def test_a_node_is_recommended_and_that_is_taken_back(market: str, folder: Path)
         again = run("recommend", npub(CHEAP.pubkey), *wrong, *words)
         assert again.returncode == (1 if wrong == ["--remove"] else 2), again.stderr
         assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("how", [[], ["--json"], ["--npub"], ["--watch"]], ids=" ".join)
+def test_a_list_whose_reader_leaves_ends_without_a_word(market: str, folder: Path, how: list[str]) -> None:
+    done = unread("nodes", *how, "--relay", market, "--data", str(folder))
+    assert (done.returncode, done.stderr) == (UNREAD, "")
 
 
 def test_the_table_names_them(market: str, folder: Path) -> None:
