@@ -21,6 +21,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import hypothesis
 import pytest
 
 from node.ledger.upgrade import migrate_postgres
@@ -48,6 +49,10 @@ DEAD_MINT = "http://127.0.0.1:9"
 """Port 9 is nobody's here: a connection is refused at once."""
 CERTIFICATES = "TESTS_SSL_CERT_FILE"
 """Where this machine's are, for the tools that install programs for tests."""
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")  # a machine that is slow for a moment has no fault
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that ask this machine alone: it vouches for nobody, and is made once."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relays.announcement import MAX_CLOCK_SKEW_S, withdrawal
@@ -11,9 +11,6 @@ from relays.event import Event, Signer
 from router_client.discovery import board as boards
 from router_client.discovery.board import Board, Notice
 from tests.client.test_discovery import ALICE, BOB, NOW, announcement
-
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""Machines are busy now and then."""
 
 
 def names(board: Board, now: int = NOW + 10) -> list[str]:
@@ -39,7 +36,6 @@ HISTORY = (
 )
 
 
-@UNHURRIED
 @given(st.lists(st.sampled_from(HISTORY), max_size=20).map(lambda more: [*more, *HISTORY]).flatmap(st.permutations))
 def test_whatever_the_order_and_however_often(events: list[Event]) -> None:
     board = filled(*events)
@@ -133,7 +129,7 @@ def test_it_says_what_changed_until_that_is_written() -> None:
     assert notice.said is None
 
 
-@settings(UNHURRIED, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.booleans()), max_size=30))
 def test_its_sums_hold_under_any_churn(steps: list[tuple[int, int, bool]]) -> None:
     signers = [Signer(bytes([n + 1] * 32)) for n in range(4)]

@@ -59,7 +59,7 @@ def test_points_that_cancel_out_are_no_signature() -> None:
     assert not is_signed(SECRET, signature, key.public_key.format().hex(), Dleq(DLEQ.e, DLEQ.s, "01"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mint_key=SCALARS, r=SCALARS, secret=st.text(max_size=80))
 def test_what_a_mint_signs_is_unblinded_as_by_cashu(mint_key: str, r: str, secret: str) -> None:
     mint, pair = PrivateKey(bytes.fromhex(mint_key)), BlindSecret(secret, r)
@@ -98,7 +98,7 @@ def test_secrets_as_in_nut_13() -> None:
     assert pairs[0].r == "ad00d431add9c673e843d4c2bf9a778a5f402b985b8da2d5550bf39cda41d679"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.binary(min_size=16, max_size=64), counter=st.integers(0, 2**31 - 1), keyset=st.integers(0, 2**56 - 1))
 def test_secrets_are_those_of_the_path_in_bip_32(seed: bytes, counter: int, keyset: int) -> None:
     number = keyset % (2**31 - 1)

@@ -23,7 +23,7 @@ from router_client.discovery.board import Board
 from router_client.discovery.directory import Provider
 from router_client.discovery.figures import Figures
 from router_client.discovery.shelf import Shelf
-from tests.client.test_board import UNHURRIED, filled
+from tests.client.test_board import filled
 from tests.client.test_discovery import ALICE, BOB, NOW
 from tests.client.test_live import directory_on
 from tests.conftest import DEAD_RELAY
@@ -64,7 +64,6 @@ def models(board: Board, now: int = NOW + 10) -> list[str]:
 EVENTS = written()
 
 
-@UNHURRIED
 @given(st.permutations(EVENTS))
 def test_an_announcement_is_whole_in_whatever_order_its_pages_come(events: list[Event]) -> None:
     assert sorted(models(filled(*events))) == [model.id for model in MODELS]

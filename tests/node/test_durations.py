@@ -7,7 +7,7 @@ import wave
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from node.asks import read_ask
@@ -107,7 +107,6 @@ MARKS = [b"", b"RIFF\xff\xff\xff\x7fWAVE", b"fLaC", opus(1)[:60], b"\0\0\0\x0cft
 PIECES = [wav(3), mp3(3), flac(3), opus(3), vorbis(3), m4a(3)]
 
 
-@settings(deadline=None)  # the first example imports mutagen
 @given(st.sampled_from(MARKS), st.lists(st.binary(max_size=60) | st.sampled_from(PIECES), max_size=5))
 def test_random_bytes_raise_nothing(mark: bytes, rest: list[bytes]) -> None:
     told = audio_ms(mark + b"".join(rest))
@@ -227,7 +226,6 @@ def test_what_would_take_for_ever_to_count_is_taken_for_the_longest(hostile: byt
     assert time.process_time() - started < 5
 
 
-@settings(deadline=None)
 @given(st.sampled_from(MARKS), st.lists(st.binary(max_size=60) | st.sampled_from(PIECES), max_size=5))
 def test_counting_raises_nothing_and_stays_within_the_bound(mark: bytes, rest: list[bytes]) -> None:
     sound = mark + b"".join(rest)

@@ -211,7 +211,7 @@ def totals_grew(before: Totals, after: Totals) -> bool:
     return after.granted_msat >= before.granted_msat and after.lost_msat >= before.lost_msat
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=moves)
 def test_no_order_of_moves_breaks_the_books(ledger_url: str, plan: list[Any]) -> None:
     play_in_any_order(ledger_url, plan)

@@ -108,5 +108,5 @@ class Holds(RuleBasedStateMachine):
             assert row.state == self.ended.get(id_, "pending"), "a hold ends once"
 
 
-Holds.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Holds.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestHolds = Holds.TestCase

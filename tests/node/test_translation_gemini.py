@@ -350,7 +350,7 @@ REQUEST = {
 ANY_FIELDS = st.dictionaries(st.sampled_from([*REQUEST, "n", "store", "seed", "x"]) | st.text(max_size=5), JSON)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(spoiled(REQUEST) | ANY_FIELDS)
 def test_any_body_is_translated_or_refused(body: Any) -> None:
     if not isinstance(body, dict):

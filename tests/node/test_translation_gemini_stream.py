@@ -404,7 +404,7 @@ def test_nothing_is_not_complete(nothing: bytes) -> None:
 SPOILT = STREAM[1] | {"promptFeedback": {"blockReason": "X"}}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(spoiled(SPOILT) | spoiled({"error": {"status": "X"}}), st.binary(max_size=40))
 def test_any_answer_is_translated_or_did_not_come(said: Any, noise: bytes) -> None:
     for body in (json.dumps(said).encode(), noise):

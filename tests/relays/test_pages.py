@@ -54,7 +54,7 @@ def read(events: tuple[Event, ...], now: int = NOW) -> Announcement:
     return with_pages(announcements.decode(head, now=now), [decode(page, now=now) for page in rest])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @example(0, "m{}")
 @example(6000, "maker/model-{}")
 @given(st.integers(0, 6000), st.sampled_from(["{}", 'quo"te\\{}', "模型-{}", "x" * 190 + "{}"]))
