@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -138,10 +139,10 @@ async def test_an_invoice_that_is_claimed_as_it_is_given_up_is_not(
         await planned.wait()
         return MintQuote(told.quote, told.request, "UNPAID", told.expiry)
 
-    async def at_leisure(client: MintClient, *how: object) -> object:
+    async def at_leisure(client: MintClient, *how: Any) -> object:
         planned.set()
         await answering.wait()
-        return await minted(client, *how)  # type: ignore[arg-type]
+        return await minted(client, *how)
 
     monkeypatch.setattr(MintClient, "mint_quote_state", late)
     monkeypatch.setattr(MintClient, "mint", at_leisure)

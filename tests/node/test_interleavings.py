@@ -33,6 +33,9 @@ from tests.node.harness import (
     token_of,
 )
 
+HANGING = {"FAKEWALLET_PAY_INVOICE_STATE": "PENDING", "FAKEWALLET_PAYMENT_STATE": "PENDING"}
+"""A mint whose Lightning payments never end."""
+
 
 @pytest.fixture
 async def node(folder: Path, mint_url: str, model_url: str) -> AsyncIterator[Running]:
@@ -169,8 +172,7 @@ async def test_a_small_payment_that_hangs_keeps_no_large_coin(
     folder: Path, http: httpx.AsyncClient, model_url: str, address: LnurlServer
 ) -> None:
     """Whoever has an address chooses how long, and other callers' refunds would lack it meanwhile."""
-    stuck = {"FAKEWALLET_PAY_INVOICE_STATE": "PENDING", "FAKEWALLET_PAYMENT_STATE": "PENDING"}
-    with running_mint(folder / "mint", extra=stuck) as mint_url:
+    with running_mint(folder / "mint", extra=HANGING) as mint_url:
         wallet = await funded_wallet(folder / "caller.db", http, mint_url)
         async with running_node(
             folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True, change_stock=0
@@ -194,12 +196,9 @@ async def test_a_payment_that_hangs_does_not_stop_the_audit_of_the_wallet(
     folder: Path, http: httpx.AsyncClient, model_url: str, address: LnurlServer
 ) -> None:
     """Whoever has an address chooses how long: nobody could say meanwhile whether coins are missing."""
-    stuck = {"FAKEWALLET_PAY_INVOICE_STATE": "PENDING", "FAKEWALLET_PAYMENT_STATE": "PENDING"}
-    with running_mint(folder / "mint", extra=stuck) as mint_url:
+    with running_mint(folder / "mint", extra=HANGING) as mint_url:
         wallet = await funded_wallet(folder / "caller.db", http, mint_url)
-        async with running_node(
-            folder, cashu_mints=mint_url, upstream_base_url=model_url, allow_local_addresses=True
-        ) as node:
+        async with paying_node(folder, mint_url, model_url) as node:
             for key in [bearer(await token_of(wallet, mint_url, 50_000)) for _ in range(2)]:
                 assert (await http.get(f"{node.url}/v1/balance", headers=key)).status_code == 200
             wish = {"recipient": address.address}

@@ -124,7 +124,7 @@ async def test_a_commit_that_fails_is_forgotten(books: Books) -> None:
     assert isinstance(held, Held)
     assert isinstance(failed, LedgerConflict)
     assert isinstance(await ledger.hold(account, "c", 890, 60), Held)
-    assert await ledger.hold(account, "d", 1, 60) == Insufficient(0)  # type: ignore[arg-type]
+    assert await ledger.hold(account, "d", 1, 60) == Insufficient(Msat(0))
     await ledger.audit()
 
 

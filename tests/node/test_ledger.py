@@ -20,13 +20,14 @@ from node.ledger.model import (
     Insufficient,
     Key,
 )
+from relays.money import Msat
 from tests.node.books import Clock, child, deposit, key, numbers, paid_in, payout, state, wish
 from tests.node.drafts import draft
 
 
 async def test_a_hold_takes_and_a_post_gives_the_rest_back(ledger: Ledger) -> None:
     account = await key(ledger, 1000)
-    assert await ledger.hold(account, "r", 600, 60) == Held(400)  # type: ignore[arg-type]
+    assert await ledger.hold(account, "r", 600, 60) == Held(Msat(400))
     posted = await ledger.post(draft("r", 600, 250))
     assert posted.receipt.balance_msat == 750
     after = await state(ledger, account)
@@ -62,7 +63,7 @@ async def test_a_request_id_holds_once(ledger: Ledger) -> None:
 
 async def test_more_than_there_is_is_not_held(ledger: Ledger) -> None:
     account = await key(ledger, 100)
-    assert await ledger.hold(account, "r", 101, 60) == Insufficient(100)  # type: ignore[arg-type]
+    assert await ledger.hold(account, "r", 101, 60) == Insufficient(Msat(100))
     assert (await state(ledger, account)).held_msat == 0
 
 
@@ -110,7 +111,7 @@ async def test_one_guilty_move_does_not_spoil_its_neighbours(ledger: Ledger) -> 
         return_exceptions=True,
     )
     assert isinstance(outcomes[1], LedgerError)
-    assert outcomes[0] == Held(800)  # type: ignore[arg-type]
+    assert outcomes[0] == Held(Msat(800))
     assert isinstance(outcomes[3], int)
     assert (await state(ledger, account)).spent_msat == 60
     await ledger.audit()

@@ -12,6 +12,7 @@ from node.ledger.model import (
     KeyClosed,
     LimitReached,
 )
+from relays.money import Msat
 from tests.node.books import Clock, child, deposit, key, state
 from tests.node.drafts import draft
 
@@ -79,11 +80,11 @@ async def test_a_child_spends_from_its_parent_within_its_limit(ledger: Ledger) -
     kid = await child(ledger, parent, spend_limit_msat=1000)
     assert (kid.account, kid.parent) == (parent.account, parent.id)
     assert isinstance(await ledger.hold(kid, "a", 600, 60), Held)
-    assert await ledger.hold(kid, "b", 500, 60) == LimitReached("spend", 400)  # type: ignore[arg-type]
+    assert await ledger.hold(kid, "b", 500, 60) == LimitReached("spend", Msat(400))
     await ledger.post(draft("a", 600, 250))
     assert isinstance(await ledger.hold(kid, "c", 750, 60), Held)
     await ledger.void("c")
-    assert await ledger.hold(kid, "d", 751, 60) == LimitReached("spend", 750)  # type: ignore[arg-type]
+    assert await ledger.hold(kid, "d", 751, 60) == LimitReached("spend", Msat(750))
     seen = (await ledger.children(parent.id))[0]
     assert (seen.spent_msat, seen.held_msat) == (250, 0)
     assert (await state(ledger, parent)).available_msat == 9750
@@ -93,7 +94,7 @@ async def test_a_child_spends_from_its_parent_within_its_limit(ledger: Ledger) -
 async def test_a_child_cannot_spend_more_than_its_parent_has(ledger: Ledger) -> None:
     parent = await key(ledger, 100)
     kid = await child(ledger, parent, spend_limit_msat=1000)
-    assert await ledger.hold(kid, "a", 101, 60) == Insufficient(100)  # type: ignore[arg-type]
+    assert await ledger.hold(kid, "a", 101, 60) == Insufficient(Msat(100))
 
 
 async def test_a_daily_budget_begins_anew_at_midnight(ledger: Ledger, clock: Clock) -> None:
@@ -101,11 +102,11 @@ async def test_a_daily_budget_begins_anew_at_midnight(ledger: Ledger, clock: Clo
     parent = await key(ledger, 10_000)
     kid = await child(ledger, parent, daily_limit_msat=1000)
     assert isinstance(await ledger.hold(kid, "late", 900, 60), Held)
-    assert await ledger.hold(kid, "more", 200, 60) == LimitReached("daily", 100)  # type: ignore[arg-type]
+    assert await ledger.hold(kid, "more", 200, 60) == LimitReached("daily", Msat(100))
     clock.now += 20
     assert isinstance(await ledger.hold(kid, "early", 950, 60), Held)
     await ledger.post(draft("late", 900, 100))
-    assert await ledger.hold(kid, "again", 51, 60) == LimitReached("daily", 50), "yesterday's rest is not today's"  # type: ignore[arg-type]
+    assert await ledger.hold(kid, "again", 51, 60) == LimitReached("daily", Msat(50)), "yesterday's rest is not today's"
     await ledger.post(draft("early", 950, 450))
     assert isinstance(await ledger.hold(kid, "last", 550, 60), Held)
     await ledger.audit()

@@ -9,6 +9,7 @@ from node.ledger.ledger import Ledger
 from node.ledger.model import (
     NothingToRefund,
 )
+from relays.money import Msat
 from tests.node.books import begun, deposit, key, paid_in, payout, state, wish
 from tests.node.drafts import draft
 
@@ -51,7 +52,7 @@ async def test_a_refund_pays_the_whole_balance_out_once(ledger: Ledger) -> None:
     assert (await begun(ledger, account, "f2")).id == "f1", "a second one joins the first"
     done = await ledger.finish_refund("f1", token="cashuB…", fee_msat=3)
     assert await ledger.finish_refund("f1", token="another") == done
-    assert await ledger.begin_refund(wish(account, "f3")) == NothingToRefund(0)  # type: ignore[arg-type]
+    assert await ledger.begin_refund(wish(account, "f3")) == NothingToRefund(Msat(0))
     assert await ledger.unreceived_refunds(account.account, 5) == [done], "a lost answer can be had again"
     assert not await ledger.receive_refund("f1", account.account + 1), "only its owner can say so"
     assert await ledger.receive_refund("f1", account.account)
@@ -105,7 +106,7 @@ async def test_a_failed_refund_gives_the_balance_back(ledger: Ledger) -> None:
 
 async def test_granted_credit_is_spent_first_and_never_paid_out(ledger: Ledger) -> None:
     account = await key(ledger, 500)
-    assert await ledger.begin_refund(wish(account, "f0")) == NothingToRefund(500)  # type: ignore[arg-type]
+    assert await ledger.begin_refund(wish(account, "f0")) == NothingToRefund(Msat(500))
     await ledger.begin_deposit(deposit("t", account.account))
     await ledger.credit_deposit("t", 1000, 0)
     await ledger.hold(account, "r", 700, 60)
