@@ -20,16 +20,15 @@ from node.backup.archive import unpack
 from node.backup.making import back_up
 from node.backup.restoring import put_back
 from node.errors import BadBackup, BadSettings
-from node.ledger.ledger import Ledger
 from node.storage import StorageSettings
 from router_client.ecash import restoring
-from router_client.ecash.wallet import Wallet
 from router_client.errors import StorageError
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, bearer, funded_wallet, running_node, token_of
 from tests.system import forked
 from tests.system.children import satroute
 from tests.system.forked import Served
+from tests.system.stopped import holds_what_came_in, opened
 
 NOWHERE = "http://127.0.0.1:9/v1"
 PRICES = {"FIXED_PER_1K_INPUT_TOKENS": "2", "FIXED_PER_1K_OUTPUT_TOKENS": "8"}
@@ -65,12 +64,8 @@ async def run(*words: str, data: Path, **env: str) -> subprocess.CompletedProces
 
 async def books_of(data: Path, http: httpx.AsyncClient) -> tuple[int, int]:
     """What the ledger says came in, after an audit, and what the wallet holds."""
-    ledger, wallet = await Ledger.open(f"sqlite:///{data / 'ledger.db'}"), await Wallet.open(data / "wallet.db", http)
-    try:
+    async with opened(data, http) as (ledger, wallet):
         return (await ledger.audit()).ecash_in_msat, wallet.holdings().all_msat
-    finally:
-        wallet.close()
-        await ledger.close()
 
 
 async def test_a_backup_that_is_old_is_restored_and_nothing_counts_twice(
@@ -157,17 +152,10 @@ async def test_every_backup_of_a_busy_node_adds_up(folder: Path, http: httpx.Asy
         data = folder / f"of-{file.name}"
         unpack(file, data)
         of_one_moment(data)
-        ledger, wallet = (
-            await Ledger.open(f"sqlite:///{data / 'ledger.db'}"),
-            await Wallet.open(data / "wallet.db", http),
-        )
-        try:
+        async with opened(data, http) as (ledger, wallet):
             totals = await ledger.audit()
             if not await ledger.open_deposits() and not await ledger.open_refunds():
-                assert wallet.holdings().all_msat == totals.ecash_in_msat
-        finally:
-            wallet.close()
-            await ledger.close()
+                holds_what_came_in(wallet, totals.ecash_in_msat)
     assert len(made) >= 3
     caller.close()
 

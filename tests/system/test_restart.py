@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node.ledger.ledger import Ledger
 from router_client.ecash.token import token_hash
 from router_client.ecash.wallet import Wallet
 from tests.node.harness import HELLO, bearer, funded_wallet, token_of
 from tests.system.forked import Served
+from tests.system.stopped import holds_what_came_in, opened
 
 LONG = {**HELLO, "stream": True, "max_tokens": 300, "messages": [{"role": "user", "content": "Tell a story."}]}
 KILLS = 50
@@ -44,21 +44,13 @@ async def ask(http: httpx.AsyncClient, method: str, url: str, key: str, **option
 
 async def sums_agree(served: Served, http: httpx.AsyncClient) -> tuple[int, int]:
     """Audit the stopped node's books against its wallet; returns what came in and what is still open."""
-    ledger = await Ledger.open(f"sqlite:///{served.folder / 'data' / 'ledger.db'}")
-    wallet = await Wallet.open(served.folder / "data" / "wallet.db", http)
-    try:
+    data = served.folder / "data"
+    async with opened(data, http) as (ledger, wallet):
         totals = await ledger.audit()
         open_now = len(await ledger.open_deposits()) + len(await ledger.open_refunds())
-        holdings = wallet.holdings()
         if not open_now:
-            untold = wallet.redemptions()  # which the node may not have booked yet: its next start does
-            cost_msat = sum(each.lost_msat + max(0, -each.saved_msat) for each in untold)
-            brought_msat = sum(max(0, each.saved_msat) for each in untold)
-            assert -cost_msat <= holdings.all_msat - totals.ecash_in_msat <= brought_msat
+            holds_what_came_in(wallet, totals.ecash_in_msat)
         return totals.ecash_in_msat, open_now
-    finally:
-        wallet.close()
-        await ledger.close()
 
 
 async def locked_token(served: Served, wallet: Wallet, mint_url: str, http: httpx.AsyncClient, amount: int) -> str:
