@@ -17,6 +17,7 @@ from node.deposits import Deposits, MintRule
 from node.errors import UpstreamError
 from node.front import open_front
 from node.gauge import Gauge
+from node.holding import Holding
 from node.invoices import Invoices
 from node.jobs import schedule
 from node.l402 import L402
@@ -76,11 +77,12 @@ def limits_of(settings: Settings) -> RateLimits:
 
 
 def completions_of(
-    settings: Settings, ledger: Ledger, fleet: Fleet, signer: Signer, tasks: Tasks, pulse: Pulse
+    settings: Settings, ledger: Ledger, holding: Holding, fleet: Fleet, signer: Signer, tasks: Tasks, pulse: Pulse
 ) -> Completions:
     """Paid requests of one process."""
     return Completions(
         ledger,
+        holding,
         fleet,
         signer,
         tasks,
@@ -111,6 +113,7 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
         refunds = Refunds(ledger, wallet, cashier, redemptions, tasks, settings.cashu_mints)
         cash = Cash(ledger, wallet, deposits, refunds, settings.cashu_mints)
         limits, fixed, pulse = limits_of(settings), settings.fixed_btc_usd, Pulse()
+        holding = Holding(ledger, tasks, settings.request_timeout_s)
         till = Till(catalogue, lambda: front.btc_price.known_until if fixed is None else math.inf, pulse.hear)
         gauge = Gauge(settings, signer.pubkey, catalogue, pulse, lambda: limits.in_flight + till.running)
         directory = Directory(pool, addresses, probing=False)
@@ -139,7 +142,8 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             payouts=Payouts(ledger, wallet, cashier, rule),
             replays=Replays(ledger),
             credentials=Credentials(ledger, deposits, l402),
-            completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
+            holding=holding,
+            completions=completions_of(settings, ledger, holding, fleet, signer, tasks, pulse),
             limits=limits,
             utilisation=Utilisation(settings.utilisation_capacity),
             announcer=announcer,
@@ -147,20 +151,27 @@ async def _running(settings: Settings, signer: Signer, tasks: Tasks) -> AsyncIte
             directory=directory,
             readiness=Readiness(ledger, wallet, fleet, catalogue, settings.cashu_mints, routes, settings.folders),
         )
-        scheduler = schedule(node)
-        try:
-            await _settle_the_past(node)
-            scheduler.start()
-            async with _listening(node, tasks):
-                yield node
-        finally:
-            await node.announcer.withdraw()  # first: who looks for a node finds it no longer
-            if scheduler.running:
-                scheduler.shutdown(wait=False)
-            await end(tasks)
-            await fleet.close()
-            wallet.close()
-            await ledger.close()
+        async with _at_work(node, tasks):
+            yield node
+
+
+@asynccontextmanager
+async def _at_work(node: Node, tasks: Tasks) -> AsyncIterator[None]:
+    """Its jobs run, and all of it is closed afterwards."""
+    scheduler = schedule(node)
+    try:
+        await _settle_the_past(node)
+        scheduler.start()
+        async with _listening(node, tasks):
+            yield
+    finally:
+        await node.announcer.withdraw()  # first: who looks for a node finds it no longer
+        if scheduler.running:
+            scheduler.shutdown(wait=False)
+        await end(tasks)
+        await node.fleet.close()
+        node.wallet.close()
+        await node.ledger.close()
 
 
 async def _open_ledger(settings: Settings, fleet: Fleet) -> Ledger:

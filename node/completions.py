@@ -7,26 +7,25 @@ Transaction boundaries, each one commit of the ledger, none open across a networ
               it, whose prompt is short and whose model does nothing unseen
     post      something was served: the cost of what was used, never above the hold, together with the receipt
 
-Between hold and post a crash leaves a pending hold, which expires (`Ledger.expire_orphans`, `expire_holds`). A request that
-is not streamed runs in a task of its own that no cancellation reaches, and so does the end of a stream: who leaves pays what
-was made for them.
+Between hold and post a crash leaves a pending hold, which expires (`Ledger.expire_orphans`, `Holding.expire`). A request
+that is not streamed runs in a task of its own that no cancellation reaches, and so does the end of a stream: who leaves pays
+what was made for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from node.errors import Refusal, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from node.holding import Holding
 from node.ledger.ledger import Ledger
-from node.ledger.model import DuplicateHold, Held, HoldOutcome, Insufficient, Key, KeyClosed, LimitReached
 from node.metering.measure import Known, Measured
 from node.metering.stream import StreamMeter
 from node.metering.told import told_in_body
@@ -38,31 +37,22 @@ from node.tasks import Tasks, outlast
 from node.unseen import Unseen
 from node.upstream.base import Source, Upstream, UpstreamReply
 from node.upstream.fleet import Fleet
-from relays import payment
 from relays.endpoints import COUNT_TOKENS, IMAGE_EDITS, IMAGES, TRANSCRIPTIONS, TRANSLATIONS
 from relays.event import Event, Signer
 from relays.pricing import Usage, cost, price_for
 from relays.receipt import Receipt, encode
 from router_client.errors import StorageError
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAY_NOT_STREAM: Final = (TRANSCRIPTIONS, TRANSLATIONS, IMAGES, IMAGE_EDITS)
-OURS: Final = ":"
-"""Ends the fingerprint of a named request; what follows tells one attempt from another."""
-AGAIN_S: Final = (0.2, 1, 3, 10, 30, 60, 120)
-"""Pauses between attempts to book a request's end."""
 FREE_TO_LEAVE_TOKENS: Final = 4096
 """Of a prompt, by its length, whose stream costs nothing if it is left before its first word."""
 VOID_WAIT_S: Final = 2
 """A caller who is told that nothing was charged finds the money free, unless the books are away for longer than this."""
 NOTED_FROM_S: Final = 3.0
 """A stream that is shorter is not noted: counting it would cost more than it is worth."""
-HOLD_MARGIN_S: Final = 120
-"""A hold outlives its request's deadline by this, so that it never expires under a request that runs."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -106,6 +96,7 @@ class Completions:
     def __init__(
         self,
         ledger: Ledger,
+        holding: Holding,
         fleet: Fleet,
         signer: Signer,
         tasks: Tasks,
@@ -115,6 +106,7 @@ class Completions:
         first_token_s: float,
     ) -> None:
         self._ledger = ledger
+        self._holding = holding
         self._fleet = fleet
         self._signer = signer
         self._tasks = tasks
@@ -124,32 +116,6 @@ class Completions:
         self._unseen = Unseen()
         self._streams: dict[str, _Running] = {}
         self._noted = False
-
-    async def hold(self, key: Key, request_id: str, quote: Quote, fingerprint: str = "") -> DuplicateHold | None:
-        """Reserve the most the request can cost; what is known of an earlier request of that id, if there is one.
-
-        Raises Refusal 402 with what is missing, 403 for what the key may not do.
-        """
-        if not key.may_use(quote.model.id):
-            raise Refusal(
-                403, payment.NOT_ALLOWED, f"this key may not use {quote.model.id}: its list of models is fixed"
-            )
-        lifetime_s = self._timeout_s + HOLD_MARGIN_S
-        if fingerprint:  # another may hold under the same name: ours is told from it
-            fingerprint = f"{fingerprint}{OURS}{secrets.token_hex(4)}"
-        holding = self._ledger.hold(key, request_id, quote.hold_msat, lifetime_s, fingerprint)
-        try:
-            outcome = await holding
-        except (asyncio.CancelledError, StorageError):
-            self._tasks.start(self._void_after(holding, request_id, fingerprint), "void")
-            raise
-        if isinstance(outcome, Insufficient):
-            raise _insufficient(quote, outcome.available_msat)
-        if isinstance(outcome, LimitReached | KeyClosed):
-            raise _beyond(quote, outcome)
-        if isinstance(outcome, DuplicateHold):
-            return DuplicateHold(outcome.state, outcome.fingerprint.partition(OURS)[0])
-        return None
 
     async def answer(self, request_id: str, quote: Quote, used: Used, keep: Keep | None = None) -> Answer:
         """Serve a held request that is not a stream, to its end also if the caller leaves; `keep` gets the answer once it is
@@ -260,7 +226,7 @@ class Completions:
             async with asyncio.timeout(self._timeout_s):
                 yield
         except BaseException as error:
-            voiding = self._tasks.start(self._void(request_id), "void")
+            voiding = self._tasks.start(self._holding.void(request_id), "void")
             if isinstance(error, UpstreamError | TimeoutError | Refusal):
                 await asyncio.wait({voiding}, timeout=VOID_WAIT_S)
             if isinstance(error, UpstreamError | TimeoutError):
@@ -322,30 +288,8 @@ class Completions:
         if due_msat > draft.cost_msat:
             # The upstream used more than a request of this size can: the caller owes the hold, the node bears the rest.
             log.warning("request %s cost %d msat, its hold was %d msat", draft.request_id, due_msat, draft.hold_msat)
-        posted = await self._insist(partial(self._ledger.post, draft), draft.request_id)
+        posted = await self._holding.post(draft)
         return posted.receipt, encode(posted.receipt, self._signer, posted.created_at)
-
-    async def _void(self, request_id: str, fingerprint: str | None = None) -> bool:
-        return await self._insist(partial(self._ledger.void, request_id, fingerprint), request_id)
-
-    async def _void_after(self, holding: asyncio.Future[HoldOutcome], request_id: str, fingerprint: str) -> None:
-        """Free a hold that nobody waits for any more: one that was made, or may have been, but never another's."""
-        await asyncio.wait([holding])
-        unknown = holding.cancelled() or holding.exception() is not None
-        if unknown or isinstance(holding.result(), Held):
-            await self._void(request_id, fingerprint)
-
-    async def _insist(self, end: Callable[[], Awaitable[T]], request_id: str) -> T:
-        """End a hold. Books that are away for a while must neither make free what was served nor keep what was not."""
-        for pause_s in AGAIN_S:
-            try:
-                return await end()
-            except StorageError as error:
-                if self._tasks.stopping:
-                    raise
-                log.warning("the end of request %s is booked again in %g s: %s", request_id, pause_s, error)
-                await asyncio.sleep(pause_s)
-        return await end()
 
 
 def _measured(served: _Served) -> Measured:
@@ -371,30 +315,4 @@ def _draft(request_id: str, quote: Quote, source: Source, used: Measured, outcom
         hold_msat=quote.hold_msat,
         cost_msat=min(cost(used.usage, price), quote.hold_msat),
         balance_msat=0,
-    )
-
-
-def _beyond(quote: Quote, outcome: LimitReached | KeyClosed) -> Refusal:
-    if isinstance(outcome, KeyClosed):
-        return Refusal(
-            403, payment.UNKNOWN_CREDENTIAL, f"this key is {outcome.reason}: ask whoever made it for another"
-        )
-    which = "today" if outcome.limit == "daily" else "in all"
-    return Refusal(
-        403,
-        payment.LIMIT_REACHED,
-        f"this request can cost up to {quote.hold_msat} msat, and this key may spend {outcome.left_msat} msat more {which}: "
-        "ask for less with 'max_tokens', or whoever made the key for another",
-        details={"amount_required_msat": quote.hold_msat, "left_msat": outcome.left_msat, "limit": outcome.limit},
-    )
-
-
-def _insufficient(quote: Quote, available_msat: int) -> Refusal:
-    missing_msat = quote.hold_msat - available_msat
-    return Refusal(
-        402,
-        payment.INSUFFICIENT_BALANCE,
-        f"this request can cost up to {quote.hold_msat} msat and {available_msat} msat are available: top up "
-        f"{missing_msat} msat, or ask for less with 'max_tokens' (unused money is free again at once)",
-        details={"amount_required_msat": quote.hold_msat, "available_msat": available_msat, "model": quote.model.id},
     )

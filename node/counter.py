@@ -14,6 +14,7 @@ from node.credentials import Credentials
 from node.errors import NotHere
 from node.follower import Followed, Follower
 from node.front import open_fleet
+from node.holding import Holding
 from node.jobs import schedule_counter
 from node.l402 import L402
 from node.ledger.ledger import Ledger
@@ -50,6 +51,7 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
     away: Any = _Away()
     signer = settings.signer()
     l402 = L402(signer, ledger, away, tasks, is_offered=settings.l402)
+    holding = Holding(ledger, tasks, settings.request_timeout_s)
     node = Node(
         settings=settings,
         signer=signer,
@@ -69,7 +71,8 @@ async def open_counter(settings: Settings, number: int) -> AsyncIterator[Node]:
         payouts=away,
         replays=Replays(ledger),
         credentials=Credentials(ledger, away, l402),
-        completions=completions_of(settings, ledger, fleet, signer, tasks, pulse),
+        holding=holding,
+        completions=completions_of(settings, ledger, holding, fleet, signer, tasks, pulse),
         limits=limits,
         utilisation=away,
         announcer=away,

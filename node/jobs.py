@@ -43,7 +43,7 @@ def schedule(node: Node) -> AsyncIOScheduler:
     """The node's scheduler, not yet started."""
     scheduler = _scheduler()
     every = partial(_every, scheduler)
-    every(EXPIRE_EVERY_S, node.ledger.expire_holds, "expire holds")
+    every(EXPIRE_EVERY_S, node.holding.expire, "expire holds")
     every(NOTE_EVERY_S, node.completions.note_streams, "note what runs")
     every(RECOVER_EVERY_S, node.deposits.recover, "recover deposits")
     every(RECOVER_EVERY_S, node.refunds.recover, "recover refunds")
@@ -74,6 +74,7 @@ def schedule(node: Node) -> AsyncIOScheduler:
 def schedule_counter(node: Node) -> AsyncIOScheduler:
     """That of a process beside the till, not yet started: all but what it runs itself is the till's to look after."""
     scheduler = _scheduler()
+    _every(scheduler, EXPIRE_EVERY_S, node.holding.expire, "expire holds")
     _every(scheduler, NOTE_EVERY_S, node.completions.note_streams, "note what runs")
     return scheduler
 

@@ -15,6 +15,7 @@ from node.config import Settings
 from node.credentials import Credentials
 from node.deposits import Deposits
 from node.errors import LedgerError
+from node.holding import Holding
 from node.invoices import Invoices
 from node.l402 import L402
 from node.ledger.ledger import Ledger
@@ -64,6 +65,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     payouts: Payouts
     replays: Replays
     credentials: Credentials
+    holding: Holding
     completions: Completions
     limits: RateLimits
     utilisation: Utilisation

@@ -144,11 +144,11 @@ async def _serve(node: Node, reply: Reply, call: _Call) -> None:
 async def _hold(node: Node, reply: Reply, key: Key, quote: Quote, named: NamedRequest | None) -> Kept | None:
     """Hold under the reply's id, or a named request's own; returns the answer of one that was served before."""
     if named is None:
-        await node.completions.hold(key, reply.request_id, quote)
+        await node.holding.hold(key, reply.request_id, quote)
         return None
     for attempt in range(1, MAX_ATTEMPTS + 1):
         reply.request_id = named.id_of_attempt(attempt)
-        duplicate = await node.completions.hold(key, reply.request_id, quote, named.fingerprint)
+        duplicate = await node.holding.hold(key, reply.request_id, quote, named.fingerprint)
         if duplicate is None:
             return None
         kept = await node.replays.earlier(named, reply.request_id, duplicate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,9 +193,13 @@ class Ledger:
         """Ids of the requests that are on hold, of all processes."""
         return await self._db.read(partial(holds.orphans, None))
 
-    async def expire_holds(self) -> int:
-        """End holds whose time is over, charged by what was noted of them, else free; returns how many there were."""
-        return await self._expire(await self._db.read(partial(holds.expired, self._now())))
+    async def expire_holds(self, running: Container[str] = ()) -> int:
+        """End holds whose time is over, charged by what was noted of them, else free; returns how many there were.
+
+        Not those of `running` requests, nor, for a while, those of other processes, whose clocks may differ.
+        """
+        over = await self._db.read(partial(holds.expired, self._now(), self._mine))
+        return await self._expire([request_id for request_id in over if request_id not in running])
 
     async def expire_orphans(self) -> int:
         """The same for what an earlier run of this process left on hold. Only before it serves."""

@@ -11,6 +11,9 @@ from tests.node.harness import HELLO
 
 Answer = tuple[int, dict[str, str], list[bytes]]
 
+TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
+"""A word of a stream."""
+
 
 class Hostile:
     """Answers every request with `answer`; keeps what it was asked."""

@@ -19,13 +19,12 @@ from relays.endpoints import CHAT, MESSAGES
 from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
-from tests.node.hostile import Hostile
+from tests.node.hostile import TEXT, Hostile
 from tests.node.streams import FINISHED, odd, picture, text
 
 GRANT_MSAT = 1_000_000
 EVENTS = {"Content-Type": "text/event-stream"}
 JSON = {"Content-Type": "application/json"}
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 NOTHING = {"prompt_msat_per_mtok": 0, "completion_msat_per_mtok": 0}

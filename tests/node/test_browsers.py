@@ -10,11 +10,10 @@ import pytest
 
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
-from tests.node.hostile import Hostile
+from tests.node.hostile import TEXT, Hostile
 
 PAGE = {"origin": "https://page.example"}
 CHAT = "/v1/chat/completions"
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 
 
 @pytest.fixture

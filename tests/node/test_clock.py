@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from contextlib import closing
@@ -15,7 +16,8 @@ from router_client.ecash.wallet import Wallet
 from router_client.errors import MintUnavailable
 from router_client.paying.payments import Payments
 from tests.client.purses import funded
-from tests.node.harness import HELLO, adds_up, bearer, running_node, token_of
+from tests.node.harness import HELLO, adds_up, bearer, granted_key, running_node, token_of
+from tests.node.hostile import TEXT, Hostile
 
 DAY_S = 24 * 3600
 
@@ -46,6 +48,30 @@ async def test_fees_of_swaps_are_booked_however_long_ago_the_clock_says_they_wer
         assert totals.lost_msat > 0
         assert node.node.wallet.redemptions() == []
         await adds_up(node)
+
+
+async def test_a_clock_that_is_set_on_makes_nothing_free_that_runs(
+    folder: Path, http: httpx.AsyncClient, hostile: tuple[Hostile, str], mint_url: str
+) -> None:
+    """A small machine starts with the clock of its last day and is told the time later. What nobody ended is free."""
+    hostile[0].answer = (200, {"content-type": "text/event-stream"}, [TEXT] * 40)
+    async with running_node(folder, cashu_mints=mint_url, upstream_base_url=hostile[1]) as node:
+        key, text = await granted_key(node.node, 10**6)
+        ledger = node.node.ledger
+        asked = asyncio.create_task(
+            http.post(f"{node.url}/v1/chat/completions", json={**HELLO, "stream": True}, headers=bearer(text))
+        )
+        while not (await ledger.account(key.account)).held_msat:
+            await asyncio.sleep(0.01)
+        await ledger.hold(key, "left", 1000, 60)
+        ledger._clock = lambda: time.time() + 30 * DAY_S
+        assert await node.node.holding.expire() == 1
+        assert "satroute-receipt" in (await asked).text
+        account = await ledger.account(key.account)
+        assert (account.held_msat, account.available_msat + account.spent_msat) == (0, 10**6)
+        assert account.spent_msat > 0
+        assert await node.node.holding.expire() == 0
+        await ledger.audit()
 
 
 async def test_what_was_begun_in_the_future_is_recovered_now(

@@ -15,13 +15,12 @@ import pytest
 from relays.receipt import SSE_PREFIX
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
-from tests.node.hostile import Answer, Hostile
+from tests.node.hostile import TEXT, Answer, Hostile
 
 Server = tuple[Hostile, str]
 GRANT_MSAT = 1_000_000
 EVENTS = {"Content-Type": "text/event-stream"}
 JSON = {"Content-Type": "application/json"}
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 FULL_MSAT = 31 * 2 + 5 * 8
 

@@ -18,11 +18,10 @@ from aiohttp import web
 from node.deposits import new_key
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
-from tests.node.hostile import Hostile
+from tests.node.hostile import TEXT, Hostile
 from tests.node.shopful import handled_by
 
 GRANT_MSAT = 1_000_000
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":5}}\n\n'
 DONE = b"data: [DONE]\n\n"
 FINISH_AND_USAGE = (

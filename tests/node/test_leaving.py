@@ -19,8 +19,8 @@ from relays.pricing import Usage
 from relays.receipt import Receipt
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node
-from tests.node.hostile import Hostile
-from tests.node.test_before_the_bill import DONE, EVENTS, FINISH, GRANT_MSAT, JSON, TEXT, usage
+from tests.node.hostile import TEXT, Hostile
+from tests.node.test_before_the_bill import DONE, EVENTS, FINISH, GRANT_MSAT, JSON, usage
 
 WAIT = [b": wait\n\n"] * 40
 """0.4 s."""

@@ -16,8 +16,8 @@ from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.books import Clock
 from tests.node.harness import HELLO, bearer, granted_key, running_node
-from tests.node.hostile import Hostile
-from tests.node.test_before_the_bill import DONE, EVENTS, FINISH, JSON, TEXT, usage
+from tests.node.hostile import TEXT, Hostile
+from tests.node.test_before_the_bill import DONE, EVENTS, FINISH, JSON, usage
 
 GRANT_MSAT = 10_000_000
 

@@ -33,11 +33,10 @@ from router_client.ecash.wallet import Wallet
 from router_client.errors import StorageError
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, running_node, token_of
-from tests.node.hostile import Hostile
+from tests.node.hostile import TEXT, Hostile
 from tests.strangers import served
 
 GRANT_MSAT = 1_000_000
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 REPLY = b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":31,"completion_tokens":5}}'
 STREAM = {**HELLO, "stream": True}
 
@@ -118,7 +117,7 @@ async def test_a_stream_of_more_than_five_minutes_is_charged(
     while not (await node.node.ledger.account(key.account)).held_msat:
         await asyncio.sleep(0.01)
     node.node.ledger._clock = lambda: time.time() + 55 * 60
-    assert await node.node.ledger.expire_holds() == 0
+    assert await node.node.holding.expire() == 0
     assert (await asked).status_code == 200
     assert (await node.node.ledger.account(key.account)).spent_msat > 0
 
@@ -159,7 +158,7 @@ async def test_books_that_are_away_for_a_moment_make_nothing_free_and_keep_nothi
     node: Running, http: httpx.AsyncClient, hostile: tuple[Hostile, str], monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     """What was served is charged once, though the database failed at its end; what was not is free."""
-    monkeypatch.setattr("node.completions.AGAIN_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("node.holding.AGAIN_S", (0.01, 0.01, 0.01))
     ledger = node.node.ledger
     left = 0
 

@@ -13,8 +13,8 @@ import pytest
 from relays.pricing import Usage
 from tests.conftest import DEAD_MINT
 from tests.node.harness import HELLO, Running, bearer, granted_key, receipt_of, running_node
-from tests.node.hostile import Hostile
-from tests.node.test_hostile_by_name import DONE, EVENTS, TEXT, usage
+from tests.node.hostile import TEXT, Hostile
+from tests.node.test_hostile_by_name import DONE, EVENTS, usage
 
 GRANT_MSAT = 1_000_000
 IDLE_S = 0.3

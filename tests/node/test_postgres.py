@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -13,6 +14,29 @@ from tests.conftest import connected
 from tests.node.drafts import draft
 
 COST_MSAT = 7
+
+
+async def test_a_process_whose_clock_is_ahead_frees_no_other_ones_requests(postgres_books_url: str) -> None:
+    """They are charged where they run. What a process left that does not come back is free an hour after its time."""
+    late_s = 0.0
+    here = await Ledger.open(postgres_books_url, instance="here")
+    ahead = await Ledger.open(postgres_books_url, lambda: time.time() + late_s, instance="ahead")
+    await here.create_key("hash", "", "", 1000)
+    key = await here.key_of("hash")
+    assert key is not None
+    for request_id in ("runs", "left"):
+        assert isinstance(await here.hold(key, request_id, 100, 60), Held)
+    assert isinstance(await ahead.hold(key, "its own", 100, 60), Held)
+    late_s = 15 * 60
+    assert await ahead.expire_holds() == 1
+    await here.post(draft("runs", 100, COST_MSAT))
+    late_s = 2 * 3600
+    assert await ahead.expire_holds() == 1
+    account = await here.account(key.account)
+    assert (account.held_msat, account.spent_msat) == (0, COST_MSAT)
+    await here.audit()
+    await here.close()
+    await ahead.close()
 
 
 async def test_connections_that_break_lose_and_double_nothing(postgres_books_url: str) -> None:

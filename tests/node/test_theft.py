@@ -17,11 +17,10 @@ from aiohttp import web
 from router_client.ecash.token import Token, decode, encode
 from router_client.ecash.wallet import Wallet
 from tests.node.harness import HELLO, Running, bearer, funded_wallet, granted_key, running_node, token_of
-from tests.node.hostile import Hostile
+from tests.node.hostile import TEXT, Hostile
 from tests.strangers import served
 
 REPLY = b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":31,"completion_tokens":5}}'
-TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 
 
 @pytest.fixture
