@@ -70,6 +70,7 @@ class SqliteBackend:
         return await self._db.read_aside(lambda conn: _stepped(conn, work))
 
     async def close(self) -> None:
+        self._db.refuse()
         await asyncio.to_thread(self._db.close)
 
 

@@ -173,13 +173,17 @@ class Database:
         except sqlite3.Error as error:
             raise StorageError(f"the database cannot be read: {error}") from error
 
-    def close(self) -> None:
-        """Finish what is queued, then close. Safe to call twice."""
+    def refuse(self) -> None:
+        """Take nothing more. Called where work is queued, so that nothing can come behind the end."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
-            self._thread.join()
-            self._reader.close()
+
+    def close(self) -> None:
+        """Finish what is queued, then close. Safe to call twice."""
+        self.refuse()
+        self._thread.join()
+        self._reader.close()
 
     def _serve(self) -> None:
         stop = False
