@@ -175,6 +175,9 @@ class Disk(Database):
     async def read_aside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return self.read(work)  # nobody writes meanwhile
 
+    def refuse(self) -> None:
+        """There is no other thread that could be in between."""
+
     def close(self) -> None:
         if not self._closed:
             self._flush()
