@@ -127,7 +127,7 @@ async def sources(number: int = 3) -> AsyncIterator[tuple[list[Source], list[str
     app = web.Application()
     for index, source in enumerate(made):
         app.router.add_get(f"/{index}", source.handle)
-    async with served(app, shutdown_timeout=0.1) as where:
+    async with served(app) as where:
         yield made, [f"http://{where}/{index}#/usd" for index in range(number)]
 
 

@@ -258,7 +258,7 @@ async def test_hostile_announcements_do_not_disable_the_directory(relay_url: str
 
     app = web.Application()
     app.router.add_get("/v1/info", drip)
-    async with served(app, shutdown_timeout=0.1) as where:
+    async with served(app) as where:
         now = int(time.time())
         urls = [
             f"http://{where}",

@@ -61,7 +61,7 @@ async def serving(**handlers: Handler) -> AsyncIterator[str]:
     app = web.Application()
     for name, handler in handlers.items():
         app.router.add_route("*", f"/v1/{name}", handler)
-    async with served(app, shutdown_timeout=0.1, handler_cancellation=True) as where:
+    async with served(app, handler_cancellation=True) as where:
         yield f"http://{where}"
 
 
