@@ -194,6 +194,8 @@ class Operations:
             # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
             if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
                 raise
+            if not await self._is_paid_for(mint.client, operation):  # nor are those on the same amounts, then
+                raise
             signatures = [restored[output.B_] for output in outputs]
         keys = mint.keys(operation.journal.keyset)
         return await asyncio.to_thread(unblinded, keys, outputs, secrets, signatures)
@@ -225,6 +227,17 @@ class Operations:
             if not is_free:
                 raise untold from error
             return {}
+
+    async def _is_paid_for(self, client: MintClient, operation: Operation) -> bool:
+        """Whether the mint has what it signs this operation's outputs for: the inputs, or the invoice's payment."""
+        journal = operation.journal
+        try:
+            if operation.kind == "mint":
+                return (await client.mint_quote_state(journal.quote)).state == "ISSUED"
+            spent = await client.spent(journal.inputs)
+        except (TokenRefused, TokenSpent) as error:
+            raise MintUnavailable(f"the mint {operation.mint} cannot say what its signatures were for") from error
+        return all(coin.y() in spent for coin in journal.inputs)
 
 
 class AlreadyOpen(Exception):
