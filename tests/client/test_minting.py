@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from router_client.ecash.invoices import read_invoice
 from router_client.ecash.mint import MintClient, MintQuote
+from router_client.ecash.minting import GRACE_S
 from router_client.ecash.wallet import Wallet
-from router_client.errors import MintSilent, MintUnavailable
+from router_client.errors import MintSilent, MintUnavailable, TokenRefused
 from tests.client.mints import running_mint
 from tests.client.purses import funded, until_claimed
 
@@ -158,3 +161,24 @@ async def test_an_invoice_that_is_claimed_as_it_is_given_up_is_not(
     assert received is not None
     assert received.amount_msat == wallet.balance_msat() == 500
     wallet.close()
+
+
+async def test_an_invoice_that_its_mint_knows_no_more_is_given_up_when_its_time_is_over_and_not_before(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """It would be asked after for ever; but before its end a mint that forgets may remember."""
+    now = time.time()
+    with running_mint(folder / "mint") as mint_url:
+        wallet = await Wallet.open(folder / "w.db", http, lambda: now)
+        invoice = await wallet.invoice(500, mint_url, "msat", "in")
+        with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
+            assert books.execute("DELETE FROM mint_quotes").rowcount == 1
+        for end in (read_invoice(invoice.bolt11).expires_at, invoice.expires_at or 0):
+            now = max(now, end + GRACE_S - 1)
+            assert await wallet.recover() == []
+        now += 2
+        (given_up,) = await wallet.recover()
+        assert (given_up.id, given_up.state, given_up.result) == ("in", "failed", "invoice expired")
+        with pytest.raises(TokenRefused):
+            await wallet.claim("in")
+        wallet.close()
