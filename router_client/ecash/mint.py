@@ -33,6 +33,10 @@ nutshell refuses those that wait a second for its database."""
 TURN_S = 10.0
 """Less than callers wait for their change."""
 
+MOST_FEE_PPK = 10**9
+AMOUNT_CHARS = 19
+"""Of the largest coin that there can be: mints list keys up to 2**63."""
+
 CODE_UNKNOWN = 0
 CODE_SPENT = 11001
 CODE_PENDING = 11002
@@ -68,7 +72,7 @@ class Keyset(msgspec.Struct, frozen=True):
     id: str
     unit: str
     active: bool
-    input_fee_ppk: int = 0
+    input_fee_ppk: Annotated[int, msgspec.Meta(ge=0, le=MOST_FEE_PPK)] = 0
     final_expiry: int | None = None
     keys: dict[int, str] | None = None
     listed: bool = True
@@ -148,7 +152,8 @@ class MintClient:
         answer = await self._call("GET", f"/v1/keys/{keyset.id}", _KeysAnswer)
         for entry in answer.keysets:
             if entry.id == keyset.id:
-                keys = {int(amount): key for amount, key in entry.keys.items() if amount.isdecimal()}
+                amounts = [amount for amount in entry.keys if amount.isdecimal() and len(amount) <= AMOUNT_CHARS]
+                keys = {int(amount): entry.keys[amount] for amount in amounts}
                 if not keyset_id_matches(keyset.id, keys, keyset.unit, keyset.input_fee_ppk, keyset.final_expiry):
                     raise MintMisbehaved(f"{self.url} gives keys that do not belong to keyset {keyset.id}")
                 return msgspec.structs.replace(keyset, keys=keys)
