@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 
 import httpx
 import msgspec
@@ -202,15 +202,19 @@ class MintClient:
             found |= {out.B_: signature for out, signature in zip(answer.outputs, answer.signatures, strict=True)}
         return found
 
-    async def spent(self, proofs: Sequence[Proof]) -> set[str]:
-        """The Ys of those proofs that are spent (NUT-07)."""
-        found: set[str] = set()
+    async def states(self, proofs: Sequence[Proof]) -> dict[str, str]:
+        """By Y: UNSPENT, PENDING or SPENT (NUT-07)."""
+        found: dict[str, str] = {}
         for part in _parts([proof.y() for proof in proofs]):
             states = (await self._call("POST", "/v1/checkstate", dict[str, Any], {"Ys": part})).get("states")
             if not isinstance(states, list):
                 raise MintMisbehaved(f"{self.url} answers a state check without states")
-            found |= {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
+            found |= {str(state["Y"]): str(state.get("state")) for state in states if _has_y(state)}
         return found
+
+    async def spent(self, proofs: Sequence[Proof]) -> set[str]:
+        """The Ys of those proofs that are spent."""
+        return {y for y, state in (await self.states(proofs)).items() if state == "SPENT"}
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -243,6 +247,10 @@ class MintClient:
             return from_json(reply.body, form)
         except InvalidJson as error:
             raise MintUnavailable(f"the mint {self.url} answers what is no mint's answer") from error
+
+
+def _has_y(state: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(state, dict) and "Y" in state
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -189,14 +189,11 @@ class Operations:
         secrets, outputs = await asyncio.to_thread(blinded, self.chain, operation.journal)
         try:
             signatures = await ask(mint.client, outputs)
-        except (TokenSpent, TokenRefused):
-            restored = await self._restored(mint.client, operation, outputs)
-            # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
-            if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
+        except (TokenSpent, TokenRefused) as refusal:
+            made = await self._made_before(mint.client, operation, outputs, refusal)
+            if made is None:
                 raise
-            if not await self._is_paid_for(mint.client, operation):  # nor are those on the same amounts, then
-                raise
-            signatures = [restored[output.B_] for output in outputs]
+            signatures = made
         keys = mint.keys(operation.journal.keyset)
         return await asyncio.to_thread(unblinded, keys, outputs, secrets, signatures)
 
@@ -209,6 +206,36 @@ class Operations:
         await self.db.run(lambda conn: close_failed(conn, operation, refusal, spent))
         self.keyring.forget(operation.mint)
 
+    async def _made_before(
+        self,
+        client: MintClient,
+        operation: Operation,
+        outputs: Sequence[BlindedMessage],
+        refusal: TokenSpent | TokenRefused,
+    ) -> list[BlindSignature] | None:
+        """The signatures that were lost on their way, if the mint did what it refuses now.
+
+        A copy of this wallet may have used the same counters: signatures on other amounts are not this operation's, nor are
+        any whose price the mint still has for us. Raises MintUnavailable where it is at it, or cannot tell.
+        """
+        untold = MintUnavailable(f"the mint {operation.mint} cannot say what it signed")
+        try:
+            restored = await self._restored(client, operation, outputs)
+            is_made = all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs)
+            if operation.kind == "mint":  # a mint that was killed as it signed calls an invoice pending for ever
+                quote = operation.journal.quote
+                is_unused = is_made and (await client.mint_quote_state(quote)).state in ("UNPAID", "PAID")
+            elif is_made or isinstance(refusal, TokenRefused):
+                states = (await client.states(operation.journal.inputs)).values()
+                if "PENDING" in states and not is_made:  # an earlier request of ours
+                    raise MintUnavailable(f"{refusal}; it is at it") from refusal
+                is_unused = "UNSPENT" in states
+            else:
+                is_unused = False
+        except (TokenRefused, TokenSpent) as error:
+            raise untold from error
+        return [restored[output.B_] for output in outputs] if is_made and not is_unused else None
+
     async def _restored(
         self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]
     ) -> dict[str, BlindSignature]:
@@ -216,28 +243,12 @@ class Operations:
 
         One that refuses to tell either has said nothing of our request: it may be somebody before it who answers for it.
         """
-        untold = MintUnavailable(f"the mint {operation.mint} cannot say what it signed")
         try:
             return await client.restore(outputs)
-        except (TokenRefused, TokenSpent) as error:
-            try:
-                is_free = operation.kind != "mint" and not await client.spent(operation.journal.inputs)
-            except (TokenRefused, TokenSpent):
-                raise untold from error
-            if not is_free:
-                raise untold from error
+        except (TokenRefused, TokenSpent):
+            if operation.kind == "mint" or await client.spent(operation.journal.inputs):
+                raise
             return {}
-
-    async def _is_paid_for(self, client: MintClient, operation: Operation) -> bool:
-        """Whether the mint has what it signs this operation's outputs for: the inputs, or the invoice's payment."""
-        journal = operation.journal
-        try:
-            if operation.kind == "mint":
-                return (await client.mint_quote_state(journal.quote)).state == "ISSUED"
-            spent = await client.spent(journal.inputs)
-        except (TokenRefused, TokenSpent) as error:
-            raise MintUnavailable(f"the mint {operation.mint} cannot say what its signatures were for") from error
-        return all(coin.y() in spent for coin in journal.inputs)
 
 
 class AlreadyOpen(Exception):
