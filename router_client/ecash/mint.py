@@ -139,17 +139,17 @@ class MintClient:
 
     async def supports(self, *nuts: int) -> bool:
         """Whether the mint says that it does all of these (NUT-06)."""
-        told = (await self._call("GET", "/v1/info", _Info)).nuts
+        told = (await self._told("/v1/info", _Info)).nuts
         return all(isinstance(nut := told.get(str(n)), dict) and nut.get("supported") is True for n in nuts)
 
     async def keysets(self) -> list[Keyset]:
         """All keysets, without keys. Legacy ids that are not hex are left out."""
-        listed = (await self._call("GET", "/v1/keysets", _Keysets)).keysets
+        listed = (await self._told("/v1/keysets", _Keysets)).keysets
         return [keyset for keyset in listed if keyset.id[:2] in ("00", "01")]
 
     async def with_keys(self, keyset: Keyset) -> Keyset:
         """The keyset with its keys. Raises MintMisbehaved unless the id is derived from them."""
-        answer = await self._call("GET", f"/v1/keys/{keyset.id}", _KeysAnswer)
+        answer = await self._told(f"/v1/keys/{keyset.id}", _KeysAnswer)
         for entry in answer.keysets:
             if entry.id == keyset.id:
                 amounts = [amount for amount in entry.keys if amount.isdecimal() and len(amount) <= AMOUNT_CHARS]
@@ -228,6 +228,13 @@ class MintClient:
             yield
         finally:
             self._turns.release()
+
+    async def _told(self, path: str, form: type[T]) -> T:
+        """What it says of itself. Who refuses that has nothing against a token: it is no mint that answers."""
+        try:
+            return await self._call("GET", path, form)
+        except (TokenRefused, TokenSpent) as error:
+            raise MintUnavailable(f"the mint {self.url} does not describe itself: {error}") from error
 
     async def _call(
         self, method: str, path: str, form: type[T], body: object = None, deadline_s: float = DEADLINE_S

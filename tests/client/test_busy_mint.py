@@ -170,3 +170,29 @@ async def test_who_refuses_in_the_mints_stead_what_that_is_at_has_refused_nothin
                 books.execute("DELETE FROM proofs_pending")
             assert (await alice.send(100, mint_url, "msat", "x")).amount_msat >= 100
             alice.close()
+
+
+async def test_who_hides_a_mints_keysets_has_nothing_against_its_coins(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A gateway that refuses them in JSON: they are as last known, and a new mint is away."""
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    token = (await alice.send(100, mint_url, "msat", "x")).token
+    bob = await Wallet.open(folder / "b.db", http)
+    await bob.pin(mint_url)
+    bob.close()
+
+    class Gateway(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.method == "GET":
+                return httpx.Response(404, stream=httpx.ByteStream(b'{"message": "no route matched"}'))
+            return await super().handle_async_request(request)
+
+    async with httpx.AsyncClient(transport=Gateway(), timeout=30) as guarded:
+        carol = await Wallet.open(folder / "c.db", guarded)
+        with pytest.raises(MintUnavailable, match="describe"):
+            await carol.receive(token, "in")
+        bob = await Wallet.open(folder / "b.db", guarded)
+        assert (await bob.receive(token, "in")).amount_msat == 100
+        for wallet in (alice, bob, carol):
+            wallet.close()
