@@ -33,6 +33,10 @@ Step = Callable[[Operation], Awaitable[object]]
 MINTS_AT_ONCE = 16
 """Where foreign mints' tokens are taken, any number of them may be strangers that do not answer."""
 
+NOT_TAKEN = {"UNSPENT", "UNPAID", "PAID"}
+"""Of coins, and of an invoice: what is signed for them is not signed yet. A mint that was killed as it signed an invoice's
+coins calls that pending for ever."""
+
 Ask = Callable[[MintClient, Sequence[BlindedMessage]], Awaitable[list[BlindSignature]]]
 
 
@@ -215,26 +219,27 @@ class Operations:
     ) -> list[BlindSignature] | None:
         """The signatures that were lost on their way, if the mint did what it refuses now.
 
-        A copy of this wallet may have used the same counters: signatures on other amounts are not this operation's, nor are
-        any whose price the mint still has for us. Raises MintUnavailable where it is at it, or cannot tell.
+        A copy of this wallet may have used the same counters: signatures on other amounts are not this operation's, nor
+        are any whose price the mint says it has not taken. Raises MintUnavailable where it is at it, or cannot say what it
+        signed.
         """
-        untold = MintUnavailable(f"the mint {operation.mint} cannot say what it signed")
+        restored = await self._restored(client, operation, outputs)
+        if all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
+            is_unpaid = NOT_TAKEN & await self._prices(client, operation)
+            return None if is_unpaid else [restored[output.B_] for output in outputs]
+        is_coins = operation.kind != "mint" and isinstance(refusal, TokenRefused)
+        if is_coins and "PENDING" in await self._prices(client, operation):  # an earlier request of ours
+            raise MintUnavailable(f"{refusal}; it is at it") from refusal
+        return None
+
+    async def _prices(self, client: MintClient, operation: Operation) -> set[str]:
+        """The states of what the mint was to take: of the inputs, or of the invoice; none, if it cannot tell."""
         try:
-            restored = await self._restored(client, operation, outputs)
-            is_made = all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs)
-            if operation.kind == "mint":  # a mint that was killed as it signed calls an invoice pending for ever
-                quote = operation.journal.quote
-                is_unused = is_made and (await client.mint_quote_state(quote)).state in ("UNPAID", "PAID")
-            elif is_made or isinstance(refusal, TokenRefused):
-                states = (await client.states(operation.journal.inputs)).values()
-                if "PENDING" in states and not is_made:  # an earlier request of ours
-                    raise MintUnavailable(f"{refusal}; it is at it") from refusal
-                is_unused = "UNSPENT" in states
-            else:
-                is_unused = False
-        except (TokenRefused, TokenSpent) as error:
-            raise untold from error
-        return [restored[output.B_] for output in outputs] if is_made and not is_unused else None
+            if operation.kind == "mint":
+                return {str((await client.mint_quote_state(operation.journal.quote)).state)}
+            return set((await client.states(operation.journal.inputs)).values())
+        except (TokenRefused, TokenSpent):
+            return set()
 
     async def _restored(
         self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]
@@ -243,11 +248,16 @@ class Operations:
 
         One that refuses to tell either has said nothing of our request: it may be somebody before it who answers for it.
         """
+        untold = MintUnavailable(f"the mint {operation.mint} cannot say what it signed")
         try:
             return await client.restore(outputs)
-        except (TokenRefused, TokenSpent):
-            if operation.kind == "mint" or await client.spent(operation.journal.inputs):
-                raise
+        except (TokenRefused, TokenSpent) as error:
+            try:
+                is_free = operation.kind != "mint" and not await client.spent(operation.journal.inputs)
+            except (TokenRefused, TokenSpent):
+                raise untold from error
+            if not is_free:
+                raise untold from error
             return {}
 
 

@@ -225,8 +225,13 @@ async def test_a_payment_that_the_mint_gives_nothing_for_takes_no_counters(
         wallet.close()
 
 
-async def test_a_mint_that_was_killed_as_it_signed_has_signed(folder: Path, http: httpx.AsyncClient) -> None:
-    """It calls the invoice pending for ever."""
+@pytest.mark.parametrize(
+    "after", ["UPDATE mint_quotes SET state = 'PENDING' WHERE quote = ?", "DELETE FROM mint_quotes WHERE quote = ?"]
+)
+async def test_a_mint_that_has_signed_has_signed_whatever_it_says_of_the_invoice(
+    after: str, folder: Path, http: httpx.AsyncClient
+) -> None:
+    """One that was killed as it signed calls it pending for ever; another knows it no more."""
     with running_mint(folder / "mint") as mint_url:
         (await Wallet.open(folder / "w.db", http)).close()
         async with httpx.AsyncClient(transport=Loses(MINT_PATH), timeout=30) as faulty:
@@ -236,7 +241,7 @@ async def test_a_mint_that_was_killed_as_it_signed_has_signed(folder: Path, http
                 await wallet.claim("in")
             wallet.close()
         with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
-            books.execute("UPDATE mint_quotes SET state = 'PENDING' WHERE quote = ?", (quote,))
+            assert books.execute(after, (quote,)).rowcount == 1
         wallet = await Wallet.open(folder / "w.db", http)
         assert (await until_claimed(wallet, "in")).amount_msat == wallet.balance_msat() == 500
         wallet.close()
