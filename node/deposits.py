@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -58,6 +60,8 @@ RECOVER_AFTER_S: Final = 60
 """A deposit under way is left alone for this long before a sweep goes on with it."""
 RECOVER_AT_ONCE: Final = 16
 """A foreign mint may keep each of its tokens waiting."""
+MOST_REST_S: Final = 3600.0
+"""A foreign mint's token that does not come home is left alone twice as long each time, but no longer."""
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -106,12 +110,22 @@ def new_key(text: str = "") -> NewKey:
 class Deposits:
     """Takes tokens in."""
 
-    def __init__(self, ledger: Ledger, wallet: Wallet, tasks: Tasks, rule: MintRule) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        wallet: Wallet,
+        tasks: Tasks,
+        rule: MintRule,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ledger = ledger
         self._wallet = wallet
         self._tasks = tasks
         self._rule = rule
+        self._clock = clock
         self._under_way: dict[str, tuple[DepositPurpose, asyncio.Task[Credited]]] = {}
+        self._rests: dict[str, tuple[float, float]] = {}
+        """Of foreign mints' tokens: how long each is left alone, and until when."""
 
     async def open_account(self, text: str, key: NewKey | None = None, token: Token | None = None) -> Credited:
         """Take a token into a new account, named by the token string until `key`, if given, is first used; `token` is what
@@ -143,6 +157,7 @@ class Deposits:
         await self._wallet.recover(older_than_s)
         room = asyncio.Semaphore(RECOVER_AT_ONCE)
         waiting = [deposit for deposit in await self._ledger.open_deposits() if len(deposit.id) == TOKEN_HASH_CHARS]
+        self._rests = {deposit.id: self._rests[deposit.id] for deposit in waiting if deposit.id in self._rests}
         credited = 0
         work = (self._recovered(deposit, room) for deposit in waiting)
         for each in await asyncio.gather(*work, return_exceptions=True):  # all are at their end
@@ -171,13 +186,28 @@ class Deposits:
             await self._book(deposit.id, _taken(received), None)
             return True
         if exchanging is not None and exchanging.state != "failed":
-            token = Token(exchanging.mint, exchanging.unit, exchanging.journal.inputs)
-            await self._book(deposit.id, await self._exchange(token, deposit.id), None)
-            return True
+            return await self._bring_home(
+                Token(exchanging.mint, exchanging.unit, exchanging.journal.inputs), deposit.id
+            )
         failed = outcome or exchanging
         if failed is not None and failed.state == "failed":
             await self._ledger.fail_deposit(deposit.id, failed.result)
         return False
+
+    async def _bring_home(self, token: Token, name: str) -> bool:
+        """Go on with a foreign mint's token, which Lightning may never carry: ever more seldom. Whoever sends it again does
+        not wait for that."""
+        rest_s, until = self._rests.get(name, (RECOVER_AFTER_S / 2, self._clock()))
+        if self._clock() < until:
+            return False
+        try:
+            taken = await self._exchange(token, name)
+        except WalletError:
+            rest_s = min(2 * rest_s, MOST_REST_S)
+            self._rests[name] = rest_s, self._clock() + rest_s
+            raise
+        await self._book(name, taken, None)
+        return True
 
     async def _redeem(
         self, text: str, token: Token, purpose: DepositPurpose, account: int | None, key: NewKey | None

@@ -59,6 +59,11 @@ def swap_fee(keyset_fees_ppk: Sequence[int]) -> int:
     return ceil_div(sum(keyset_fees_ppk), PPK)
 
 
+def worth_their_fee(coins: Sequence[Proof], fee_ppk: Mapping[str, int]) -> list[Proof]:
+    """Those that bring more than what their mint takes for them: with any other a payment is no nearer."""
+    return [coin for coin in coins if coin.amount * PPK > fee_ppk.get(coin.id, 0)]
+
+
 def plan_spend(
     coins: Sequence[Proof],
     amount: int,
@@ -146,7 +151,7 @@ def plan_melt(coins: Sequence[Proof], needed: int, fee_ppk: Mapping[str, int]) -
     """
     chosen: list[Proof] = []
     spare: list[Proof] = []
-    for coin in sorted(coins, key=lambda coin: coin.amount, reverse=True):
+    for coin in sorted(worth_their_fee(coins, fee_ppk), key=lambda coin: coin.amount, reverse=True):
         fits = coin.amount <= _missing([*chosen, coin], needed, fee_ppk) + coin.amount
         (chosen if fits else spare).append(coin)
     while (missing := _missing(chosen, needed, fee_ppk)) > 0:

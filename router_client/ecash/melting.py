@@ -175,6 +175,8 @@ class Melting:
             signatures = [restored.get(output.B_) for output in outputs]
         change = unblinded_change(mint.keys(journal.keyset), outputs, secrets, signatures)
         fee = sum(coin.amount for coin in journal.inputs) - journal.amount - sum(coin.amount for coin in change)
+        if fee < 0:
+            raise MintMisbehaved(f"the mint {operation.mint} gives more change than it was sent")
         paid = msgspec.structs.replace(operation, journal=msgspec.structs.replace(journal, fee=fee))
         preimage = answer.payment_preimage or ""
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 
 import httpx
 import msgspec
@@ -32,6 +32,10 @@ MOST_AT_ONCE = 4
 nutshell refuses those that wait a second for its database."""
 TURN_S = 10.0
 """Less than callers wait for their change."""
+
+MOST_FEE_PPK = 10**9
+AMOUNT_CHARS = 19
+"""Of the largest coin that there can be: mints list keys up to 2**63."""
 
 CODE_UNKNOWN = 0
 CODE_SPENT = 11001
@@ -68,7 +72,7 @@ class Keyset(msgspec.Struct, frozen=True):
     id: str
     unit: str
     active: bool
-    input_fee_ppk: int = 0
+    input_fee_ppk: Annotated[int, msgspec.Meta(ge=0, le=MOST_FEE_PPK)] = 0
     final_expiry: int | None = None
     keys: dict[int, str] | None = None
     listed: bool = True
@@ -135,20 +139,21 @@ class MintClient:
 
     async def supports(self, *nuts: int) -> bool:
         """Whether the mint says that it does all of these (NUT-06)."""
-        told = (await self._call("GET", "/v1/info", _Info)).nuts
+        told = (await self._told("/v1/info", _Info)).nuts
         return all(isinstance(nut := told.get(str(n)), dict) and nut.get("supported") is True for n in nuts)
 
     async def keysets(self) -> list[Keyset]:
         """All keysets, without keys. Legacy ids that are not hex are left out."""
-        listed = (await self._call("GET", "/v1/keysets", _Keysets)).keysets
+        listed = (await self._told("/v1/keysets", _Keysets)).keysets
         return [keyset for keyset in listed if keyset.id[:2] in ("00", "01")]
 
     async def with_keys(self, keyset: Keyset) -> Keyset:
         """The keyset with its keys. Raises MintMisbehaved unless the id is derived from them."""
-        answer = await self._call("GET", f"/v1/keys/{keyset.id}", _KeysAnswer)
+        answer = await self._told(f"/v1/keys/{keyset.id}", _KeysAnswer)
         for entry in answer.keysets:
             if entry.id == keyset.id:
-                keys = {int(amount): key for amount, key in entry.keys.items() if amount.isdecimal()}
+                amounts = [amount for amount in entry.keys if amount.isdecimal() and len(amount) <= AMOUNT_CHARS]
+                keys = {int(amount): entry.keys[amount] for amount in amounts}
                 if not keyset_id_matches(keyset.id, keys, keyset.unit, keyset.input_fee_ppk, keyset.final_expiry):
                     raise MintMisbehaved(f"{self.url} gives keys that do not belong to keyset {keyset.id}")
                 return msgspec.structs.replace(keyset, keys=keys)
@@ -197,15 +202,19 @@ class MintClient:
             found |= {out.B_: signature for out, signature in zip(answer.outputs, answer.signatures, strict=True)}
         return found
 
-    async def spent(self, proofs: Sequence[Proof]) -> set[str]:
-        """The Ys of those proofs that are spent (NUT-07)."""
-        found: set[str] = set()
+    async def states(self, proofs: Sequence[Proof]) -> dict[str, str]:
+        """By Y: UNSPENT, PENDING or SPENT (NUT-07)."""
+        found: dict[str, str] = {}
         for part in _parts([proof.y() for proof in proofs]):
             states = (await self._call("POST", "/v1/checkstate", dict[str, Any], {"Ys": part})).get("states")
             if not isinstance(states, list):
                 raise MintMisbehaved(f"{self.url} answers a state check without states")
-            found |= {str(state["Y"]) for state in states if isinstance(state, dict) and state.get("state") == "SPENT"}
+            found |= {str(state["Y"]): str(state.get("state")) for state in states if _has_y(state)}
         return found
+
+    async def spent(self, proofs: Sequence[Proof]) -> set[str]:
+        """The Ys of those proofs that are spent."""
+        return {y for y, state in (await self.states(proofs)).items() if state == "SPENT"}
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -219,6 +228,13 @@ class MintClient:
             yield
         finally:
             self._turns.release()
+
+    async def _told(self, path: str, form: type[T]) -> T:
+        """What it says of itself. Who refuses that has nothing against a token: it is no mint that answers."""
+        try:
+            return await self._call("GET", path, form)
+        except (TokenRefused, TokenSpent) as error:
+            raise MintUnavailable(f"the mint {self.url} does not describe itself: {error}") from error
 
     async def _call(
         self, method: str, path: str, form: type[T], body: object = None, deadline_s: float = DEADLINE_S
@@ -238,6 +254,10 @@ class MintClient:
             return from_json(reply.body, form)
         except InvalidJson as error:
             raise MintUnavailable(f"the mint {self.url} answers what is no mint's answer") from error
+
+
+def _has_y(state: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(state, dict) and "Y" in state
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 
 import msgspec
@@ -13,6 +14,7 @@ from router_client.ecash.invoices import read_invoice
 from router_client.ecash.mint import BlindSignature
 from router_client.ecash.operations import Operations, opened
 from router_client.ecash.outcomes import Invoice, Received, received
+from router_client.ecash.outputs import blinded
 from router_client.ecash.store import Journal, Operation
 from router_client.ecash.token import Proof, to_msat
 from router_client.errors import MintUnavailable, TokenRefused, TokenSpent
@@ -86,17 +88,14 @@ class Minting:
         whose answer was lost, may have been under way.
 
         Raises the refusal where it has not: then the operation has failed. Raises MintUnavailable as long as the mint is at
-        it, and for an invoice that is paid all the same: then the no was about the outputs (a keyset was rotated), which are
-        planned anew.
+        it, and for an invoice that is paid all the same.
         """
         mint = await self._operations.keyring.mint(operation.mint)
         state = (await mint.client.mint_quote_state(operation.journal.quote)).state
         if state == "PENDING":
             raise MintUnavailable(f"{refusal}; it is at it") from refusal
         if state == "PAID":
-            unplanned = msgspec.structs.replace(operation.journal, amounts=())
-            await self._operations.db.run(lambda conn: store.set_journal(conn, operation.id, unplanned))
-            self._operations.keyring.forget(operation.mint)
+            await self._check_outputs(operation)
             raise MintUnavailable(f"{refusal}; the invoice is paid: claim it again") from refusal
 
         async def refused(*_: object) -> list[BlindSignature]:
@@ -107,6 +106,17 @@ class Minting:
         except (TokenSpent, TokenRefused):
             await self._operations.fail(operation, refusal)
             raise
+
+    async def _check_outputs(self, operation: Operation) -> None:
+        """Have outputs planned anew that their mint cannot sign (a keyset was rotated) or has signed for somebody else (a
+        copy of this wallet). Any other no, such as that the payment came too late, may be said for ever: what it is about
+        stays as it is, since counters that are taken for nothing hide coins from a restore."""
+        mint = await self._operations.keyring.refresh(operation.mint)
+        journal = operation.journal
+        _, outputs = await asyncio.to_thread(blinded, self._operations.chain, journal)
+        if not mint.is_active(journal.keyset) or await mint.client.restore(outputs):
+            unplanned = msgspec.structs.replace(journal, amounts=())
+            await self._operations.db.run(lambda conn: store.set_journal(conn, operation.id, unplanned))
 
     async def _recover(self, operation: Operation) -> None:
         """Nobody pays an invoice after its time: then the operation is over, until somebody claims it all the same."""

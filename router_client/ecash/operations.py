@@ -33,6 +33,10 @@ Step = Callable[[Operation], Awaitable[object]]
 MINTS_AT_ONCE = 16
 """Where foreign mints' tokens are taken, any number of them may be strangers that do not answer."""
 
+NOT_TAKEN = {"UNSPENT", "UNPAID", "PAID"}
+"""Of coins, and of an invoice: what is signed for them is not signed yet. A mint that was killed as it signed an invoice's
+coins calls that pending for ever."""
+
 Ask = Callable[[MintClient, Sequence[BlindedMessage]], Awaitable[list[BlindSignature]]]
 
 
@@ -189,12 +193,11 @@ class Operations:
         secrets, outputs = await asyncio.to_thread(blinded, self.chain, operation.journal)
         try:
             signatures = await ask(mint.client, outputs)
-        except (TokenSpent, TokenRefused):
-            restored = await self._restored(mint.client, operation, outputs)
-            # Signatures on other amounts are not this operation's: a copy of this wallet used the same counters.
-            if not all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
+        except (TokenSpent, TokenRefused) as refusal:
+            made = await self._made_before(mint.client, operation, outputs, refusal)
+            if made is None:
                 raise
-            signatures = [restored[output.B_] for output in outputs]
+            signatures = made
         keys = mint.keys(operation.journal.keyset)
         return await asyncio.to_thread(unblinded, keys, outputs, secrets, signatures)
 
@@ -206,6 +209,37 @@ class Operations:
             spent = await mint.client.spent(operation.journal.inputs)
         await self.db.run(lambda conn: close_failed(conn, operation, refusal, spent))
         self.keyring.forget(operation.mint)
+
+    async def _made_before(
+        self,
+        client: MintClient,
+        operation: Operation,
+        outputs: Sequence[BlindedMessage],
+        refusal: TokenSpent | TokenRefused,
+    ) -> list[BlindSignature] | None:
+        """The signatures that were lost on their way, if the mint did what it refuses now.
+
+        A copy of this wallet may have used the same counters: signatures on other amounts are not this operation's, nor
+        are any whose price the mint says it has not taken. Raises MintUnavailable where it is at it, or cannot say what it
+        signed.
+        """
+        restored = await self._restored(client, operation, outputs)
+        if all(output.B_ in restored and restored[output.B_].amount == output.amount for output in outputs):
+            is_unpaid = NOT_TAKEN & await self._prices(client, operation)
+            return None if is_unpaid else [restored[output.B_] for output in outputs]
+        is_coins = operation.kind != "mint" and isinstance(refusal, TokenRefused)
+        if is_coins and "PENDING" in await self._prices(client, operation):  # an earlier request of ours
+            raise MintUnavailable(f"{refusal}; it is at it") from refusal
+        return None
+
+    async def _prices(self, client: MintClient, operation: Operation) -> set[str]:
+        """The states of what the mint was to take: of the inputs, or of the invoice; none, if it cannot tell."""
+        try:
+            if operation.kind == "mint":
+                return {str((await client.mint_quote_state(operation.journal.quote)).state)}
+            return set((await client.states(operation.journal.inputs)).values())
+        except (TokenRefused, TokenSpent):
+            return set()
 
     async def _restored(
         self, client: MintClient, operation: Operation, outputs: Sequence[BlindedMessage]

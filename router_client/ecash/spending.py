@@ -11,7 +11,7 @@ import logging
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from weakref import WeakValueDictionary
@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from router_client.ecash import store
-from router_client.ecash.coins import MOST_INPUTS, plan_melt, split, swap_fee
+from router_client.ecash.coins import MOST_INPUTS, plan_melt, split, swap_fee, worth_their_fee
 from router_client.ecash.operations import Operations
 from router_client.ecash.stock import MOST_MADE, MOST_MADE_BEHIND, lacks, stocked, surplus_of
 from router_client.ecash.store import Journal, Operation
@@ -89,7 +89,8 @@ class Spending:
             try:
                 return await begin()
             except TooManyCoins:
-                if await self.swap(mint_url, unit, self._smallest) is None:
+                fee_ppk = (await self._operations.keyring.mint(mint_url)).fees_ppk()
+                if await self.swap(mint_url, unit, partial(self._smallest, fee_ppk=fee_ppk)) is None:
                     break
         raise TokenRefused("the wallet's coins are too many and too small for this amount: send less")
 
@@ -170,8 +171,12 @@ class Spending:
         taken = plan_melt(coins, amount, dict.fromkeys((coin.id for coin in coins), 0)).inputs
         return [coin for coin in taken if coin.amount > 2 * amount]
 
-    def _smallest(self, conn: sqlite3.Connection, mint_url: str, unit: str) -> list[Proof]:
-        return sorted(store.unspent(conn, mint_url, unit), key=lambda coin: coin.amount)[:MOST_INPUTS]
+    def _smallest(
+        self, conn: sqlite3.Connection, mint_url: str, unit: str, *, fee_ppk: Mapping[str, int]
+    ) -> list[Proof]:
+        """Of the coins that a merge makes anything of."""
+        coins = worth_their_fee(store.unspent(conn, mint_url, unit), fee_ppk)
+        return sorted(coins, key=lambda coin: coin.amount)[:MOST_INPUTS]
 
     async def swap(
         self,

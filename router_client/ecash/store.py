@@ -216,6 +216,12 @@ def operation(conn: sqlite3.Connection, operation_id: str) -> Operation | None:
     return next(iter(_operations(conn, "WHERE id = ?", (operation_id,))), None)
 
 
+def done_operations(conn: sqlite3.Connection, prefix: str) -> list[Operation]:
+    """Those that are done and whose ids begin so."""
+    where = "WHERE id >= ? AND id < ? AND state = 'done'"
+    return _operations(conn, where, (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)))
+
+
 def untold_operations(conn: sqlite3.Connection) -> list[Operation]:
     """Done operations whose owner has not said yet that it knows of them, oldest first."""
     return _operations(conn, "WHERE id IN (SELECT operation FROM untold) ORDER BY created_at, rowid", ())

@@ -327,3 +327,7 @@ class Wallet:
     def outcome(self, operation_id: str) -> Operation | None:
         """Where an operation stands."""
         return self._operations.outcome(operation_id)
+
+    def done(self, prefix: str) -> list[Operation]:
+        """Operations that are done and whose ids begin so."""
+        return self._db.read(lambda conn: store.done_operations(conn, prefix))

@@ -25,6 +25,7 @@ from relays import payment as wire
 from relays.money import Msat, ceil_div
 from router_client.disk.storage import Database
 from router_client.ecash.coins import face_for
+from router_client.ecash.outcomes import received
 from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat, token_hash
 from router_client.ecash.wallet import Wallet
 from router_client.errors import (
@@ -359,9 +360,10 @@ class Payments:
         return await self._spent(payment_id)
 
     async def _spent(self, payment_id: str) -> Settled:
-        """Nothing comes back, and nobody says what the mint would have taken for it."""
+        """No more comes back than the wallet took in by itself, once its mint was there again, and nobody tells of fees."""
+        taken = [received(change) for change in self._wallet.done(f"change:{payment_id}:")]
         await self._close(payment_id)
-        return Settled(Msat(0), None, Msat(0))
+        return Settled(Msat(sum(each.amount_msat for each in taken)), None, Msat(sum(each.fee_msat for each in taken)))
 
     def _is_locked(self, payment_id: str) -> bool:
         made = self._wallet.outcome(payment_id)

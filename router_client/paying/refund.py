@@ -38,7 +38,10 @@ class Refund(msgspec.Struct):
 
 
 def refund_of(answer: dict[str, Any], node_url: str) -> Refund:
-    """The answer, read. Raises NodeUnavailable for one that is none."""
+    """The answer, read. Raises NodeUnavailable for one that is none: where it has no token, not even an empty one, somebody
+    else may have answered, and a payment that is closed is asked after no more."""
+    if answer.keys().isdisjoint(("token", "earlier")):
+        raise NodeUnavailable(f"{node_url} answers what is no refund")
     try:
         return shaped(answer, Refund)
     except InvalidJson as error:

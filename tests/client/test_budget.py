@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from relays.pricing import ModelPrice
 from router_client.client import RouterClient
+from router_client.ecash.mint import MintClient
 from router_client.errors import BadRequest, BudgetExceeded, MintUnavailable, NoProvider, StorageError
 from router_client.paying.payments import PAYING_S
 from router_client.spending.account import Entry, Outcome, Report, Spending
@@ -20,6 +22,7 @@ from router_client.spending.allowance import Allowance
 from router_client.spending.budget import Budget, read_budget, write_budget
 from tests.client.cheat import BODY, DONE, NOTHING_LEFT, SIGNER, TEXT, Cheat, announce, receipt
 from tests.client.clock import Clock
+from tests.client.till import COST_MSAT, FEES_MSAT, Till, honestly
 
 HOUR_S, DAY_S = 3600, 86400
 MINT_FEES_MSAT = 24
@@ -241,6 +244,34 @@ async def test_change_that_is_out_counts_and_is_held_against_the_node_unless_the
     left_msat = spending.lines(60)[0].spent_msat
     assert left_msat >= max(taken_msat, default=0)
     assert withholds or left_msat <= MINT_FEES_MSAT, "the mint is back, and so is the money"
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+async def test_change_that_the_mint_kept_waiting_is_back_though_its_node_knows_nothing_of_it_any_more(
+    buyer: RouterClient, cheat: Cheat, mint_url: str, spending: Spending, is_locked: bool
+) -> None:
+    """The wallet takes it in by itself when the mint is there again; the node then calls it spent, which it is."""
+    buyer._serving.allowance = Allowance(spending, Budget())
+    announce(buyer, cheat, mint_url, cheat.wallet.lock_key if is_locked else None)
+    Till(cheat, mint_url, honestly)
+    settle = buyer.payments.settle
+
+    async def silent(*_: object) -> None:
+        raise MintUnavailable("no answer")
+
+    with pytest.MonkeyPatch.context() as away:
+
+        async def in_silence(*how: Any) -> object:
+            away.setattr(MintClient, "swap", silent)
+            return await settle(*how)
+
+        away.setattr(buyer.payments, "settle", in_silence)
+        assert not (await buyer.chat(BODY)).settled
+    cheat.refund = lambda _: web.json_response(NOTHING_LEFT, status=403)
+    before = buyer.wallet.balance_msat()
+    assert await buyer.recover() == buyer.wallet.balance_msat() - before > 200
+    assert COST_MSAT <= spending.lines(60)[0].spent_msat <= COST_MSAT + FEES_MSAT
+    assert buyer.payments.out() == []
 
 
 async def test_a_caller_who_leaves_has_the_budget_back_with_the_money(

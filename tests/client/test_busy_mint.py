@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
+from router_client.ecash.crypto import y_of
 from router_client.ecash.mint import MOST_AT_ONCE
 from router_client.ecash.wallet import Wallet
 from router_client.errors import MintUnavailable
@@ -124,3 +127,72 @@ async def test_who_answers_in_the_mints_stead_has_not_spoken_for_it(
         is_blocked = False
         assert (await bob.receive(token, "in")).amount_msat == bob.balance_msat() == 100
         bob.close()
+
+
+async def test_who_refuses_in_the_mints_stead_what_that_is_at_has_refused_nothing(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """A gateway that lets no swap through any more, while the mint still works at the first, which nobody has heard of: our
+    coins would be taken for free, and what they become for nobody's."""
+    with running_mint(folder / "mint") as mint_url:
+        alice = await funded(folder / "a.db", http, mint_url, 1024)
+        alice.close()
+        swaps, is_blocked = 0, True
+
+        def work_at(request: httpx.Request) -> None:
+            with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
+                for coin in msgspec.json.decode(request.content)["inputs"]:
+                    names = "amount, c, secret, y, id"
+                    values = (coin["amount"], coin["C"], coin["secret"], y_of(coin["secret"]), coin["id"])
+                    books.execute(f"INSERT INTO proofs_pending ({names}) VALUES (?, ?, ?, ?, ?)", values)
+
+        class Gateway(httpx.AsyncHTTPTransport):
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                nonlocal swaps
+                if not is_blocked or request.url.path != "/v1/swap":
+                    return await super().handle_async_request(request)
+                swaps += 1
+                if swaps == 1:
+                    work_at(request)
+                    raise httpx.ReadTimeout("no answer", request=request)
+                return httpx.Response(403, stream=httpx.ByteStream(b'{"error": "forbidden"}'))
+
+        async with httpx.AsyncClient(transport=Gateway(), timeout=30) as guarded:
+            alice = await Wallet.open(folder / "a.db", guarded)
+            for _ in range(2):
+                with pytest.raises(MintUnavailable):
+                    await alice.send(100, mint_url, "msat", "x")
+                assert alice.balance_msat() == 0
+            is_blocked = False
+            with pytest.raises(MintUnavailable):
+                await alice.send(100, mint_url, "msat", "x")
+            with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
+                books.execute("DELETE FROM proofs_pending")
+            assert (await alice.send(100, mint_url, "msat", "x")).amount_msat >= 100
+            alice.close()
+
+
+async def test_who_hides_a_mints_keysets_has_nothing_against_its_coins(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A gateway that refuses them in JSON: they are as last known, and a new mint is away."""
+    alice = await funded(folder / "a.db", http, mint_url, 1000)
+    token = (await alice.send(100, mint_url, "msat", "x")).token
+    bob = await Wallet.open(folder / "b.db", http)
+    await bob.pin(mint_url)
+    bob.close()
+
+    class Gateway(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.method == "GET":
+                return httpx.Response(404, stream=httpx.ByteStream(b'{"message": "no route matched"}'))
+            return await super().handle_async_request(request)
+
+    async with httpx.AsyncClient(transport=Gateway(), timeout=30) as guarded:
+        carol = await Wallet.open(folder / "c.db", guarded)
+        with pytest.raises(MintUnavailable, match="describe"):
+            await carol.receive(token, "in")
+        bob = await Wallet.open(folder / "b.db", guarded)
+        assert (await bob.receive(token, "in")).amount_msat == 100
+        for wallet in (alice, bob, carol):
+            wallet.close()

@@ -128,11 +128,15 @@ async def test_a_locked_payment_comes_back_through_the_node_alone(
     assert settled.change_msat + settled.node_fee_msat + settled.fee_msat == paid[0].credit_msat - 100
     cheat.refund = lambda _: web.json_response({"error": {"code": "not_refundable", "message": "used"}}, status=403)
     assert (await buyer.payments.settle(paid[1])).change_msat == 0
-    cheat.refund = lambda _: web.Response(status=500)
-    with pytest.raises(NodeUnavailable):
-        await buyer.payments.take_back(paid[2])
-    await buyer.payments.recover()
-    assert buyer.payments.open_count() == 1
+    for silence in (
+        lambda _: web.Response(status=500),
+        lambda _: web.json_response({"status": "ok"}),  # whoever answers where the node was
+    ):
+        cheat.refund = silence
+        with pytest.raises(NodeUnavailable):
+            await buyer.payments.take_back(paid[2])
+        await buyer.payments.recover()
+        assert buyer.payments.open_count() == 1
 
 
 @pytest.mark.parametrize(

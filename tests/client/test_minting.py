@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from router_client.ecash.coins import split
+from router_client.ecash.invoices import read_invoice
 from router_client.ecash.mint import MintClient, MintQuote
+from router_client.ecash.minting import GRACE_S
 from router_client.ecash.wallet import Wallet
-from router_client.errors import MintSilent, MintUnavailable
+from router_client.errors import MintSilent, MintUnavailable, TokenRefused
 from tests.client.mints import running_mint
 from tests.client.purses import funded, until_claimed
 
@@ -46,6 +50,22 @@ class AtIt(httpx.AsyncHTTPTransport):
             assert made.status_code == 200
             await made.aread()
         return await super().handle_async_request(request)
+
+
+class Loses(httpx.AsyncHTTPTransport):
+    """Real HTTP, except that the first answer from a path is lost."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        reply = await super().handle_async_request(request)
+        if request.url.path == self._path:
+            self._path = ""
+            await reply.aread()
+            raise httpx.ReadError("lost on the way back", request=request)
+        return reply
 
 
 async def paid(wallet: Wallet, http: httpx.AsyncClient, mint_url: str) -> str:
@@ -158,3 +178,70 @@ async def test_an_invoice_that_is_claimed_as_it_is_given_up_is_not(
     assert received is not None
     assert received.amount_msat == wallet.balance_msat() == 500
     wallet.close()
+
+
+async def test_an_invoice_that_its_mint_knows_no_more_is_given_up_when_its_time_is_over_and_not_before(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """It would be asked after for ever; but before its end a mint that forgets may remember."""
+    now = time.time()
+    with running_mint(folder / "mint") as mint_url:
+        wallet = await Wallet.open(folder / "w.db", http, lambda: now)
+        invoice = await wallet.invoice(500, mint_url, "msat", "in")
+        with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
+            assert books.execute("DELETE FROM mint_quotes").rowcount == 1
+        for end in (read_invoice(invoice.bolt11).expires_at, invoice.expires_at or 0):
+            now = max(now, end + GRACE_S - 1)
+            assert await wallet.recover() == []
+        now += 2
+        (given_up,) = await wallet.recover()
+        assert (given_up.id, given_up.state, given_up.result) == ("in", "failed", "invoice expired")
+        with pytest.raises(TokenRefused):
+            await wallet.claim("in")
+        wallet.close()
+
+
+async def test_a_payment_that_the_mint_gives_nothing_for_takes_no_counters(
+    folder: Path, http: httpx.AsyncClient
+) -> None:
+    """Whatever its reason is, it may be said for ever: counters that nobody used would hide coins one day."""
+    with running_mint(folder / "mint") as mint_url:
+        wallet = await Wallet.open(folder / "w.db", http)
+        quote = await paid(wallet, http, mint_url)
+
+        def say(amount: int) -> None:
+            with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
+                changed = books.execute("UPDATE mint_quotes SET amount = ? WHERE quote = ?", (amount, quote))
+                assert changed.rowcount == 1
+
+        say(400)
+        for _ in range(3):
+            with pytest.raises(MintUnavailable, match="does not match"):
+                await wallet.claim("in")
+            with closing(sqlite3.connect(folder / "w.db")) as conn:
+                assert conn.execute("SELECT next FROM counters").fetchall() == [(len(split(500)),)]
+        say(500)
+        assert (await until_claimed(wallet, "in")).amount_msat == wallet.balance_msat() == 500
+        wallet.close()
+
+
+@pytest.mark.parametrize(
+    "after", ["UPDATE mint_quotes SET state = 'PENDING' WHERE quote = ?", "DELETE FROM mint_quotes WHERE quote = ?"]
+)
+async def test_a_mint_that_has_signed_has_signed_whatever_it_says_of_the_invoice(
+    after: str, folder: Path, http: httpx.AsyncClient
+) -> None:
+    """One that was killed as it signed calls it pending for ever; another knows it no more."""
+    with running_mint(folder / "mint") as mint_url:
+        (await Wallet.open(folder / "w.db", http)).close()
+        async with httpx.AsyncClient(transport=Loses(MINT_PATH), timeout=30) as faulty:
+            wallet = await Wallet.open(folder / "w.db", faulty)
+            quote = await paid(wallet, http, mint_url)
+            with pytest.raises(MintUnavailable):
+                await wallet.claim("in")
+            wallet.close()
+        with closing(sqlite3.connect(folder / "mint" / "db" / "mint.sqlite3")) as books, books:
+            assert books.execute(after, (quote,)).rowcount == 1
+        wallet = await Wallet.open(folder / "w.db", http)
+        assert (await until_claimed(wallet, "in")).amount_msat == wallet.balance_msat() == 500
+        wallet.close()

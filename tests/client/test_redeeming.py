@@ -32,10 +32,12 @@ async def test_only_the_guilty_coins_are_lost(folder: Path, http: httpx.AsyncCli
             "INSERT INTO counters SELECT id, 1000 FROM keysets WHERE true ON CONFLICT DO UPDATE SET next = 1000"
         )
     got = [await bob.accept_locked(one.token, f"t{i}") for i, one in enumerate(sent)]
+    (lost,) = await bob.redeem_locked()
+    assert (lost.amount_msat, lost.fee_msat, lost.lost_msat) == (0, 0, sent[1].amount_msat)
     (done,) = await bob.redeem_locked()
-    assert done.lost_msat == sent[1].amount_msat
+    assert done.lost_msat == 0
     assert done.amount_msat + done.fee_msat == sent[0].amount_msat + sent[2].amount_msat
-    assert done.credited_msat == sum(one.amount_msat for one in got)
+    assert lost.credited_msat + done.credited_msat == sum(one.amount_msat for one in got)
     assert (bob.balance_msat(), bob.locked_msat()) == (done.amount_msat, 0)
     assert await bob.redeem_locked() == []
     await bob.send(1500, mint_url, "msat", "real")
@@ -61,6 +63,37 @@ async def test_a_batch_of_nothing_but_stolen_coins_is_a_loss_and_over(
     assert (done.amount_msat, done.fee_msat, done.lost_msat) == (0, 0, sent.amount_msat)
     assert (bob.balance_msat(), bob.locked_msat()) == (0, 0)
     assert await bob.recover() == []
+
+
+async def test_what_was_lost_is_told_though_the_mint_refuses_what_came_with_it(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """A loss that nobody is told of is in no book: the node would hold less than it owes, for ever."""
+    bob = await seller(folder, http, mint_url)
+    alice = await funded(folder / "a.db", http, mint_url, 9000)
+    sent = [await alice.send(1000, mint_url, "msat", f"p{i}", lock=bob.lock_key) for i in range(2)]
+    bob.close()
+    (folder / "thief.db").write_bytes((folder / "seller.db").read_bytes())
+    thief = await Wallet.open(folder / "thief.db", http)
+    await thief.receive(sent[0].token, "steal")
+    thief.close()
+    swaps = itertools.count(1)
+
+    async def refuse(request: httpx.Request) -> None:
+        if request.url.path == "/v1/swap" and next(swaps) == 2:
+            request.url = request.url.copy_with(path="/v1/refused")
+
+    async with httpx.AsyncClient(event_hooks={"request": [refuse]}) as picky:
+        bob = await Wallet.open(folder / "seller.db", picky)
+        for i, one in enumerate(sent):
+            await bob.accept_locked(one.token, f"t{i}")
+        locked_msat = bob.locked_msat()
+        for _ in range(4):
+            await bob.redeem_locked()
+        assert sum(each.lost_msat for each in bob.redemptions()) == sent[0].amount_msat
+        assert locked_msat == sum(each.credited_msat for each in bob.redemptions())
+        assert bob.balance_msat() == sum(each.amount_msat for each in bob.redemptions()) > 0
+        bob.close()
 
 
 async def test_one_coin_that_the_mint_refuses_keeps_no_other_one(

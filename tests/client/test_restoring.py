@@ -13,8 +13,8 @@ from router_client.ecash import restoring
 from router_client.ecash.restoring import LEAP
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
-from router_client.errors import MintUnavailable, TokenSpent
-from tests.client.purses import copied, funded
+from router_client.errors import MintUnavailable, TokenRefused, TokenSpent
+from tests.client.purses import copied, funded, until_claimed
 from tests.conftest import DEAD_MINT
 
 FUND = 100_000
@@ -165,6 +165,48 @@ async def test_a_mint_that_is_gone_stops_the_restore_unless_its_coins_are_given_
     assert told.lost_msat == FUND
     assert max(counters(folder / "wallet.db").values()) >= LEAP
     wallet.close()
+
+
+async def test_a_copy_that_was_only_put_back_does_not_take_what_it_has_for_what_it_is_given(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """It asks for signatures that its mint has made, of the same amounts, for another token."""
+    payer = await funded(folder / "payer.db", http, mint_url, FUND)
+    (await funded(folder / "wallet.db", http, mint_url, 1000)).close()
+    backup = copied(folder / "wallet.db", folder / "backup.db")
+    wallet = await Wallet.open(folder / "wallet.db", http)
+    await wallet.receive((await payer.send(2000, mint_url, "msat", "since")).token, "since")
+    wallet.close()
+    back = await Wallet.open(backup, http)
+    token = (await payer.send(2000, mint_url, "msat", "now")).token
+    with pytest.raises(TokenRefused, match="already signed"):
+        await back.receive(token, "now")
+    assert (back.balance_msat(), await payer.is_spent(token)) == (1000, False)
+    assert (await back.receive(token, "now")).amount_msat == 2000, "with counters that nobody has taken"
+    assert await payer.is_spent(token) is True
+    payer.close()
+    back.close()
+
+
+async def test_nor_does_it_lose_what_an_invoice_of_its_own_brought(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    (await funded(folder / "wallet.db", http, mint_url, 1000)).close()
+    backup = copied(folder / "wallet.db", folder / "backup.db")
+    wallet = await Wallet.open(folder / "wallet.db", http)
+    await wallet.invoice(500, mint_url, "msat", "since")
+    await until_claimed(wallet, "since")
+    wallet.close()
+    back = await Wallet.open(backup, http)
+    await back.invoice(500, mint_url, "msat", "now")
+    with pytest.raises(MintUnavailable, match="claim it again"):
+        await until_claimed(back, "now")
+    assert (await until_claimed(back, "now")).amount_msat == 500
+    opened = back.outcome("now")
+    assert opened is not None
+    told = (await http.get(f"{mint_url}/v1/mint/quote/bolt11/{opened.journal.quote}")).json()
+    assert told["state"] == "ISSUED"
+    back.close()
 
 
 def _away(request: httpx.Request) -> httpx.Response:

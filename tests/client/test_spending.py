@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from router_client.ecash import store
+from router_client.ecash import minting, store
 from router_client.ecash.coins import MOST_INPUTS
 from router_client.ecash.mint import MintClient
 from router_client.ecash.stock import targets
@@ -145,6 +145,31 @@ async def test_more_coins_than_a_mint_takes_at_once_are_merged_before_they_are_s
         await other.receive(sent.token, "in")
         wallet.close()
         other.close()
+
+
+async def test_coins_that_are_not_worth_their_fee_are_neither_merged_nor_paid_with(
+    folder: Path, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A msat a coin: each change has one of a msat, and after hundreds of payments the large ones could not be spent."""
+    with running_mint(folder / "mint", input_fee_ppk=1000) as mint:
+        wallet = await funded(folder / "w.db", http, mint, 4096)
+
+        async def have(size: int) -> None:
+            with monkeypatch.context() as alike:
+                alike.setattr(minting, "split", lambda amount: (size,) * (amount // size))
+                await wallet.invoice(size * (MOST_INPUTS + 50), mint, "msat", f"coins of {size}")
+                await until_claimed(wallet, f"coins of {size}")
+
+        await have(1)
+        sent = await wallet.send(2000, mint, "msat", "one large coin", lock=wallet.lock_key)
+        assert sent.fee_msat == 1
+        await have(16)
+        sent = await wallet.send(6300, mint, "msat", "and all of the others that are worth it", fees="inside")
+        assert sent.amount_msat + sent.fee_msat == 6300
+        (merge,) = wallet.redemptions()
+        assert merge.fee_msat == MOST_INPUTS
+        assert sizes(wallet, mint)[1] >= MOST_INPUTS
+        wallet.close()
 
 
 async def test_a_mint_is_asked_about_many_coins_in_parts(http: httpx.AsyncClient, mint_url: str) -> None:
