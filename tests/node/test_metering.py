@@ -253,6 +253,22 @@ def test_an_anthropic_stream_that_ends_early_is_charged_by_what_it_wrote() -> No
     assert measured.usage.completion_tokens > 200
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "text", "text": " wave" * 30},
+        {"type": "thinking", "thinking": " wave" * 30},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": " wave" * 30}},
+    ],
+    ids=["text", "thinking", "input"],
+)
+def test_what_an_anthropic_block_begins_with_is_counted(block: dict[str, Any]) -> None:
+    """Some servers give a tool's whole input there: where none reports, it was free."""
+    meter = StreamMeter(MESSAGES, Known(lambda: 11), hide_usage=False)
+    meter.feed(sse({"type": "content_block_start", "index": 0, "content_block": block}))
+    assert meter.measured().usage == Usage(11, count(" wave" * 30))
+
+
 def test_text_is_found_however_deep_it_nests_and_in_its_order() -> None:
     deep: Any = ["c", {"content": "d", "role": "x"}, "e"]
     for _ in range(100_000):
