@@ -29,7 +29,15 @@ TOR_ONLY: Final = f"{__name__}.tor_only"
 ROOT = Path("~/.satroute").expanduser()
 
 
-class _Folder(click.Path):
+DATA: Final = "SATROUTE_DATA"
+
+
+class Folder(click.Path):
+    """A folder that need not be there yet."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":  # as of a variable that is not set: a wallet would lie in whatever folder one is in
             self.fail("an empty name is no folder; '.' is the one you are in.", param, ctx)
@@ -38,8 +46,8 @@ class _Folder(click.Path):
 
 data_option = click.option(
     "--data",
-    type=_Folder(path_type=Path, file_okay=False),
-    envvar="SATROUTE_DATA",
+    type=Folder(),
+    envvar=DATA,
     show_envvar=True,
     help="Folder of the wallet, or of a `satroute up`; else the running network's here, or ~/.satroute/client.",
 )

@@ -320,7 +320,9 @@ def test_an_input_that_comes_at_once_is_delivered_however_deeply_it_nests(levels
     whole = b"".join(map(sse, tool(0, "t1"))).replace(b'"input": {}', b'"input": ' + given.encode())
     assert given.encode() in whole
     raw = translate(sse(start(input_tokens=9)) + whole + sse(*end("tool_use", output_tokens=5)))
-    (call,) = read_by_the_sdk(raw).choices[0].message.tool_calls or [None]
+    called = read_by_the_sdk(raw).choices[0].message.tool_calls
+    assert called is not None
+    (call,) = called
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert (call.function.name, call.function.arguments) == ("weather", given)
 
