@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 import click
 
 from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
-from node.cli.place import data_option, json_option, place, relays_option, run_client, tor_options, with_client
+from node.cli.place import (
+    data_option,
+    fund_command,
+    has_wallet,
+    json_option,
+    place,
+    relays_option,
+    run_client,
+    tor_options,
+    with_client,
+)
 from node.cli.preferences import routing_options
 from node.cli.question import model_option, question_argument
 from node.cli.real import Real
@@ -23,6 +33,7 @@ from relays.money import MSAT_PER_SAT, from_sat, in_sats
 from relays.routes import checked_url, host_of
 from router_client.buying.answer import Answer
 from router_client.client import RouterClient
+from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from router_client.errors import ClientError, NoProvider
 from router_client.paying.change import Out
@@ -168,6 +179,14 @@ def balance(data: Path | None, as_json: bool) -> None:
         return payments.wallet.balances(), payments.out()
 
     folder = place(data).folder
+    if not has_wallet(folder):
+        told = _no_wallet(data)
+        if as_json:
+            note(escaped(told))
+            print_json({"coins": [], "out": []})
+        else:
+            out.print(escaped(told), soft_wrap=True)
+        return
     balances, out_there = _with_payments(folder, work)
     if as_json:
         rows = [{"mint": mint, "unit": unit, "amount": amount} for (mint, unit), amount in balances.items()]
@@ -176,12 +195,13 @@ def balance(data: Path | None, as_json: bool) -> None:
     for (mint, unit), amount in balances.items():
         out.print(f"{amount} {unit} at {escaped(mint)}")
     if not balances:
-        out.print(
-            f"the wallet in {escaped(str(folder))} is empty; `satroute wallet fund --sats 1000 --mint URL` fills it",
-            soft_wrap=True,
-        )
+        out.print(escaped(f"the wallet in {folder} is empty; `{fund_command(data)}` fills it"), soft_wrap=True)
     if out_there:
         out.print(_out_line(out_there))
+
+
+def _no_wallet(data: Path | None, relays: tuple[str, ...] = ()) -> str:
+    return f"no wallet in {place(data, relays).folder} yet; `{fund_command(data, relays)}` makes one"
 
 
 def _out_json(one: Out) -> dict[str, Any]:
@@ -251,7 +271,7 @@ def receive(data: Path | None) -> None:
     """Take in a Cashu token from standard input."""
     if sys.stdin.isatty():
         note("paste the token, then press Enter and Ctrl-D")
-    token = sys.stdin.read().strip()
+    token = decode(sys.stdin.read().strip())
 
     async def work(opened: Wallet) -> str:
         received = await opened.receive(token, f"receive:{time.time_ns()}")
@@ -267,6 +287,9 @@ def receive(data: Path | None) -> None:
 @tor_options
 def send(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Take money out as a Cashu token, on standard output."""
+    folder = place(data).folder
+    if not has_wallet(folder):
+        raise CommandFailed(_no_wallet(data))
 
     async def work(opened: Wallet) -> None:
         fitting = [
@@ -285,7 +308,7 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
             await opened.reclaim(operation)
             raise
 
-    _with_wallet(place(data).folder, work)
+    _with_wallet(folder, work)
 
 
 @wallet.command(epilog="Example: satroute wallet recover")
@@ -294,6 +317,10 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
 @relays_option
 def recover(data: Path | None, relays: tuple[str, ...]) -> None:
     """Fetch what interrupted requests and unclaimed invoices left at nodes and mints."""
+    where = place(data, relays)
+    if not has_wallet(where.folder):
+        note(escaped(_no_wallet(data, relays)))
+        return
 
     async def work(client: RouterClient) -> str:
         back_msat = await client.recover()
@@ -301,7 +328,6 @@ def recover(data: Path | None, relays: tuple[str, ...]) -> None:
         still_out = client.payments.out()
         return f"{came}\n{_out_line(still_out)}" if still_out else came
 
-    where = place(data, relays)
     note(asyncio.run(run_client(where.folder, where.relays, work)))
 
 

@@ -86,7 +86,7 @@ def recommend(key: str, words: str, remove: bool, data: Path | None, relays: tup
     async def work(client: RouterClient) -> tuple[Event, ...]:
         return await client.take_back(pubkey) if remove else (await client.recommend(pubkey, words),)
 
-    events = with_client(data, relays, work)
+    events = with_client(data, relays, work, only_looks=True)
     if not events:
         raise CommandFailed(f"nothing of yours about {npub(pubkey)} is on these relays")
     if as_json:
