@@ -21,7 +21,7 @@ def test_where_there_is_no_wallet_that_is_said_and_none_is_made(folder: Path) ->
     assert line.startswith(f"no wallet in {folder / 'none here'} yet; `satroute wallet fund --data ")
     assert (done.returncode, done.stderr) == (0, "")
     done = run("wallet", "balance", "--json", *data)
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"coins": [], "out": []})
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"coins": [], "out": [], "unread": []})
     (line,) = done.stderr.splitlines()
     assert line.startswith("no wallet in ")
     assert not (folder / "none here").exists()
