@@ -316,7 +316,9 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
             if mint_url in (None, mint) and amount >= sats * (MSAT_PER_SAT if unit == "msat" else 1)
         ]
         if not fitting:
-            raise CommandFailed(f"no mint holds {sats} sats of this wallet's")
+            raise CommandFailed(
+                f"no mint holds {sats} sat of this wallet's; `satroute wallet balance` says what each holds"
+            )
         mint, unit, amount = fitting[0]
         operation = f"send:{time.time_ns()}"
         try:

@@ -92,5 +92,7 @@ def recommend(key: str, words: str, remove: bool, data: Path | None, relays: tup
     if as_json:
         print_json({"events": [msgspec.to_builtins(event) for event in events]})
     else:
-        done = "no longer recommended or reviewed" if remove else "recommended"
-        note(f"{npub(pubkey)} is {done} by {npub(events[0].pubkey)}, which others can follow")
+        done, ending = (
+            ("no longer recommended or reviewed", "") if remove else ("recommended", ", which others can follow")
+        )
+        note(f"{npub(pubkey)} is {done} by {npub(events[0].pubkey)}{ending}")
