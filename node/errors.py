@@ -19,10 +19,14 @@ NodeFault
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from relays import payment
+
+_NAMED: Final = re.compile(r"(?:unknown field )?'([\w.\[\]-]{1,200})' ")
 
 
 class NodeFault(Exception):
@@ -136,6 +140,12 @@ class Refusal(NodeFault):
         if self.status == 429:
             return "rate_limit_error"
         return "invalid_request_error" if self.status < 500 else "server_error"
+
+    @property
+    def param(self) -> str | None:
+        """The field that is wrong: words about one begin with its name in quotes."""
+        named = _NAMED.match(self.message) if self.code == payment.INVALID_REQUEST else None
+        return None if named is None else named[1]
 
     @property
     def anthropic_type(self) -> str:
