@@ -19,14 +19,10 @@ NodeFault
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
 
 from relays import payment
-
-_NAMED: Final = re.compile(r"(?:unknown field )?'([\w.\[\]-]{1,200})' ")
 
 
 class NodeFault(Exception):
@@ -143,9 +139,8 @@ class Refusal(NodeFault):
 
     @property
     def param(self) -> str | None:
-        """The field that is wrong: words about one begin with its name in quotes."""
-        named = _NAMED.match(self.message) if self.code == payment.INVALID_REQUEST else None
-        return None if named is None else named[1]
+        """The field that is wrong."""
+        return payment.wrong_field(self.code, self.message)
 
     @property
     def anthropic_type(self) -> str:
