@@ -188,9 +188,7 @@ def _typed(texts: Mapping[str, str | list[str]]) -> dict[str, Any]:
 
 def _check_common(fields: Mapping[str, Any], known: AbstractSet[str]) -> None:
     if strange := fields.keys() - known:
-        raise _bad(
-            f"unknown field {min(strange)[:40]!r}: a field that is not known here could cost more than was agreed"
-        )
+        raise _bad(f"unknown field {min(strange)[:40]!r} could cost more than was agreed: leave it out")
     if not isinstance(fields.get("model"), str) or not fields["model"]:
         raise _bad("'model' is missing: name one of GET /v1/models")
     for field in (*_OUTPUTS, "n"):

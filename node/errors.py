@@ -138,6 +138,11 @@ class Refusal(NodeFault):
         return "invalid_request_error" if self.status < 500 else "server_error"
 
     @property
+    def param(self) -> str | None:
+        """The field that is wrong."""
+        return payment.wrong_field(self.code, self.message)
+
+    @property
     def anthropic_type(self) -> str:
         """Anthropic's classes of errors."""
         types = {402: "billing_error", 404: "not_found_error", 413: "request_too_large", 504: "timeout_error"}

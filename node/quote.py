@@ -146,6 +146,7 @@ def known_of(ask: Ask, source: Source) -> Known:
         audio_ms=ask.audio_ms,
         writes=ask.endpoint.writes,
         choices=choices(ask.fields, ask.endpoint),
+        echoes=bool(ask.fields.get("echo")),
         estimate=not (price.largest_image_msat or price.characters_msat_per_mchar),
         searches=searches(ask.fields, ask.endpoint),
         searches_are_told=ask.endpoint is not CHAT,

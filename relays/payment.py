@@ -4,6 +4,7 @@ Errors have OpenAI's shape, `{"error": {"message", "type", "code"}, "request_id"
 exception classes.
 """
 
+import re
 from typing import Final
 
 REQUEST_ID_HEADER: Final = "x-satroute-request-id"
@@ -78,3 +79,11 @@ NO_PROVIDER: Final = "no_provider"
 NOT_READY: Final = "not_ready"
 NOT_FOUND: Final = "not_found"
 INTERNAL: Final = "internal_error"
+
+_NAMED: Final = re.compile(r"(?:unknown field )?'([\w.\[\]-]{1,200})' ")
+
+
+def wrong_field(code: str, message: str) -> str | None:
+    """The field of a request that an error is about, OpenAI's `param`: words about one begin with its name in quotes."""
+    named = _NAMED.match(message) if code == INVALID_REQUEST else None
+    return None if named is None else named[1]

@@ -131,8 +131,7 @@ class Relay:
                     self.url, heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES
                 )
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-                raise RelayUnavailable(f"{self.url} cannot be reached ({reason})") from error
+                raise RelayUnavailable(f"{self.url} cannot be reached ({_reason(error)})") from error
             except NoTor as error:
                 raise RelayUnavailable(str(error)) from error
             self._authenticated.clear()
@@ -230,6 +229,12 @@ class Relay:
             self._authenticated.set()
             if not accepted:
                 log.warning("relay %s refused to authenticate us: %s", self.url, words[:200])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        return f"it answers HTTP {error.status}, as no relay does"
+    return error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
 
 
 def _put_last(queue: asyncio.Queue[object]) -> None:

@@ -49,7 +49,7 @@ from router_client.spending.rate import Rate
 
 BELIEFS: Final = "beliefs"
 HOPELESS: Final = 0.1
-BUDGET_FILE, SHELF_FILE, SPENDING_FILE = "budget.json", "directory.db", "spending.db"
+BUDGET_FILE, SHELF_FILE, SPENDING_FILE, WALLET_FILE = "budget.json", "directory.db", "spending.db", "wallet.db"
 
 
 class RouterClient:
@@ -90,10 +90,18 @@ class RouterClient:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, relays: Iterable[str], folder: Path, routes: Routes = DIRECT, preferences: Preferences = USUAL
+        cls,
+        relays: Iterable[str],
+        folder: Path,
+        routes: Routes = DIRECT,
+        preferences: Preferences = USUAL,
+        *,
+        purse: Path | None = None,
     ) -> AsyncIterator[RouterClient]:
-        """A client on these relays with its wallet in `folder`. Nodes, mints, relays and the price of bitcoin are reached by
-        `routes`; relays that want a key (NIP-42) see one of this run. Raises StorageError and BadSetting."""
+        """A client on these relays with its wallet in `folder`, or in a `purse` elsewhere. Nodes, mints, relays and the
+        price of bitcoin are reached by `routes`; relays that want a key (NIP-42) see one of this run. Raises StorageError
+        and BadSetting."""
+        purse = purse or folder
         routes = msgspec.structs.replace(routes, onions_only=routes.onions_only or preferences.onion)
         async with (
             client_for(Purpose.NODES, routes) as http,
@@ -101,10 +109,10 @@ class RouterClient:
             client_for(Purpose.PRICES, routes) as prices,
             RelayPool(relays, Signer.generate(), routes) as pool,
         ):
-            wallet = await Wallet.open(folder / "wallet.db", mints)
-            payments = await Payments.open(folder / "payments.db", wallet, http)
+            wallet = await Wallet.open(purse / WALLET_FILE, mints)
+            payments = await Payments.open(purse / "payments.db", wallet, http)
             shelf = await Shelf.open(folder / SHELF_FILE)
-            spending = await Spending.open(folder / SPENDING_FILE)
+            spending = await Spending.open(purse / SPENDING_FILE)
             opinions = Opinions(pool, People(folder / "people.json"), shelf)
             try:
                 directory = Directory(pool, http, routes=routes, shelf=shelf, opinions=opinions)
@@ -303,4 +311,4 @@ class RouterClient:
         against no budget any more."""
         back_msat = await self.payments.recover(older_than_s, self._serving.allowance.end)
         await self._serving.allowance.end_unpaid(PAYING_S, self.payments.knows)
-        return back_msat
+        return Msat(back_msat + await self.wallet.take_back_unread(older_than_s))

@@ -62,7 +62,7 @@ def error_body(refusal: Refusal, request_id: str, endpoint: Endpoint = CHAT) -> 
         "message": refusal.message,
         "type": refusal.anthropic_type if anthropic else refusal.type,
         "code": refusal.code,
-        "param": None,
+        "param": refusal.param,
         **refusal.details,
     }
     return msgspec.json.encode({**({"type": "error"} if anthropic else {}), "error": error, "request_id": request_id})

@@ -7,13 +7,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from node.cli.console import CommandFailed, err, escaped, note, out, print_json, printable
-from node.cli.place import data_option, json_option, place, relays_option, run_client, tor_options, with_client
+from node.cli.place import (
+    data_option,
+    fund_command,
+    has_wallet,
+    json_option,
+    place,
+    relays_option,
+    run_client,
+    tor_options,
+    with_client,
+)
 from node.cli.preferences import routing_options
 from node.cli.question import model_option, question_argument
 from node.cli.real import Real
@@ -23,8 +34,10 @@ from relays.money import MSAT_PER_SAT, from_sat, in_sats
 from relays.routes import checked_url, host_of
 from router_client.buying.answer import Answer
 from router_client.client import RouterClient
+from router_client.ecash.outcomes import Unread
+from router_client.ecash.token import decode, to_msat
 from router_client.ecash.wallet import Wallet
-from router_client.errors import ClientError, NoProvider
+from router_client.errors import ClientError, NoProvider, WalletError
 from router_client.paying.change import Out
 from router_client.paying.lnurl import is_local
 from router_client.paying.payments import Payments
@@ -164,28 +177,53 @@ def wallet() -> None:
 def balance(data: Path | None, as_json: bool) -> None:
     """What the wallet holds, by mint, and what is out at nodes."""
 
-    async def work(payments: Payments) -> tuple[dict[tuple[str, str], int], list[Out]]:
-        return payments.wallet.balances(), payments.out()
+    async def work(payments: Payments) -> tuple[dict[tuple[str, str], int], list[Out], list[Unread]]:
+        return payments.wallet.balances(), payments.out(), payments.wallet.unread()
 
     folder = place(data).folder
-    balances, out_there = _with_payments(folder, work)
+    if not has_wallet(folder):
+        told = _no_wallet(data)
+        if as_json:
+            note(escaped(told))
+            print_json({"coins": [], "out": [], "unread": []})
+        else:
+            out.print(escaped(told), soft_wrap=True)
+        return
+    balances, out_there, unread = _with_payments(folder, work)
     if as_json:
         rows = [{"mint": mint, "unit": unit, "amount": amount} for (mint, unit), amount in balances.items()]
-        print_json({"coins": rows, "out": [_out_json(one) for one in out_there]})
+        sent = [_unread_json(one) for one in unread]
+        print_json({"coins": rows, "out": [_out_json(one) for one in out_there], "unread": sent})
         return
     for (mint, unit), amount in balances.items():
         out.print(f"{amount} {unit} at {escaped(mint)}")
     if not balances:
-        out.print(
-            f"the wallet in {escaped(str(folder))} is empty; `satroute wallet fund --sats 1000 --mint URL` fills it",
-            soft_wrap=True,
-        )
+        out.print(escaped(f"the wallet in {folder} is empty; `{fund_command(data)}` fills it"), soft_wrap=True)
     if out_there:
         out.print(_out_line(out_there))
+    if unread:
+        out.print(_unread_line(unread))
+
+
+def _no_wallet(data: Path | None, relays: tuple[str, ...] = ()) -> str:
+    return f"no wallet in {place(data, relays).folder} yet; `{fund_command(data, relays)}` makes one"
 
 
 def _out_json(one: Out) -> dict[str, Any]:
     return {"node": one.node_url, "msat": one.amount_msat, "locked": one.locked, "since": one.created_at}
+
+
+def _unread_json(one: Unread) -> dict[str, Any]:
+    return {"mint": one.mint, "unit": one.unit, "amount": one.amount, "since": one.created_at}
+
+
+def _unread_line(unread: list[Unread]) -> str:
+    """One line: how much nobody has read the tokens of."""
+    amount_msat = sum(to_msat(one.amount, one.unit) for one in unread)
+    return (
+        f"not lost: {in_sats(amount_msat)} for tokens of `satroute wallet send` that nobody has read; "
+        "`satroute wallet recover` takes them back"
+    )
 
 
 def _tell_what_is_out(out_there: list[Out]) -> None:
@@ -251,7 +289,7 @@ def receive(data: Path | None) -> None:
     """Take in a Cashu token from standard input."""
     if sys.stdin.isatty():
         note("paste the token, then press Enter and Ctrl-D")
-    token = sys.stdin.read().strip()
+    token = decode(sys.stdin.read().strip())
 
     async def work(opened: Wallet) -> str:
         received = await opened.receive(token, f"receive:{time.time_ns()}")
@@ -267,6 +305,9 @@ def receive(data: Path | None) -> None:
 @tor_options
 def send(sats: int, mint_url: str | None, data: Path | None) -> None:
     """Take money out as a Cashu token, on standard output."""
+    folder = place(data).folder
+    if not has_wallet(folder):
+        raise CommandFailed(_no_wallet(data))
 
     async def work(opened: Wallet) -> None:
         fitting = [
@@ -275,17 +316,22 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
             if mint_url in (None, mint) and amount >= sats * (MSAT_PER_SAT if unit == "msat" else 1)
         ]
         if not fitting:
-            raise CommandFailed(f"no mint holds {sats} sats of this wallet's")
+            raise CommandFailed(
+                f"no mint holds {sats} sat of this wallet's; `satroute wallet balance` says what each holds"
+            )
         mint, unit, amount = fitting[0]
         operation = f"send:{time.time_ns()}"
-        token = (await opened.send(amount, mint, unit, operation)).token
         try:
-            click.echo(token)
-        except OSError:  # nobody has seen it
-            await opened.reclaim(operation)
+            click.echo((await opened.send(amount, mint, unit, operation, unread=True)).token)
+        except (OSError, WalletError):  # nobody has seen it
+            with suppress(WalletError):
+                await opened.reclaim(operation)
+            if unread := opened.unread():
+                note(f"[yellow]{_unread_line(unread)}[/]")
             raise
+        await opened.have_read(operation)
 
-    _with_wallet(place(data).folder, work)
+    _with_wallet(folder, work)
 
 
 @wallet.command(epilog="Example: satroute wallet recover")
@@ -293,15 +339,21 @@ def send(sats: int, mint_url: str | None, data: Path | None) -> None:
 @tor_options
 @relays_option
 def recover(data: Path | None, relays: tuple[str, ...]) -> None:
-    """Fetch what interrupted requests and unclaimed invoices left at nodes and mints."""
+    """Fetch what interrupted requests, unclaimed invoices and unread tokens left at nodes and mints."""
+    where = place(data, relays)
+    if not has_wallet(where.folder):
+        note(escaped(_no_wallet(data, relays)))
+        return
 
     async def work(client: RouterClient) -> str:
         back_msat = await client.recover()
-        came = f"{in_sats(back_msat)} came back from nodes; the wallet holds {in_sats(client.wallet.balance_msat())}"
-        still_out = client.payments.out()
-        return f"{came}\n{_out_line(still_out)}" if still_out else came
+        told = [f"{in_sats(back_msat)} came back; the wallet holds {in_sats(client.wallet.balance_msat())}"]
+        if still_out := client.payments.out():
+            told.append(_out_line(still_out))
+        if unread := client.wallet.unread():
+            told.append(_unread_line(unread))
+        return "\n".join(told)
 
-    where = place(data, relays)
     note(asyncio.run(run_client(where.folder, where.relays, work)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import sys
@@ -44,9 +45,16 @@ class CommandFailed(click.ClickException):
             err.print(f"{mark}[bold red]error:[/] {escaped(line)}", soft_wrap=True)
 
 
+def write_what_fits() -> None:
+    """Letters that a terminal's encoding has not are question marks: they end no command, least of all one that has paid."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def print_json(value: object) -> None:
-    """One JSON object on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """One JSON object on stdout; where not every letter can be written, with escapes."""
+    click.echo(json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")))
 
 
 def note(text: str) -> None:

@@ -20,7 +20,7 @@ from rich.panel import Panel
 
 from node.cli.buyer import answer_json
 from node.cli.console import CommandFailed, escaped, note, out, print_json, steps
-from node.cli.place import ROOT
+from node.cli.place import DATA, ROOT, Folder
 from node.cli.sheet import sheet
 from node.localnet.model import MODEL_ID
 from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
@@ -36,7 +36,14 @@ POLL_S = 0.3
 CLIENT_SATS = 1000
 PLAY_MONEY = "This is play money: the mint's Lightning side is simulated, its sats are worth nothing."
 
-_data = click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Folder that all state lies in.")
+_data = click.option(
+    "--data",
+    type=Folder(),
+    envvar=DATA,
+    show_envvar=True,
+    help="Folder that all state lies in; else ~/.satroute/local.",
+)
+_own_data = click.option("--data", type=Folder(), help="Folder that all state lies in; else it goes with the run.")
 _fresh = click.option("--fresh", is_flag=True, help="Forget what earlier runs left in that folder.")
 
 TASKS: tuple[dict[str, Any], ...] = (
@@ -80,7 +87,7 @@ def up(data: Path | None, fresh: bool) -> None:
 
 
 @click.command(epilog="Example: satroute demo --json | python -m json.tool")
-@_data
+@_own_data
 @_fresh
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def demo(data: Path | None, fresh: bool, as_json: bool) -> None:

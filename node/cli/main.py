@@ -12,7 +12,7 @@ import click
 from node.cli.announce import announce
 from node.cli.backup import backup, restore
 from node.cli.buyer import ask, wallet
-from node.cli.console import CommandFailed
+from node.cli.console import CommandFailed, write_what_fits
 from node.cli.doctor import doctor
 from node.cli.keys import keys
 from node.cli.local import demo, up
@@ -84,6 +84,7 @@ for _command in (
 def run() -> None:
     """Run the command of `sys.argv`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 where who read the
     result has left, as a shell calls it."""
+    write_what_fits()
     try:
         code = _code()
         sys.stdout.flush()

@@ -105,7 +105,7 @@ def nodes(
             note(f"[yellow]note:[/] {escaped(failure)}")
         return _listed(providers, wanted)
 
-    found = with_client(data, relays, work)
+    found = with_client(data, relays, work, only_looks=True)
     if as_json:
         print_json(_json(found, wanted))
     elif found and npub:

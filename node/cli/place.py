@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 import click
@@ -16,7 +19,7 @@ from node.cli.console import CommandFailed
 from node.cli.preferences import preferences
 from node.localnet.network import read_state
 from relays.routes import Routes, checked_url, host_and_port
-from router_client.client import RouterClient
+from router_client.client import WALLET_FILE, RouterClient
 from router_client.disk.storage import is_held
 from router_client.net.torport import found_socks
 
@@ -29,7 +32,15 @@ TOR_ONLY: Final = f"{__name__}.tor_only"
 ROOT = Path("~/.satroute").expanduser()
 
 
-class _Folder(click.Path):
+DATA: Final = "SATROUTE_DATA"
+
+
+class Folder(click.Path):
+    """A folder that need not be there yet."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":  # as of a variable that is not set: a wallet would lie in whatever folder one is in
             self.fail("an empty name is no folder; '.' is the one you are in.", param, ctx)
@@ -38,8 +49,8 @@ class _Folder(click.Path):
 
 data_option = click.option(
     "--data",
-    type=_Folder(path_type=Path, file_okay=False),
-    envvar="SATROUTE_DATA",
+    type=Folder(),
+    envvar=DATA,
     show_envvar=True,
     help="Folder of the wallet, or of a `satroute up`; else the running network's here, or ~/.satroute/client.",
 )
@@ -135,17 +146,42 @@ def _usual_relays() -> tuple[str, ...]:
         raise CommandFailed(f"{RELAYS}: {error}, such as wss://relay.example.com") from error
 
 
-def with_client(data: Path | None, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
+def fund_command(data: Path | None, relays: tuple[str, ...] = ()) -> str:
+    """What fills the wallet, or makes it."""
+    mint = place(data, relays).mint_url or "URL"
+    where = "" if data is None else f" --data {shlex.quote(str(data))}"
+    return f"satroute wallet fund{where} --sats 1000 --mint {mint}"
+
+
+def has_wallet(folder: Path) -> bool:
+    """Whether there is one to look into: opening it makes one, with a new seed."""
+    return (folder / WALLET_FILE).exists()
+
+
+def with_client(
+    data: Path | None,
+    relays: tuple[str, ...],
+    work: Callable[[RouterClient], Awaitable[T]],
+    *,
+    only_looks: bool = False,
+) -> T:
+    """The result of `work`, which makes no wallet where there is none if it `only_looks`."""
     where = place(data, relays)
     if not where.relays:
         raise CommandFailed("no relay: name one with --relay or SATROUTE_RELAYS, or start a local network: satroute up")
-    return asyncio.run(run_client(where.folder, where.relays, work))
+    with ExitStack() as stack:
+        purse = None
+        if only_looks and not has_wallet(where.folder):
+            purse = Path(stack.enter_context(TemporaryDirectory(prefix="satroute-")))
+        return asyncio.run(run_client(where.folder, where.relays, work, purse))
 
 
-async def run_client(folder: Path, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]]) -> T:
+async def run_client(
+    folder: Path, relays: tuple[str, ...], work: Callable[[RouterClient], Awaitable[T]], purse: Path | None = None
+) -> T:
     """Raises CommandFailed where Tor alone may be used, and is not there."""
     routed = preferences(asks_prices=read_state(folder.parent) is None)
-    async with RouterClient.open(relays, folder, await _routes(), routed) as client:
+    async with RouterClient.open(relays, folder, await _routes(), routed, purse=purse) as client:
         return await work(client)
 
 

@@ -43,7 +43,7 @@ def price(
             raise NoProvider(why_none({}, (), client.directory.failures))
         return asked
 
-    asked = with_client(data, relays, work)
+    asked = with_client(data, relays, work, only_looks=True)
     if as_json:
         print_json({"model": model, "quotes": [_json(each) for each in asked]})
     else:

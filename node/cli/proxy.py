@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,7 @@ import click
 from node.api.server import Server, config_of
 from node.cli.console import CommandFailed, err, note
 from node.cli.listening import listening
-from node.cli.place import data_option, place, relays_option, tor_options, with_client
+from node.cli.place import data_option, fund_command, place, relays_option, tor_options, with_client
 from node.cli.preferences import routing_options, settle
 from node.cli.route import profile_option
 from node.errors import BadSettings
@@ -57,7 +56,7 @@ def proxy(host: str, port: int, key: str | None, profile: Profile, data: Path | 
 
         async def work(client: RouterClient) -> bool:
             async with Replays.open(place(data, relays).folder / REPLAYS_FILE) as replays:
-                app = Proxy(client, guard, _fund(data, relays), replays=replays)
+                app = Proxy(client, guard, fund_command(data, relays), replays=replays)
                 async with client.directory.live(), app.running():
                     server = Server(config_of(app, lifespan="off", grace_s=GRACE_S))
                     _introduce(client, address[0], address[1])
@@ -79,13 +78,6 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             reason = getattr(error.__cause__, "strerror", None) or "not an address"
             raise CommandFailed(f"cannot listen on {host!a}:{port} ({reason}): name another --port") from error
         yield listener
-
-
-def _fund(data: Path | None, relays: tuple[str, ...] = ()) -> str:
-    """The command that fills this wallet."""
-    mint = place(data, relays).mint_url or "URL"
-    where = "" if data is None else f" --data {shlex.quote(str(data))}"
-    return f"satroute wallet fund{where} --sats 1000 --mint {mint}"
 
 
 def _guard(host: str, key: str) -> Guard:

@@ -62,7 +62,7 @@ def route(
     async def work(client: RouterClient) -> tuple[Task, Choice, Mapping[str, str]]:
         return *await client.choice(body), client.directory.failures
 
-    task, choice, failures = with_client(data, relays, work)
+    task, choice, failures = with_client(data, relays, work, only_looks=True)
     if as_json:
         print_json(_json(task, choice, explain=explain))
     else:

@@ -32,6 +32,8 @@ def report(hours: float, data: Path | None, as_json: bool) -> None:
     folder = place(data).folder
 
     async def read() -> tuple[Report, float | None]:
+        if not (folder / SPENDING_FILE).exists():  # who only looks makes none
+            return Report(hours, ()), None
         spending = await Spending.open(folder / SPENDING_FILE)
         shelf = await Shelf.open(folder / SHELF_FILE)
         try:

@@ -86,11 +86,13 @@ def recommend(key: str, words: str, remove: bool, data: Path | None, relays: tup
     async def work(client: RouterClient) -> tuple[Event, ...]:
         return await client.take_back(pubkey) if remove else (await client.recommend(pubkey, words),)
 
-    events = with_client(data, relays, work)
+    events = with_client(data, relays, work, only_looks=True)
     if not events:
         raise CommandFailed(f"nothing of yours about {npub(pubkey)} is on these relays")
     if as_json:
         print_json({"events": [msgspec.to_builtins(event) for event in events]})
     else:
-        done = "no longer recommended or reviewed" if remove else "recommended"
-        note(f"{npub(pubkey)} is {done} by {npub(events[0].pubkey)}, which others can follow")
+        done, ending = (
+            ("no longer recommended or reviewed", "") if remove else ("recommended", ", which others can follow")
+        )
+        note(f"{npub(pubkey)} is {done} by {npub(events[0].pubkey)}{ending}")

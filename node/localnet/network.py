@@ -173,8 +173,8 @@ class LocalNetwork:
 def local_network(folder: Path, *, fresh: bool, done: Step) -> Iterator[LocalNetwork]:
     """A running network with its state in `folder`, stopped at the end of the block however that comes.
 
-    `fresh` clears the folder first. Raises PartFailed when parts are missing or one does not start, StorageError when
-    another network works in the folder.
+    `fresh` clears the folder first. Raises PartFailed when parts are missing or one does not start, and for a folder that
+    holds what is not a network's; StorageError when another network works in it.
     """
     check_parts()
     _check_ours(folder)
@@ -220,7 +220,10 @@ OURS = ("mint", "relay", "model", "nodes", "client")
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse a folder that holds somebody else's files under our names: `--fresh` would remove them."""
+    """Refuse a folder that is a wallet's, which ours would hide from every command, or that holds somebody else's files
+    under our names: `--fresh` would remove them."""
+    if (folder / "wallet.db").exists():
+        raise PartFailed(f"{folder} holds a wallet: name another folder for a network of play money with --data")
     if not (folder / "lock").exists() and any((folder / name).exists() for name in OURS):
         raise PartFailed(f"{folder} holds files that no network of ours made: name another folder with --data")
 

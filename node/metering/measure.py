@@ -38,6 +38,8 @@ class Known(msgspec.Struct, frozen=True):
     writes: bool = True
     choices: int = 1
     """How many answers are written."""
+    echoes: bool = False
+    """Whether what was read is part of the answer."""
     estimate: bool = True
     """Whether images and speech that nobody reports tokens for are estimated in tokens: not if they have their own price."""
 
@@ -48,7 +50,8 @@ def measure(
     """The usage as reported, as far as that can be true; the rest counted. Nothing written, beside text, is no report. What
     is reported as read may be a sum of both."""
     read = reported if reported is not None and (reported.prompt_tokens or reported.completion_tokens) else None
-    if read is not None and (read.completion_tokens or not known.writes or not written()):
+    told = read is not None and not _is_of_one(read, known, written)
+    if read is not None and told and (read.completion_tokens or not known.writes or not written()):
         tokens, by = read, True
         if not read.prompt_tokens:  # nothing is written without something read
             tokens, by = msgspec.structs.replace(read, prompt_tokens=_read(known)), False
@@ -60,6 +63,14 @@ def measure(
         tokens, images=images, audio_ms=heard_ms, characters=known.characters, searches=searches
     )
     return Measured(usage, "upstream" if by else "counted")
+
+
+def _is_of_one(read: Usage, known: Known, written: Callable[[], int]) -> bool:
+    """Whether a report is of the first of several answers alone, as llama.cpp's is, by far more that was written. Other
+    vocabularies than ours differ by less."""
+    if known.choices == 1 or known.echoes or not known.writes:
+        return False
+    return 2 * (written() - known.choices) > 3 * read.completion_tokens
 
 
 def _counted(read: Usage | None, known: Known, written_tokens: int, *, is_sum: bool) -> Usage:

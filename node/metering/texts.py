@@ -8,8 +8,11 @@ from node.metering.tokens import strings_in
 from relays.errors import InvalidJson
 from relays.jsontext import from_json
 
-_DELTAS: Final = ("text", "thinking", "partial_json")
-"""Where Anthropic's `content_block_delta` has its text."""
+_PIECES: Final = {
+    "content_block_start": ("content_block", ("text", "thinking", "input")),
+    "content_block_delta": ("delta", ("text", "thinking", "partial_json")),
+}
+"""Where Anthropic's events have their text."""
 
 
 def texts_of(data: bytes) -> list[str]:
@@ -29,8 +32,10 @@ def _written(answer: dict[str, Any]) -> Any:
     if isinstance(choices, list):
         said = [choice for choice in choices if isinstance(choice, dict)]
         return [choice.get("delta") or choice.get("message") or choice.get("text") for choice in said]
-    if kind == "content_block_delta" and isinstance(answer.get("delta"), dict):
-        return [answer["delta"].get(field) for field in _DELTAS]
+    if isinstance(kind, str) and kind in _PIECES:
+        place, fields = _PIECES[kind]
+        piece = answer.get(place)
+        return [piece.get(field) for field in fields] if isinstance(piece, dict) else None
     if isinstance(kind, str) and kind.endswith(".delta"):
         return answer.get("delta")  # responses and transcriptions
     if isinstance(kind, str) and "." in kind:

@@ -9,6 +9,7 @@ import msgspec
 from node.metering.private import public
 from node.sse import data_of, write
 from relays.endpoints import (
+    CHAT,
     COMPLETIONS,
     IMAGE_EDITS,
     IMAGES,
@@ -96,7 +97,10 @@ def _with_cost(data: bytes, receipt: Receipt, endpoint: Endpoint) -> dict[str, A
         usage = {} if told == b"null" else from_json(told, dict[str, msgspec.Raw])
     except InvalidJson:
         return None
-    return {**top, "usage": {**(public(usage) or _usage_of(receipt, endpoint)), **cost_of(receipt)}}
+    said: dict[str, Any] = public(usage) or _usage_of(receipt, endpoint)
+    if receipt.metered == "counted" and endpoint in (CHAT, COMPLETIONS):  # what was reported cannot be true
+        said |= _usage_of(receipt, endpoint)
+    return {**top, "usage": {**said, **cost_of(receipt)}}
 
 
 def _usage_of(receipt: Receipt, endpoint: Endpoint) -> dict[str, Any]:

@@ -134,7 +134,11 @@ class EventTranslation(ABC):
     def _event(self, data: bytes) -> bytes:
         if self._over:
             return b""
-        return self._take(None if data.strip() == _DONE else read(data))
+        return self._take(None if data.strip() == _DONE else self._read(data))
+
+    def _read(self, data: bytes) -> dict[str, Any]:
+        """An event's data. Raises UpstreamUnreachable."""
+        return read(data)
 
     @abstractmethod
     def _take(self, event: dict[str, Any] | None) -> bytes:

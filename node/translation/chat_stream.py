@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
 from node import sse
 from node.errors import UpstreamUnreachable
 from node.translation import endings, tokens
-from node.translation.answers import EventTranslation, fields, word
+from node.translation.answers import EventTranslation, arguments, fields, read, word
+from relays.jsontext import folded
 from relays.pricing import Usage
 
+_BLOCK_START: Final = "content_block_start"
+_START_INPUT_LEVEL: Final = 2
+"""Where that event has the input of a tool, as deep as a model likes: `content_block.input`."""
+
 _IN_A_MESSAGE: Final = (
-    "content_block_start",
+    _BLOCK_START,
     "content_block_delta",
     "content_block_stop",
     "message_delta",
@@ -22,11 +25,11 @@ _IN_A_MESSAGE: Final = (
 
 
 class _Call:
-    """A tool call: its number among the calls, and the input that came with its start."""
+    """A tool call: its number among the calls, and the input that came with its start, as JSON text."""
 
     def __init__(self, number: int, given: object) -> None:
         self.number = number
-        self.given = fields(given)
+        self.given = arguments(given) or "{}"
         self.said = False
 
 
@@ -47,6 +50,16 @@ class ChatStream(EventTranslation):
     def usage(self) -> Usage | None:
         return tokens.from_messages({"output_tokens": 0, **self._usage})
 
+    def _read(self, data: bytes) -> dict[str, Any]:
+        """An input that comes at once and nests too deeply is JSON text. Raises UpstreamUnreachable."""
+        try:
+            return read(data)
+        except UpstreamUnreachable:
+            event = read(folded(data, _START_INPUT_LEVEL))
+            if event.get("type") != _BLOCK_START:
+                raise
+            return event
+
     def _take(self, event: dict[str, Any] | None) -> bytes:
         kind = "" if event is None else event.get("type")
         if event is None:
@@ -58,7 +71,7 @@ class ChatStream(EventTranslation):
             return self._start(fields(event.get("message")))
         if kind in _IN_A_MESSAGE and not self._started:
             raise UpstreamUnreachable("the upstream's stream did not begin with its message")
-        if kind == "content_block_start":
+        if kind == _BLOCK_START:
             return self._block(event.get("index"), fields(event.get("content_block")))
         if kind == "content_block_delta":
             return self._delta(event.get("index"), fields(event.get("delta")))
@@ -110,8 +123,7 @@ class ChatStream(EventTranslation):
         if call is None or call.said:
             return b""
         call.said = True
-        arguments = msgspec.json.encode(call.given).decode()
-        return self._piece({"index": call.number, "function": {"arguments": arguments}})
+        return self._piece({"index": call.number, "function": {"arguments": call.given}})
 
     def _close(self) -> bytes:
         self._over = True

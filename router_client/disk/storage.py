@@ -111,7 +111,9 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = connect(path)
             self._reader = connect(path, read_only=True)
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            raise StorageError(f"cannot write in {path.parent} ({error.strerror}): name another folder") from error
+        except sqlite3.Error as error:
             raise StorageError(f"cannot open the database {path}: {error}") from error
         self._path = path
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

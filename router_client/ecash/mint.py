@@ -269,7 +269,9 @@ def _refusal(url: str, path: str, reply: Reply) -> Exception:
     try:
         refusal = from_json(reply.body, _Refusal)
     except InvalidJson:
-        return MintUnavailable(f"the mint {url} answers what is no mint's answer (HTTP {reply.status})")
+        refusal = _Refusal()
+    if refusal.code is None and refusal.detail is None:
+        return MintUnavailable(f"the mint {url} answers what is no mint's answer (HTTP {reply.status}): check its URL")
     words = f"the mint {url} says: {str(refusal.detail)[:200]}"
     if refusal.code == CODE_SPENT:
         return TokenSpent(words)

@@ -34,6 +34,17 @@ class Sent(msgspec.Struct, frozen=True):
     fee_msat: Msat
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A token that nobody has read yet, or the coins that are to become one."""
+
+    operation: str
+    mint: str
+    unit: str
+    amount: int
+    """In the unit."""
+    created_at: int
+
+
 class TokenFees(msgspec.Struct, frozen=True):
     """What a token's mint takes for swapping it, and the most it can take for a swap of as many coins as make sense."""
 

@@ -45,9 +45,10 @@ class Sending:
         fees: Fees,
         lock: str | None,
         most_coins: int | None,
+        unread: bool,
     ) -> Sent:
         """See `Wallet.send`."""
-        order = _Order(operation_id, mint_url, unit, amount, fees, lock, most_coins)
+        order = _Order(operation_id, mint_url, unit, amount, fees, lock, most_coins, unread)
         operation = self._operations.outcome(operation_id)
         if operation is None and lock is None:
             operation = await self._fitting(order)  # without a turn: it waits for no mint
@@ -103,7 +104,7 @@ class Sending:
             if not plan.needs_swap:
                 return self._hand_out(conn, order, plan)
             check_inputs(plan.inputs)
-            operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, Journal())
+            operation = self._open(conn, order, Journal())
             secrets = [coin.secret for coin in plan.inputs]
             store.move_coins(conn, secrets, "unspent", "reserved", order.id)
             held = store.held(conn, order.mint, order.unit)
@@ -133,8 +134,13 @@ class Sending:
 
     def _hand_out(self, conn: sqlite3.Connection, order: _Order, plan: Spend) -> Operation:
         journal = Journal(inputs=plan.inputs, amount=sum(coin.amount for coin in plan.inputs))
+        return hand_out(conn, self._open(conn, order, journal), plan.inputs, "unspent")
+
+    def _open(self, conn: sqlite3.Connection, order: _Order, journal: Journal) -> Operation:
         operation = self._operations.open(conn, order.id, "send", order.mint, order.unit, journal)
-        return hand_out(conn, operation, plan.inputs, "unspent")
+        if order.unread:
+            store.keep_untold(conn, order.id)
+        return operation
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -147,6 +153,7 @@ class _Order(msgspec.Struct, frozen=True):
     fees: Fees
     lock: str | None
     most_coins: int | None
+    unread: bool
 
     def plan(self, coins: Sequence[Proof], mint: MintKeys) -> Spend:
         """Raises InsufficientFunds, and WrongUnit."""

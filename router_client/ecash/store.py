@@ -222,9 +222,15 @@ def done_operations(conn: sqlite3.Connection, prefix: str) -> list[Operation]:
     return _operations(conn, where, (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)))
 
 
-def untold_operations(conn: sqlite3.Connection) -> list[Operation]:
-    """Done operations whose owner has not said yet that it knows of them, oldest first."""
-    return _operations(conn, "WHERE id IN (SELECT operation FROM untold) ORDER BY created_at, rowid", ())
+def untold_operations(conn: sqlite3.Connection, kinds: Sequence[Kind] = TOLD) -> list[Operation]:
+    """Operations of these kinds whose owner has not said yet that it knows of them, oldest first."""
+    where = f"WHERE id IN (SELECT operation FROM untold) AND kind IN ({', '.join('?' * len(kinds))})"
+    return _operations(conn, f"{where} ORDER BY created_at, rowid", tuple(kinds))
+
+
+def keep_untold(conn: sqlite3.Connection, operation_id: str) -> None:
+    """Its owner is to know of it, though it is not done yet."""
+    conn.execute("INSERT OR IGNORE INTO untold VALUES (?)", (operation_id,))
 
 
 def told(conn: sqlite3.Connection, operation_id: str) -> None:

@@ -43,6 +43,7 @@ from router_client.ecash.outcomes import (
     Restored,
     Sent,
     TokenFees,
+    Unread,
     received,
 )
 from router_client.ecash.receiving import Receiving
@@ -52,6 +53,7 @@ from router_client.ecash.sending import Sending
 from router_client.ecash.spending import Spending
 from router_client.ecash.store import Operation
 from router_client.ecash.token import MSAT_PER_UNIT, Token, decode, to_msat
+from router_client.ecash.unread import Reading
 
 
 class Wallet:
@@ -68,6 +70,7 @@ class Wallet:
         self._receiving = Receiving(self._operations)
         self._spending = Spending(self._operations)
         self._sending = Sending(self._operations, self._spending)
+        self._reading = Reading(self._operations, self._sending, self._receiving)
         self._minting = Minting(self._operations)
         self._melting = Melting(self._operations, self._spending)
         self._restoring = Restoring(self._operations, self._spending, self.holdings)
@@ -151,15 +154,17 @@ class Wallet:
         *,
         lock: str | None = None,
         most_coins: int | None = None,
+        unread: bool = False,
     ) -> Sent:
         """A token of `amount` in the mint's unit; see `coins.Fees` for who bears the mint's fees.
 
         With `lock`, a compressed public key in hex, only its owner can spend the token (NUT-11) and can check it offline
         (NUT-12); it cannot be reclaimed. It is then worth more than `amount`, if that takes no more than `most_coins`.
+        One for somebody to read is `unread` until `have_read` is called, or it was reclaimed.
         Raises InsufficientFunds, TokenRefused, MintMisbehaved; MintUnavailable leaves the operation open.
         """
         return await self._sending.send(
-            amount, mint_url, unit, operation_id, fees=fees, lock=lock, most_coins=most_coins
+            amount, mint_url, unit, operation_id, fees=fees, lock=lock, most_coins=most_coins, unread=unread
         )
 
     async def fees(self, token: str | Token) -> TokenFees:
@@ -178,7 +183,20 @@ class Wallet:
 
     async def reclaim(self, operation_id: str) -> Received:
         """Take back a token that was sent and not redeemed. Raises TokenSpent when it was, TokenRefused if it is locked."""
-        return await self.receive(self._sending.handed_out(operation_id), f"reclaim:{operation_id}")
+        return await self._reading.take_back(operation_id)
+
+    def unread(self) -> list[Unread]:
+        """Tokens that were sent for somebody to read, who has not, oldest first, and coins that are to become such ones."""
+        return self._reading.unread()
+
+    async def have_read(self, operation_id: str) -> None:
+        """The token of that send was read: it is not ours any more."""
+        await self._reading.have_read(operation_id)
+
+    async def take_back_unread(self, older_than_s: float = 0) -> Msat:
+        """Reclaim those of at least that age, as far as their mints let; returns what came back. What is still open is left
+        to `recover`."""
+        return await self._reading.take_back_all(older_than_s)
 
     # locked tokens ---------------------------------------------------------------------------------------------------
 

@@ -143,6 +143,8 @@ class Proxy:
             return
         route = self._routes.get((exchange.method, path))
         if route is None:
+            if allowed := ", ".join(method for method, known in self._routes if known == path):
+                raise Refusal(405, payment.INVALID_REQUEST, f"use {allowed}", headers={"allow": allowed})
             there = ", ".join(f"{method} {known}" for method, known in self._routes)
             raise Refusal(404, payment.NOT_FOUND, f"there is nothing at this path: there are {there}")
         await route(exchange)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from relays import payment
 from relays.errors import InvalidJson
-from relays.jsontext import from_json, has_many, too_deep
+from relays.jsontext import from_cut_json, has_many, too_deep
 from router_client.proxy.refusal import Refusal, bad
 from router_client.proxy.replay import Kept, Once
 
@@ -74,7 +74,7 @@ class Exchange:
         if has_many(raw, MAX_VALUES):
             raise bad(f"the request has more than {MAX_VALUES} values", 413)
         try:
-            body = from_json(raw)
+            body = from_cut_json(raw)
         except InvalidJson as error:
             raise bad(f"the request is not JSON that can be read: {error}") from error
         if not isinstance(body, dict) or too_deep(body):

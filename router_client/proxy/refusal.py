@@ -60,7 +60,7 @@ class Refusal(Exception):
             "message": self.message,
             "type": _TYPES.get(self.status, usual),
             "code": self.code,
-            "param": None,
+            "param": payment.wrong_field(self.code, self.message),
             **self.details,
         }
         return msgspec.json.encode({"error": error, "request_id": request_id})
@@ -78,7 +78,8 @@ def as_refusal(
     `asks_prices`: somebody is asked for the price of bitcoin; `fund`: the command that fills the wallet."""
     match error:
         case BadRequest():
-            return Refusal(400, payment.INVALID_REQUEST, str(error), details={"param": error.field})
+            named = {} if error.field is None else {"param": error.field}
+            return Refusal(400, payment.INVALID_REQUEST, str(error), details=named)
         case PriceUnknown():
             if asks_prices:
                 return Refusal(503, payment.NO_PRICE, str(error), headers={"retry-after": "30"})

@@ -77,7 +77,10 @@ class Circumstances(msgspec.Struct, kw_only=True):
     def rate(self) -> float:
         """Msat per USD. Raises BadRequest where no price of bitcoin is known."""
         if self.msat_per_usd is None:
-            raise BadRequest("a limit in USD needs the price of bitcoin: none is known here, name the limit in msat")
+            raise BadRequest(
+                "a limit in USD needs the price of bitcoin, and none is known here: tell it (--btc-usd, SATROUTE_BTC_USD), "
+                "or name the limit in sats"
+            )
         return self.msat_per_usd
 
     def in_msat(self, usd: float) -> int:

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from node.cli.console import CommandFailed
-from node.cli.proxy import _fund, _listening
+from node.cli.place import fund_command
+from node.cli.proxy import _listening
 from router_client.client import RouterClient
 from router_client.proxy.app import Proxy
 from router_client.proxy.guard import Guard
@@ -63,7 +64,7 @@ async def test_a_stream_that_is_cut_off_says_so(proxy: Proxy, cheat: Cheat) -> N
 
 async def test_an_empty_wallet_is_told_which(idle: RouterClient, folder: Path) -> None:
     data = folder / "my own"
-    async with calling(Proxy(idle, Guard(), _fund(data))) as caller:
+    async with calling(Proxy(idle, Guard(), fund_command(data))) as caller:
         message = (await caller.post(CHAT, json=BODY)).json()["error"]["message"]
     assert f"satroute wallet fund --data '{data}' --sats 1000" in message
 

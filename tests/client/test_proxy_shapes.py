@@ -37,6 +37,26 @@ async def test_a_number_that_is_none_is_the_callers_mistake(stranger: httpx.Asyn
     for field in ("max_tokens", "max_completion_tokens", "n"):
         answer = await stranger.post("/v1/chat/completions", json=BODY | {field: wrong})
         assert (answer.status_code, field in answer.json()["error"]["message"]) == (400, True)
+        assert answer.json()["error"]["param"] == field
+
+
+async def test_a_text_that_was_cut_within_a_character_is_served(caller: httpx.AsyncClient) -> None:
+    """As nodes serve it: JavaScript cuts an emoji in halves."""
+    raw = json.dumps(BODY | {"messages": [{"role": "user", "content": "Hi \ud83d"}]})
+    answer = await caller.post("/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"), [("GET", "/v1/chat/completions", "POST"), ("POST", "/v1/models", "GET")]
+)
+async def test_another_method_is_told_the_right_one(
+    stranger: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    """It was told that nothing is there, and that it is."""
+    answer = await stranger.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["error"]["message"] == f"use {allowed}"
 
 
 async def test_a_cost_beyond_all_money_is_the_callers_mistake(stranger: httpx.AsyncClient) -> None:

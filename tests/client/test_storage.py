@@ -103,5 +103,5 @@ def test_the_file_is_its_owners_alone(db: Database, folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_one_clear_error(folder: Path) -> None:
     (folder / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot open"):
+    with pytest.raises(StorageError, match="name another folder"):
         Database(folder / "file" / "x.db")

@@ -85,6 +85,34 @@ async def test_an_unredeemed_token_is_taken_back(folder: Path, http: httpx.Async
     assert alice.balance_msat() == 2000 - sent.fee_msat - back.fee_msat
 
 
+async def test_a_token_that_nobody_has_read_is_taken_back_after_a_crash(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """Not one that somebody had read, or has used though nobody said so."""
+    alice = await funded(folder / "a.db", http, mint_url, 5000)
+    bob = await Wallet.open(folder / "b.db", http)
+    sent = {
+        name: await alice.send(500, mint_url, "msat", name, unread=name != "plain") for name in ("x", "y", "z", "plain")
+    }
+    await alice.have_read("x")
+    await bob.receive(sent["y"].token, "from-alice")
+    alice.close()
+    alice = await Wallet.open(folder / "a.db", http)
+    assert [(each.operation, each.amount) for each in alice.unread()] == [
+        ("y", sent["y"].amount_msat),
+        ("z", sent["z"].amount_msat),
+    ]
+    assert await alice.take_back_unread(older_than_s=60) == 0, "another process may be about to show it"
+    before_msat, back_msat = alice.balance_msat(), await alice.take_back_unread()
+    assert 0 < back_msat <= sent["z"].amount_msat
+    assert alice.balance_msat() == before_msat + back_msat
+    assert alice.unread() == []
+    assert alice.redemptions() == [], "they are no news for a seller's books"
+    assert await alice.take_back_unread() == 0
+    await bob.receive(sent["x"].token, "x")
+    await bob.receive(sent["plain"].token, "plain")
+
+
 async def test_concurrent_sends_hand_no_coin_out_twice(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
     alice = await funded(folder / "a.db", http, mint_url, 4000)
     sent = await asyncio.gather(

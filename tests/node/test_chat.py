@@ -55,6 +55,28 @@ async def settled(node: Running, account: int) -> int:
     raise AssertionError("a hold was left")
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_several_answers_are_charged_for_all(node: Running, http: httpx.AsyncClient, stream: bool) -> None:
+    """llama.cpp reports what it used for the first of them: two cost as much as one."""
+    account, key = await granted(node)
+    asked = {
+        **LONG,
+        "max_tokens": 60,
+        "n": 2,
+        "temperature": 0,
+        "stream": stream,
+        "stream_options": {"include_usage": True},
+    }
+    reply = await http.post(f"{node.url}/v1/chat/completions", json=asked, headers=key)
+    receipt = receipt_of(reply)
+    assert 90 < receipt.usage.completion_tokens <= 120, "60 of each"
+    events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    told = (events[-1] if stream else reply.json())["usage"]
+    assert told["completion_tokens"] == receipt.usage.completion_tokens
+    assert told["cost"]["total_msats"] == receipt.cost_msat == cost(receipt.usage, PRICE)
+    assert await settled(node, account) == GRANT_MSAT - receipt.cost_msat
+
+
 async def test_a_whole_answer_is_charged_by_its_usage(node: Running, http: httpx.AsyncClient) -> None:
     account, key = await granted(node)
     reply = await http.post(f"{node.url}/v1/chat/completions", json=HELLO, headers=key)

@@ -82,7 +82,7 @@ JSON_CALLS: dict[str, tuple[str, dict[str, Any], Usage]] = {
         {
             "messages": ASK,
             "seed": 3,
-            "n": 2,
+            "n": 1,
             "max_tokens": 50,
             "logprobs": True,
             "response_format": {"type": "json_object"},

@@ -253,6 +253,45 @@ def test_an_anthropic_stream_that_ends_early_is_charged_by_what_it_wrote() -> No
     assert measured.usage.completion_tokens > 200
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "text", "text": " wave" * 30},
+        {"type": "thinking", "thinking": " wave" * 30},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": " wave" * 30}},
+    ],
+    ids=["text", "thinking", "input"],
+)
+def test_what_an_anthropic_block_begins_with_is_counted(block: dict[str, Any]) -> None:
+    """Some servers give a tool's whole input there: where none reports, it was free."""
+    meter = StreamMeter(MESSAGES, Known(lambda: 11), hide_usage=False)
+    meter.feed(sse({"type": "content_block_start", "index": 0, "content_block": block}))
+    assert meter.measured().usage == Usage(11, count(" wave" * 30))
+
+
+@pytest.mark.parametrize(
+    ("reported", "known", "charged"),
+    [
+        (30, Known(lambda: 11, choices=3), Measured(Usage(31, 90), "counted")),
+        (30, Known(lambda: 11, choices=3, most=Usage(99, 80)), Measured(Usage(31, 80), "counted")),
+        (90, Known(lambda: 11, choices=3), Measured(Usage(31, 90), "upstream")),
+        (70, Known(lambda: 11, choices=3), Measured(Usage(31, 70), "upstream")),  # by another vocabulary
+        (30, Known(lambda: 11, choices=3, echoes=True), Measured(Usage(31, 30), "upstream")),
+        (30, Known(lambda: 11), Measured(Usage(31, 30), "upstream")),
+    ],
+    ids=["of one", "bounded", "of all", "otherwise counted", "with the prompt", "one"],
+)
+def test_a_report_of_the_first_of_several_answers_is_none_of_all(
+    reported: int, known: Known, charged: Measured
+) -> None:
+    answers = [{"index": index, "message": {"content": " wave" * 30}} for index in range(3)]
+    body = json.dumps({"choices": answers} | {"usage": usage(31, reported)["usage"]}).encode()
+    assert measured(body, CHAT, known) == charged
+    meter = StreamMeter(CHAT, known, hide_usage=True)
+    meter.feed(sse(*(text(" wave" * 30) for _ in answers), usage(31, reported)))
+    assert meter.measured() == charged
+
+
 def test_text_is_found_however_deep_it_nests_and_in_its_order() -> None:
     deep: Any = ["c", {"content": "d", "role": "x"}, "e"]
     for _ in range(100_000):

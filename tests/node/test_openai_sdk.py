@@ -107,6 +107,28 @@ async def test_stream_with_and_without_usage(node: Running) -> None:
             assert sum(chunk.usage is not None for chunk in chunks) == bool(options)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"messages": []}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"n": 1000}, "n"),
+        ({"extra_body": {"n_predict": 5}}, "n_predict"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_refusal_names_the_field_as_openais_does(
+    node: Running, wrong: dict[str, Any], field: str | None
+) -> None:
+    """It was always null."""
+    async with await client(node) as sdk:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await sdk.chat.completions.create(**HELLO | wrong)
+    assert (refused.value.param, refused.value.code) == (field, "invalid_request")
+    assert refused.value.request_id
+
+
 async def test_models(node: Running) -> None:
     async with await client(node) as sdk:
         assert [model.id async for model in sdk.models.list()] == [MODEL]

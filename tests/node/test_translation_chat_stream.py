@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageFunctionToolCall
 
 from node.errors import UpstreamUnreachable
 from node.translation.chat_to_messages import ChatToMessages
@@ -311,6 +311,27 @@ def test_a_call_without_a_name_is_an_upstreams_failure() -> None:
 @pytest.mark.parametrize("noise", [b": ping\n\n", b"event: x\n\n", b"\xff\xfe\n\n", b"data: {}\n\n", b"\n\n\n\n"])
 def test_noise_between_events_is_left_out(noise: bytes) -> None:
     assert translate(noise, *(sse(each) + noise for each in GOLDEN)) == translate(sse(*GOLDEN))
+
+
+@pytest.mark.parametrize("levels", [150, 250, 3_000, 100_000])
+def test_an_input_that_comes_at_once_is_delivered_however_deeply_it_nests(levels: int) -> None:
+    """Over 200 levels it broke the stream, which the upstream had made, and is paid for."""
+    given = '{"a b":' + '[{"]":' * (levels // 2) + '"\\"}"' + "}]" * (levels // 2) + "}"
+    whole = b"".join(map(sse, tool(0, "t1"))).replace(b'"input": {}', b'"input": ' + given.encode())
+    assert given.encode() in whole
+    raw = translate(sse(start(input_tokens=9)) + whole + sse(*end("tool_use", output_tokens=5)))
+    called = read_by_the_sdk(raw).choices[0].message.tool_calls
+    assert called is not None
+    (call,) = called
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert (call.function.name, call.function.arguments) == ("weather", given)
+
+
+def test_what_nests_deeply_elsewhere_is_an_upstreams_failure() -> None:
+    """Folded, its report would be no report."""
+    begun = json.dumps(start(input_tokens=9)).replace("[]", "[" * 1000 + "]" * 1000)
+    with pytest.raises(UpstreamUnreachable):
+        translate(b"data: " + begun.encode() + b"\n\n", sse(*text(0, "x"), *end()))
 
 
 KINDS = ("content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_start", "error")

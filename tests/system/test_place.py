@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import NoReturn
 
+import click
 import httpx
 import msgspec
 import pytest
@@ -15,7 +16,8 @@ from node.cli import local as local_module
 from node.cli import place as place_module
 from node.cli.buyer import wallet
 from node.cli.console import CommandFailed
-from node.cli.local import up
+from node.cli.local import demo, up
+from node.cli.main import satroute
 from node.cli.nodes import nodes
 from node.cli.place import Place, place
 from node.localnet.network import STATE_FILE, NetworkState
@@ -62,6 +64,40 @@ def test_a_network_that_is_named_is_meant_though_it_has_stopped(root: Path) -> N
     assert place(local) == Place(local / "client", (), STATE.mint_url)
     assert place(local, (RELAY,)) == Place(local / "client", (RELAY,), STATE.mint_url)
     assert place(root / "mine", (RELAY,)) == Place(root / "mine", (RELAY,), None)
+
+
+def test_a_network_starts_where_the_other_commands_will_look_for_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder was named for all of them, and `up` alone did not read it: `ask` said that no network runs."""
+    begun: list[Path] = []
+
+    def begin(folder: Path, **_: object) -> NoReturn:
+        begun.append(folder)
+        raise CommandFailed("that is enough")
+
+    monkeypatch.setattr(local_module, "local_network", begin)
+    named = {"SATROUTE_DATA": str(root / "mine")}
+    for command, words in ((up, []), (up, ["--data", str(root / "other")]), (demo, [])):
+        assert CliRunner().invoke(command, words, env=named).exit_code == 1
+    assert begun[:2] == [root / "mine", root / "other"]
+    assert root not in begun[2].parents, "a demo leaves nothing where money may lie"
+
+
+def test_no_network_starts_on_top_of_a_wallet(root: Path) -> None:
+    """Its own would hide it from every command."""
+    (root / "wallet.db").touch()
+    done = CliRunner().invoke(satroute, ["up"], env={"SATROUTE_DATA": str(root)})
+    assert (done.exit_code, "holds a wallet" in done.stderr) == (1, True)
+    assert "--data" in done.stderr
+
+
+@pytest.mark.parametrize("command", [up, demo], ids=["up", "demo"])
+def test_an_empty_name_is_no_networks_folder(command: click.Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network was started in the folder one was in."""
+    monkeypatch.setattr(local_module, "local_network", _begins)
+    done = CliRunner().invoke(command, ["--data", ""])
+    assert (done.exit_code, "'.' is the one you are in" in done.stderr) == (2, True)
 
 
 def test_no_real_money_goes_into_a_play_networks_wallet(root: Path) -> None:

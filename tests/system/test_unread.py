@@ -7,9 +7,11 @@ import os
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from relays.event import Signer, npub
+from tests.client.mints import running_mint
 from tests.system.children import satroute
 from tests.system.test_cli import run
 
@@ -87,3 +89,28 @@ def test_a_token_that_nobody_has_seen_is_taken_back(folder: Path, mint_url: str)
     assert (done.returncode, done.stderr) == (UNREAD, "")
     held = run("wallet", "balance", *data).stdout.split()[0]
     assert 95 <= int(held) < 100, "the mint took its fee for two swaps"
+
+
+@pytest.mark.parametrize(("fee_ppk", "code"), [(0, UNREAD), (100, 1)], ids=["as they are", "swapped"])
+def test_a_token_that_nobody_has_seen_while_its_mint_is_away_is_told_of_and_comes_back(
+    folder: Path, fee_ppk: int, code: int
+) -> None:
+    """Coins that fit leave without the mint: the token was nowhere. Where a swap was begun, the next `recover` made a token
+    of it, for nobody."""
+    data = ("--data", str(folder / "wallet"))
+    with running_mint(folder / "mint", input_fee_ppk=fee_ppk) as url:
+        assert run("wallet", "fund", "--sats", "100", "--mint", url, *data).returncode == 0
+    done = unread("wallet", "send", "--sats", "4", *data)
+    assert done.returncode == code
+    assert "`satroute wallet recover` takes them back" in done.stderr
+    listed = json.loads(run("wallet", "balance", "--json", *data).stdout)
+    (waits,) = listed["unread"]
+    assert waits["amount"] + sum(coins["amount"] for coins in listed["coins"]) == 100
+    assert "`satroute wallet recover` takes them back" in run("wallet", "balance", *data).stdout
+    assert "takes them back" in run("wallet", "recover", *data).stderr, "the mint is still away"
+    with running_mint(folder / "mint", input_fee_ppk=fee_ppk, port=httpx.URL(url).port):
+        assert "came back" in run("wallet", "recover", *data).stderr
+    listed = json.loads(run("wallet", "balance", "--json", *data).stdout)
+    assert listed["unread"] == []
+    (held,) = (coins["amount"] for coins in listed["coins"])
+    assert held == 100 if fee_ppk == 0 else 95 <= held < 100
