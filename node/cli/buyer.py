@@ -346,7 +346,7 @@ def recover(data: Path | None, relays: tuple[str, ...]) -> None:
         return
 
     async def work(client: RouterClient) -> str:
-        back_msat = await client.recover()
+        back_msat = await client.recover() + await client.wallet.take_back_unread()
         told = [f"{in_sats(back_msat)} came back; the wallet holds {in_sats(client.wallet.balance_msat())}"]
         if still_out := client.payments.out():
             told.append(_out_line(still_out))

@@ -44,16 +44,13 @@ class Reading:
         await self.have_read(operation_id)
         return back
 
-    async def take_back_all(self, older_than_s: float) -> Msat:
+    async def take_back_all(self) -> Msat:
         """See `Wallet.take_back_unread`."""
         total, silent = 0, set()
         for operation in self._untold():
-            is_old = (
-                abs(self._operations.clock() - operation.created_at) >= older_than_s
-            )  # the clock may have been ahead
             if operation.state == "failed":
                 await self.have_read(operation.id)  # its coins are free again
-            elif operation.state == "done" and is_old and operation.mint not in silent:
+            elif operation.state == "done" and operation.mint not in silent:
                 try:
                     total += (await self.take_back(operation.id)).amount_msat
                 except WalletError as error:

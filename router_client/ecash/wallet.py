@@ -193,10 +193,12 @@ class Wallet:
         """The token of that send was read: it is not ours any more."""
         await self._reading.have_read(operation_id)
 
-    async def take_back_unread(self, older_than_s: float = 0) -> Msat:
-        """Reclaim those of at least that age, as far as their mints let; returns what came back. What is still open is left
-        to `recover`."""
-        return await self._reading.take_back_all(older_than_s)
+    async def take_back_unread(self) -> Msat:
+        """Reclaim those, as far as their mints let; returns what came back. What is still open is left to `recover`.
+
+        For their owner to ask for: one that was shown in the moment of a crash counts as unread, and somebody may have it.
+        """
+        return await self._reading.take_back_all()
 
     # locked tokens ---------------------------------------------------------------------------------------------------
 

@@ -102,7 +102,6 @@ async def test_a_token_that_nobody_has_read_is_taken_back_after_a_crash(
         ("y", sent["y"].amount_msat),
         ("z", sent["z"].amount_msat),
     ]
-    assert await alice.take_back_unread(older_than_s=60) == 0, "another process may be about to show it"
     before_msat, back_msat = alice.balance_msat(), await alice.take_back_unread()
     assert 0 < back_msat <= sent["z"].amount_msat
     assert alice.balance_msat() == before_msat + back_msat
