@@ -51,7 +51,8 @@ class Minting:
         operation = self._operations.outcome(operation_id)
         if operation is None or operation.kind != "mint":
             raise TokenRefused("there is no invoice of that name")
-        if operation.state != "done" and not operation.journal.amounts:  # also one that was paid after its time
+        # Also one that was paid after its time, or that the mint has refused before.
+        if operation.state == "failed" or (operation.state == "open" and not operation.journal.amounts):
             mint = await self._operations.keyring.mint(operation.mint)
             quote = await mint.client.mint_quote_state(operation.journal.quote)
             if quote.state not in ("PAID", "ISSUED"):
@@ -66,10 +67,12 @@ class Minting:
         def plan(conn: sqlite3.Connection) -> Operation:
             current = store.operation(conn, operation.id)
             assert current is not None
-            if current.state == "done" or current.journal.amounts:
+            if current.state == "done" or (current.state == "open" and current.journal.amounts):
                 return current
-            counter = store.take_counters(conn, keyset, len(amounts))
-            journal = msgspec.structs.replace(current.journal, keyset=keyset, counter=counter, amounts=amounts)
+            journal = current.journal
+            if not journal.amounts:
+                counter = store.take_counters(conn, keyset, len(amounts))
+                journal = msgspec.structs.replace(journal, keyset=keyset, counter=counter, amounts=amounts)
             store.set_journal(conn, operation.id, journal)
             return msgspec.structs.replace(current, state="open", journal=journal, result="")
 

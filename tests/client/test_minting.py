@@ -225,6 +225,32 @@ async def test_a_payment_that_the_mint_gives_nothing_for_takes_no_counters(
         wallet.close()
 
 
+async def test_what_a_mint_has_refused_once_is_asked_of_it_again(
+    folder: Path, http: httpx.AsyncClient, mint_url: str
+) -> None:
+    """It said paid, refused, and said unpaid: of several that share one name one lagged behind, say."""
+    lies: list[bytes] = []
+
+    class Lagging(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            reply = await super().handle_async_request(request) if request.method == "GET" else None
+            if lies and request.url.path == MINT_PATH:
+                return httpx.Response(400, stream=httpx.ByteStream(lies.pop(0)))
+            if reply is not None and len(lies) == 1 and "/mint/quote/" in request.url.path:
+                told = (await reply.aread()).replace(b'"PAID"', lies.pop(0))
+                return httpx.Response(200, stream=httpx.ByteStream(told))
+            return reply or await super().handle_async_request(request)
+
+    async with httpx.AsyncClient(transport=Lagging(), timeout=30) as lagging:
+        wallet = await Wallet.open(folder / "w.db", lagging)
+        await paid(wallet, http, mint_url)
+        lies += [b'{"detail": "no", "code": 11000}', b'"UNPAID"']
+        with pytest.raises(TokenRefused):
+            await wallet.claim("in")
+        assert (await until_claimed(wallet, "in")).amount_msat == wallet.balance_msat() == 500
+        wallet.close()
+
+
 @pytest.mark.parametrize(
     "after", ["UPDATE mint_quotes SET state = 'PENDING' WHERE quote = ?", "DELETE FROM mint_quotes WHERE quote = ?"]
 )
