@@ -46,6 +46,8 @@ def as_refusal(error: Exception) -> Refusal:
             return Refusal(503, payment.INTERNAL, "the node's books are not available: try again", headers=headers)
         case HTTPException(status_code=404):
             return not_found("there is nothing at this path; GET /schema lists what is")
+        case HTTPException(status_code=405, headers={"allow": allowed}):
+            return Refusal(405, payment.INVALID_REQUEST, f"use {allowed}", headers={"allow": allowed})
         case UnicodeDecodeError() | RecursionError():
             return Refusal(400, payment.INVALID_REQUEST, "the request body is not JSON that can be read")
         case HTTPException():

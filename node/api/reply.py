@@ -109,7 +109,10 @@ def method_of(scope: Scope) -> str:
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The request body. Raises Refusal 413 at the header already, when that says too much."""
+    """The request body. Raises Refusal 413 at the header already, when that says too much, and 415 for one that is packed:
+    a few bytes can unpack to gigabytes."""
+    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+        raise Refusal(415, payment.INVALID_REQUEST, "send the request as it is, without Content-Encoding")
     too_large = Refusal(413, payment.INVALID_REQUEST, f"the request is larger than {limit} bytes")
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit:

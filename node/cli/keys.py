@@ -46,7 +46,7 @@ def create(sats: int, name: str, env_file: Path | None, as_json: bool) -> None:
         note(f"in the books at {ledger.place}")
         return await ledger.create_key(key.hash, key.hint, name, grant_msat)
 
-    id_ = _with_ledger(env_file, make)
+    id_ = _with_ledger(env_file, make, makes=True)
     try:
         if as_json:
             print_json({"id": id_, "name": name, "api_key": key.text, "balance_msat": grant_msat})
@@ -123,12 +123,17 @@ def _flat(key: Key, account: Account) -> dict[str, Any]:
     }
 
 
-def _with_ledger(env_file: Path | None, work: Callable[[Ledger], Awaitable[T]]) -> T:
-    """The result of `work` on the books that the settings name."""
+def _with_ledger(env_file: Path | None, work: Callable[[Ledger], Awaitable[T]], *, makes: bool = False) -> T:
+    """The result of `work` on the books that the settings name; it `makes` them where there are none yet."""
     settings = load_settings(StorageSettings, env_file)
     # A key of books that no node reads opens nothing.
     if not settings.model_fields_set and not settings.data_dir.exists():
         raise CommandFailed(f"there is no node in {settings.data_dir}: name its settings with --env-file")
+    books = settings.ledger_url.removeprefix("sqlite:///")
+    if not makes and books != settings.ledger_url and not Path(books).exists():
+        raise CommandFailed(
+            f"there are no books at {books} yet; `satroute keys create --sats 100` makes them, and a key"
+        )
 
     async def run() -> T:
         ledger = await Ledger.open(settings.ledger_url)

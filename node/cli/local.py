@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -20,7 +22,7 @@ from rich.panel import Panel
 
 from node.cli.buyer import answer_json
 from node.cli.console import CommandFailed, escaped, note, out, print_json, steps
-from node.cli.place import DATA, ROOT, Folder
+from node.cli.place import DATA, RELAYS, ROOT, Folder
 from node.cli.sheet import sheet
 from node.localnet.model import MODEL_ID
 from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
@@ -262,7 +264,11 @@ Ctrl-C stops everything."""
 
 
 def _data_option(network: LocalNetwork) -> str:
-    return "" if network.folder == ROOT / "local" else f" --data {network.folder}"
+    """What the other commands are told, to find this network whatever is named in the environment."""
+    relays = f" --relay {network.relay_url}" if os.environ.get(RELAYS) else ""
+    if network.folder == ROOT / "local" and not relays and not os.environ.get(DATA):
+        return ""
+    return f" --data {shlex.quote(str(network.folder))}{relays}"
 
 
 def _answers_table(answers: list[Answer]) -> RenderableType:

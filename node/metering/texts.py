@@ -13,6 +13,8 @@ _PIECES: Final = {
     "content_block_delta": ("delta", ("text", "thinking", "partial_json")),
 }
 """Where Anthropic's events have their text."""
+_THOUGHTS: Final = ("reasoning_content", "reasoning", "reasoning_details")
+"""What servers of chat call a model's thoughts; some send them under two of these names, or all."""
 
 
 def texts_of(data: bytes) -> list[str]:
@@ -31,7 +33,7 @@ def _written(answer: dict[str, Any]) -> Any:
     choices, kind = answer.get("choices"), answer.get("type")
     if isinstance(choices, list):
         said = [choice for choice in choices if isinstance(choice, dict)]
-        return [choice.get("delta") or choice.get("message") or choice.get("text") for choice in said]
+        return [_once(choice.get("delta") or choice.get("message") or choice.get("text")) for choice in said]
     if isinstance(kind, str) and kind in _PIECES:
         place, fields = _PIECES[kind]
         piece = answer.get(place)
@@ -41,3 +43,11 @@ def _written(answer: dict[str, Any]) -> Any:
     if isinstance(kind, str) and "." in kind:
         return None  # says again what was said
     return answer.get("output") or answer.get("content") or answer.get("text")
+
+
+def _once(said: Any) -> Any:
+    """A message, or a piece of one, without the thoughts that it says again."""
+    if not isinstance(said, dict):
+        return said
+    again = [name for name in _THOUGHTS if said.get(name)][1:]
+    return {name: value for name, value in said.items() if name not in again} if again else said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -294,6 +295,20 @@ async def test_other_paths_are_never_forwarded(
     reply = await http.request(method, f"{node.url}{path}")
     assert reply.status_code == status
     assert set(reply.json()["error"]) >= {"message", "type", "code"}
+    if status == 405:
+        assert reply.headers["allow"]
+        assert reply.json()["error"]["message"] == f"use {reply.headers['allow']}"
+
+
+async def test_a_request_that_is_packed_is_told_so(node: Running, http: httpx.AsyncClient) -> None:
+    """It was told that it is no JSON."""
+    _, key = await granted(node)
+    packed = gzip.compress(json.dumps(HELLO).encode())
+    for coding, status in (("gzip", 415), ("identity", 400)):
+        headers = {**key, "content-encoding": coding}
+        reply = await http.post(f"{node.url}/v1/chat/completions", content=packed, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (status, "invalid_request")
+        assert ("Content-Encoding" in reply.json()["error"]["message"]) == (status == 415)
 
 
 async def test_what_anyone_may_know(node: Running, http: httpx.AsyncClient) -> None:

@@ -110,6 +110,17 @@ def test_reasoning_and_tool_calls_are_counted() -> None:
     assert measured.usage.completion_tokens == count("abcdefghf{}")
 
 
+@pytest.mark.parametrize("more", [{}, {"reasoning_content": "abcdefgh"}], ids=["OpenRouter", "vLLM"])
+def test_thoughts_that_are_sent_under_several_names_are_counted_once(more: dict[str, Any]) -> None:
+    """A stream of OpenRouter's that broke off cost its thoughts twice."""
+    details = [{"type": "reasoning.text", "text": "abcdefgh", "format": "unknown", "index": 0}]
+    said = {"content": "x", "reasoning": "abcdefgh", "reasoning_details": details, **more}
+    _, meter = run([sse({"choices": [{"delta": said}]})])
+    assert meter.measured().usage.completion_tokens == count("xabcdefgh")
+    whole = json.dumps({"choices": [{"message": said}]}).encode()
+    assert usage_of_body(whole, 11).usage.completion_tokens == count("xabcdefgh")
+
+
 def test_a_long_stream_is_counted_in_bounded_memory() -> None:
     meter = meter_of()
     event = sse(text("tok"))

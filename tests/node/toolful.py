@@ -67,7 +67,7 @@ class Toolful(Shopful):
                 {"index": index, "message": message, "finish_reason": finish, "logprobs": logprobs}
                 for index in range(body.get("n") or 1)
             ]
-            return {**head, "object": "chat.completion", "choices": choices, "usage": CHAT_USAGE}
+            return {**head, "object": "chat.completion", "choices": choices, "usage": _usage_of(len(choices))}
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"reasoning_content": piece} for piece in THOUGHT if thinks]
         deltas += [{"content": word} for word in words]
@@ -83,7 +83,7 @@ class Toolful(Shopful):
             for index in range(body.get("n") or 1)
         ]
         if body.get("stream_options", {}).get("include_usage"):
-            events.append({**chunk, "choices": [], "usage": CHAT_USAGE})
+            events.append({**chunk, "choices": [], "usage": _usage_of(body.get("n") or 1)})
         return [*events, "[DONE]"]
 
     def messages(self, body: dict[str, Any]) -> Any:
@@ -116,6 +116,11 @@ class Toolful(Shopful):
             events.append({"type": "content_block_stop", "index": index})
         last = {"type": "message_delta", "delta": end, "usage": {"output_tokens": MESSAGES_USAGE["output_tokens"]}}
         return [*events, last, {"type": "message_stop"}]
+
+
+def _usage_of(answers: int) -> dict[str, Any]:
+    written = answers * CHAT_USED.completion_tokens
+    return {**CHAT_USAGE, "completion_tokens": written, "total_tokens": CHAT_USED.prompt_tokens + written}
 
 
 def _words(calls: bool, results: list[str], by_schema: bool) -> list[str]:

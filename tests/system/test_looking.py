@@ -57,3 +57,13 @@ def test_who_asks_who_is_there_makes_no_wallet(folder: Path, words: list[str]) -
     run(*words, "--relay", DEAD_RELAY, "--data", str(folder))
     assert not list(folder.glob("wallet.db*"))
     assert not list(folder.glob("payments.db*"))
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["revoke", "1"], ["rotate", "1"]], ids=" ".join)
+def test_who_looks_for_keys_makes_no_books(folder: Path, words: list[str]) -> None:
+    done = run("keys", *words, env={"DATA_DIR": str(folder / "none")})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"error: there are no books at {folder / 'none' / 'ledger.db'} yet; `satroute keys create"
+    )
+    assert not (folder / "none").exists()

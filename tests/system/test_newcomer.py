@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from node.cli import local
 from node.cli.console import print_json
+from node.localnet.network import LocalNetwork, RunningNode
 from tests.node.shopful import handled_by
 from tests.system.children import satroute
 from tests.system.test_cli import run
@@ -67,3 +70,29 @@ def test_a_folder_that_cannot_be_made_is_told_with_what_to_do(folder: Path) -> N
     done = run("wallet", "fund", "--sats", "5", "--mint", "http://127.0.0.1:9", *data)
     assert done.returncode == 1
     assert done.stderr.endswith("(Not a directory): name another folder\n")
+
+
+@pytest.mark.parametrize(
+    ("folder_name", "env", "words"),
+    [
+        ("local", {}, []),
+        ("my net", {}, ["--data", "{}/my net"]),
+        ("local", {"SATROUTE_DATA": "/elsewhere"}, ["--data", "{}/local"]),
+        ("local", {"SATROUTE_RELAYS": "wss://relay.example"}, ["--data", "{}/local", "--relay", "ws://127.0.0.1:7777"]),
+    ],
+    ids=["usual", "blank", "data", "relays"],
+)
+def test_what_up_prints_finds_its_network_when_it_is_pasted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, folder_name: str, env: dict[str, str], words: list[str]
+) -> None:
+    """A folder with a blank was two words; and with a wallet or relays named, the commands looked there."""
+    monkeypatch.setattr(local, "ROOT", folder)
+    for name in ("SATROUTE_DATA", "SATROUTE_RELAYS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    network = LocalNetwork(folder / folder_name)
+    network.relay_url = "ws://127.0.0.1:7777"
+    network.nodes.append(RunningNode("sprint", "http://127.0.0.1:8001"))
+    (line,) = [each for each in local._recipes(network, "sk-x").splitlines() if "satroute nodes" in each]
+    assert shlex.split(line)[4:] == [word.format(folder) for word in words]
