@@ -33,6 +33,17 @@ def tied(words: list[str], *cores: int) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", ",".join(map(str, cores)), *words]
 
 
+@contextlib.contextmanager
+def on(*cores: int) -> Iterator[None]:
+    """A block that this thread, and whatever it starts, runs on these cores alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def compiled(name: str, folder: Path) -> Path:
     """The program made of the C file of that name beside this one."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -56,15 +67,11 @@ class Calibration(msgspec.Struct, frozen=True):
 
 def calibrate(folder: Path) -> Calibration:
     """A look at both, the disk being the one of that folder."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {SERVER_CORE})
-    try:
+    with on(SERVER_CORE):
         cpu, wall, total = time.thread_time(), time.perf_counter(), 0
         for n in range(LOOP):
             total += n * n % 7
         cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
-    finally:
-        os.sched_setaffinity(0, before)
     return Calibration(round(cpu * 1000, 1), round(wall / cpu, 2), round(statistics.median(_syncs(folder)), 2))
 
 
