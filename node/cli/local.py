@@ -22,7 +22,7 @@ from rich.panel import Panel
 
 from node.cli.buyer import answer_json
 from node.cli.console import CommandFailed, escaped, note, out, print_json, steps
-from node.cli.place import DATA, RELAYS, ROOT, Folder
+from node.cli.place import DATA, RELAYS, ROOT, Folder, folder_option
 from node.cli.sheet import sheet
 from node.localnet.model import MODEL_ID
 from node.localnet.network import KEY_SATS, STEPS, LocalNetwork, fund, local_network
@@ -38,13 +38,7 @@ POLL_S = 0.3
 CLIENT_SATS = 1000
 PLAY_MONEY = "This is play money: the mint's Lightning side is simulated, its sats are worth nothing."
 
-_data = click.option(
-    "--data",
-    type=Folder(),
-    envvar=DATA,
-    show_envvar=True,
-    help="Folder that all state lies in; else ~/.satroute/local.",
-)
+_data = folder_option("Folder that all state lies in; else ~/.satroute/local.")
 _own_data = click.option("--data", type=Folder(), help="Folder that all state lies in; else it goes with the run.")
 _fresh = click.option("--fresh", is_flag=True, help="Forget what earlier runs left in that folder.")
 

@@ -47,12 +47,13 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
-data_option = click.option(
-    "--data",
-    type=Folder(),
-    envvar=DATA,
-    show_envvar=True,
-    help="Folder of the wallet, or of a `satroute up`; else the running network's here, or ~/.satroute/client.",
+def folder_option(what: str) -> Callable[[C], C]:
+    """`--data`, the folder that `what` says, or SATROUTE_DATA."""
+    return click.option("--data", type=Folder(), envvar=DATA, show_envvar=True, help=what)
+
+
+data_option = folder_option(
+    "Folder of the wallet, or of a `satroute up`; else the running network's here, or ~/.satroute/client."
 )
 RELAYS: Final = "SATROUTE_RELAYS"
 

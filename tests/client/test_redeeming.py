@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
+from router_client.ecash.outcomes import Sent
 from router_client.ecash.token import decode
 from router_client.ecash.wallet import Wallet
 from tests.client.faults import LosesNth, Where
 from tests.client.purses import funded, retried, seller
 
 
-async def test_only_the_guilty_coins_are_lost(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
+async def steal(token: str, folder: Path, http: httpx.AsyncClient) -> None:
     """The same key in another wallet stands for a key holder who cheats: it redeems a token that was accepted here."""
+    (folder / "thief.db").write_bytes((folder / "seller.db").read_bytes())
+    thief = await Wallet.open(folder / "thief.db", http)
+    await thief.receive(token, "steal")
+    thief.close()
+
+
+async def accepted(sent: Sequence[Sent], folder: Path, http: httpx.AsyncClient) -> Wallet:
+    """The seller's wallet, opened again, with these tokens."""
+    bob = await Wallet.open(folder / "seller.db", http)
+    for i, one in enumerate(sent):
+        await bob.accept_locked(one.token, f"t{i}")
+    return bob
+
+
+def go_far_on(folder: Path) -> None:
+    """The thief used the counters that this copy would use: with a seed of its own it could not have signed."""
+    with closing(sqlite3.connect(folder / "seller.db")) as conn, conn:
+        conn.execute(
+            "INSERT INTO counters SELECT id, 1000 FROM keysets WHERE true ON CONFLICT DO UPDATE SET next = 1000"
+        )
+
+
+async def test_only_the_guilty_coins_are_lost(folder: Path, http: httpx.AsyncClient, mint_url: str) -> None:
     bob = await seller(folder, http, mint_url)
     alice = await funded(folder / "a.db", http, mint_url, 9000)
     sent = [await alice.send(1000, mint_url, "msat", f"p{i}", lock=bob.lock_key) for i in range(3)]
     bob.close()
-    (folder / "thief.db").write_bytes((folder / "seller.db").read_bytes())
-    thief = await Wallet.open(folder / "thief.db", http)
-    await thief.receive(sent[1].token, "steal")
+    await steal(sent[1].token, folder, http)
     bob = await Wallet.open(folder / "seller.db", http)
-    # The thief used the counters that this copy would use: with a seed of its own it could not have signed.
-    with sqlite3.connect(folder / "seller.db") as conn:
-        conn.execute(
-            "INSERT INTO counters SELECT id, 1000 FROM keysets WHERE true ON CONFLICT DO UPDATE SET next = 1000"
-        )
+    go_far_on(folder)
     got = [await bob.accept_locked(one.token, f"t{i}") for i, one in enumerate(sent)]
     (lost,) = await bob.redeem_locked()
     assert (lost.amount_msat, lost.fee_msat, lost.lost_msat) == (0, 0, sent[1].amount_msat)
@@ -50,14 +70,9 @@ async def test_a_batch_of_nothing_but_stolen_coins_is_a_loss_and_over(
     alice = await funded(folder / "a.db", http, mint_url, 9000)
     sent = await alice.send(1000, mint_url, "msat", "p", lock=bob.lock_key)
     bob.close()
-    (folder / "thief.db").write_bytes((folder / "seller.db").read_bytes())
-    thief = await Wallet.open(folder / "thief.db", http)
-    await thief.receive(sent.token, "steal")
+    await steal(sent.token, folder, http)
     bob = await Wallet.open(folder / "seller.db", http)
-    with sqlite3.connect(folder / "seller.db") as conn:
-        conn.execute(
-            "INSERT INTO counters SELECT id, 1000 FROM keysets WHERE true ON CONFLICT DO UPDATE SET next = 1000"
-        )
+    go_far_on(folder)
     await bob.accept_locked(sent.token, "t")
     (done,) = await bob.redeem_locked()
     assert (done.amount_msat, done.fee_msat, done.lost_msat) == (0, 0, sent.amount_msat)
@@ -73,10 +88,7 @@ async def test_what_was_lost_is_told_though_the_mint_refuses_what_came_with_it(
     alice = await funded(folder / "a.db", http, mint_url, 9000)
     sent = [await alice.send(1000, mint_url, "msat", f"p{i}", lock=bob.lock_key) for i in range(2)]
     bob.close()
-    (folder / "thief.db").write_bytes((folder / "seller.db").read_bytes())
-    thief = await Wallet.open(folder / "thief.db", http)
-    await thief.receive(sent[0].token, "steal")
-    thief.close()
+    await steal(sent[0].token, folder, http)
     swaps = itertools.count(1)
 
     async def refuse(request: httpx.Request) -> None:
@@ -84,9 +96,7 @@ async def test_what_was_lost_is_told_though_the_mint_refuses_what_came_with_it(
             request.url = request.url.copy_with(path="/v1/refused")
 
     async with httpx.AsyncClient(event_hooks={"request": [refuse]}) as picky:
-        bob = await Wallet.open(folder / "seller.db", picky)
-        for i, one in enumerate(sent):
-            await bob.accept_locked(one.token, f"t{i}")
+        bob = await accepted(sent, folder, picky)
         locked_msat = bob.locked_msat()
         for _ in range(4):
             await bob.redeem_locked()
@@ -111,9 +121,7 @@ async def test_one_coin_that_the_mint_refuses_keeps_no_other_one(
             request.url = request.url.copy_with(path="/v1/refused")
 
     async with httpx.AsyncClient(event_hooks={"request": [refuse]}) as picky:
-        bob = await Wallet.open(folder / "seller.db", picky)
-        for i, one in enumerate(sent):
-            await bob.accept_locked(one.token, f"t{i}")
+        bob = await accepted(sent, folder, picky)
         locked_msat = bob.locked_msat()
         done = []
         for _ in range(20):

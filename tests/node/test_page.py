@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from node.errors import LedgerError
-from node.ledger.model import DAY_S, EARNINGS, DuplicateHold, Held, Insufficient, KeyClosed, LimitReached, Posted
+from node.ledger.model import (
+    DAY_S,
+    EARNINGS,
+    DuplicateHold,
+    Held,
+    HoldState,
+    Insufficient,
+    KeyClosed,
+    LimitReached,
+    Posted,
+)
 from node.ledger.page import AccountRow, Hold, KeyRow, Page, Post, Release
 from tests.node.drafts import draft
 
@@ -79,8 +89,8 @@ class Holds(RuleBasedStateMachine):
         assert outcome.receipt.cost_msat == self.posted[id_][0], "posted again, it answers as at first"
 
     @rule(id_=ids, state=st.sampled_from(["voided", "expired"]))
-    def release(self, id_: str, state: str) -> None:
-        freed = self.page.apply(Release(id_, state))  # type: ignore[arg-type]
+    def release(self, id_: str, state: HoldState) -> None:
+        freed = self.page.apply(Release(id_, state))
         assert freed == (id_ in self.held)
         if freed:
             del self.held[id_]
